@@ -1,0 +1,1 @@
+//! Placeholder crate documentation, replaced by the first module.
