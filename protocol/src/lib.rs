@@ -1,1 +1,23 @@
-//! Placeholder crate documentation, replaced by the first module.
+//! What the ctrl-exec programs agree on, each fact once.
+//!
+//! Everything here is a pure function, or a state machine that is fed with bytes: no sockets, no
+//! files, no processes. Tests and fuzzers therefore reach all of it directly.
+//!
+//! Features keep the programs small: the executor uses the default set, which knows frames and
+//! configuration only; `json`, `http` and `tls` add what travels over the network.
+#![forbid(unsafe_code)]
+
+pub mod dispatcher_conf;
+pub mod log_line;
+pub mod names;
+pub mod serial;
+pub mod time;
+
+#[cfg(feature = "json")]
+pub mod hook;
+#[cfg(feature = "json")]
+pub mod json;
+#[cfg(feature = "json")]
+pub mod messages;
+#[cfg(feature = "json")]
+pub mod pairing;

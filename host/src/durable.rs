@@ -1,0 +1,212 @@
+//! Files that survive power loss: written aside, synced, renamed over the old one, directory
+//! synced. A reader sees the old content or the new, never half of either.
+
+use crate::random;
+use rustix::fs::{Gid, Mode, Uid, fchmod, fchown};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Mode and owner of a new file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Perm {
+    /// Permission bits, such as `0o640`.
+    pub mode: u32,
+    /// User and group id; `None` leaves the writer's.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Perm {
+    /// These permission bits, the writer's ownership.
+    pub fn mode(mode: u32) -> Self {
+        Self { mode, owner: None }
+    }
+
+    /// The same, owned by `uid` and `gid`.
+    #[must_use]
+    pub fn owned_by(self, uid: u32, gid: u32) -> Self {
+        Self {
+            owner: Some((uid, gid)),
+            ..self
+        }
+    }
+}
+
+/// Replaces the file at `path` by one that holds `data`.
+///
+/// The new content is created with mode 0600 under a name in the same directory that ends in
+/// `.tmp`, so a secret is never readable by others and readers of `*.json` never see it. On an
+/// error the old file is untouched and the temporary one removed.
+pub fn write(path: &Path, data: &[u8], perm: &Perm) -> io::Result<()> {
+    let staged = stage(path, data, perm)?;
+    staged.commit()
+}
+
+/// A complete new content that has not taken its place yet; dropping it removes it.
+///
+/// For sets of files that belong together: stage all, then commit all, so that only renames are
+/// left to fail.
+#[derive(Debug)]
+pub struct Staged {
+    temp: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+/// Writes and syncs the new content of `path` beside it.
+pub fn stage(path: &Path, data: &[u8], perm: &Perm) -> io::Result<Staged> {
+    let (file, temp) = create_temp(path)?;
+    let staged = Staged {
+        temp,
+        target: path.to_owned(),
+        committed: false,
+    };
+    fill(file, data, perm).map_err(|error| named(&error, &staged.temp))?;
+    Ok(staged)
+}
+
+impl Staged {
+    /// Puts the content in its place and syncs the directory.
+    pub fn commit(mut self) -> io::Result<()> {
+        std::fs::rename(&self.temp, &self.target).map_err(|error| named(&error, &self.target))?;
+        self.committed = true;
+        sync_dir(parent(&self.target))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = std::fs::remove_file(&self.temp);
+        }
+    }
+}
+
+/// Removes a file and syncs its directory. `false` when there was none.
+pub fn remove(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_dir(parent(path)).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(named(&error, path)),
+    }
+}
+
+/// Makes renames and removals in `dir` durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    match File::open(dir)?.sync_all() {
+        // Some file systems (FUSE, 9p) cannot sync a directory; the rename itself stands.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn create_temp(path: &Path) -> io::Result<(File, PathBuf)> {
+    let name = path
+        .file_name()
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .to_string_lossy();
+    let mut last = io::ErrorKind::AlreadyExists.into();
+    for _ in 0..4 {
+        let temp = path.with_file_name(format!(".{name}.{}.tmp", random::hex_id()?));
+        match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temp)
+        {
+            Ok(file) => return Ok((file, temp)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+            Err(error) => return Err(named(&error, path)),
+        }
+    }
+    Err(last)
+}
+
+fn fill(mut file: File, data: &[u8], perm: &Perm) -> io::Result<()> {
+    file.write_all(data)?;
+    if let Some((uid, gid)) = perm.owner {
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    fchmod(&file, Mode::from_raw_mode(perm.mode))?;
+    file.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// The same error with the path in its text.
+fn named(error: &io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    fn temp_dir(name: &str) -> PathBuf {
+        let dir =
+            std::env::temp_dir().join(format!("ctrl-exec-durable-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn replaces_whole_and_leaves_nothing_behind() {
+        let dir = temp_dir("replace");
+        let path = dir.join("a.json");
+        write(&path, b"old", &Perm::mode(0o644)).unwrap();
+        write(&path, b"new", &Perm::mode(0o640)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_failed_replacement_keeps_the_old_file() {
+        let dir = temp_dir("fail");
+        let path = dir.join("target");
+        // A directory cannot be replaced by a file, so the rename fails.
+        std::fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"new", &Perm::mode(0o644)).is_err());
+        assert!(path.is_dir());
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        assert!(write(&dir.join("absent/x"), b"", &Perm::mode(0o644)).is_err());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_staged_file_is_private_until_committed() {
+        let dir = temp_dir("stage");
+        let path = dir.join("key");
+        let staged = stage(&path, b"secret", &Perm::mode(0o600)).unwrap();
+        assert!(!path.exists());
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().mode() & 0o77, 0);
+            assert!(entry.file_name().to_string_lossy().ends_with(".tmp"));
+        }
+        drop(staged);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
