@@ -1,2 +1,3 @@
-//! Entry point.
+//! `ctrl-exec-dispatcher`: see `docs/DISPATCHER.md`.
+
 fn main() {}

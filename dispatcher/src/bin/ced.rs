@@ -1,0 +1,3 @@
+//! `ctrl-exec-dispatcher`: see `docs/DISPATCHER.md`.
+
+fn main() {}

@@ -1,0 +1,425 @@
+//! The one table of verbs and flags. The parser, the help texts, the shell completions and the
+//! man page are all made of it.
+
+use super::verbs;
+use super::{Ctx, Exit, Fatal, parse::Args};
+
+/// What a flag takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Takes {
+    /// Nothing.
+    Nothing,
+    /// Any text; the word stands for it in help.
+    Text(&'static str),
+    /// A file name.
+    File,
+    /// A whole number in a range.
+    Number(&'static str, i64, i64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// One flag.
+#[derive(Debug)]
+pub struct Flag {
+    /// Long name, without dashes.
+    pub name: &'static str,
+    /// What it takes.
+    pub takes: Takes,
+    /// One line of help.
+    pub help: &'static str,
+    /// Whether the reference has it: abbreviations are read as the reference would read them.
+    pub reference: bool,
+}
+
+/// What completes a verb's positional words.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Words {
+    /// Nothing sensible.
+    None,
+    /// Registered agents.
+    Agents,
+    /// Pending pairing requests.
+    Requests,
+    /// Fixed words.
+    OneOf(&'static [&'static str]),
+}
+
+/// One verb.
+pub struct Verb {
+    /// Its name.
+    pub name: &'static str,
+    /// Its positional words, as shown in usage.
+    pub usage: &'static str,
+    /// Fewest and most positional words (before `--`).
+    pub words: (usize, usize),
+    /// What completes them.
+    pub complete: Words,
+    /// One line of help.
+    pub summary: &'static str,
+    /// Paragraphs for the man page and the verb's own help.
+    pub detail: &'static str,
+    /// Flags besides the common ones.
+    pub flags: &'static [&'static Flag],
+    /// What carries it out.
+    pub run: fn(&Ctx, &Args) -> Result<Exit, Fatal>,
+}
+
+const MANY: usize = usize::MAX;
+
+macro_rules! flag {
+    ($id:ident, $name:literal, $takes:expr, $reference:literal, $help:literal) => {
+        #[doc = $help]
+        pub static $id: Flag =
+            Flag { name: $name, takes: $takes, help: $help, reference: $reference };
+    };
+}
+
+flag!(CONFIG, "config", Takes::File, true, "Configuration file (default /etc/ctrl-exec/ctrl-exec.conf).");
+flag!(ROOT, "root", Takes::File, false, "Prefix of all default absolute paths.");
+flag!(HELP, "help", Takes::Nothing, false, "Show help and stop.");
+flag!(VERSION, "version", Takes::Nothing, true, "Show the version and stop.");
+flag!(JSON, "json", Takes::Nothing, true, "Print one line of JSON in place of text.");
+flag!(PORT, "port", Takes::Number("PORT", 1, 65_535), true, "Port in place of the default one.");
+flag!(USERNAME, "username", Takes::Text("NAME"), true, "User name for hooks and scripts (default $USER).");
+flag!(TOKEN, "token", Takes::Text("TOKEN"), true, "Token for hooks and scripts (default $ENVEXEC_TOKEN).");
+flag!(LOOKUP_BY, "lookup-by", Takes::OneOf(&["ip", "hostname"]), true, "How the agent's address is found.");
+flag!(AGENT_PORT, "agent-port", Takes::Number("PORT", 1, 65_535), true, "Port the agent listens on.");
+flag!(IP, "ip", Takes::Text("ADDRESS"), true, "Address of the agent.");
+flag!(RENAME, "rename", Takes::Text("NAME"), true, "New registry name.");
+flag!(TAGS, "tags", Takes::Text("K=V[,K=V...]"), true, "Only agents that carry all these tags.");
+flag!(ASYNC, "async", Takes::Nothing, true, "Submit and return; see status and wait.");
+flag!(TIMEOUT, "timeout", Takes::Number("SECONDS", 1, 86_400), true, "Time limit in seconds.");
+flag!(ALL, "all", Takes::Nothing, false, "Every registered agent.");
+flag!(FAILED_OF, "failed-of", Takes::Text("REQID"), false, "Only the hosts where that run failed.");
+flag!(LIST, "list", Takes::Nothing, false, "Show who would be reached, and stop.");
+flag!(JSON_LINES, "json-lines", Takes::Nothing, false, "Print each result as a line of JSON as it arrives.");
+flag!(FOLD, "fold", Takes::Nothing, false, "Show equal outputs once, under the list of hosts.");
+flag!(SORT, "sort", Takes::Nothing, false, "Results in order of host name, not of arrival.");
+flag!(BATCH, "batch", Takes::Text("N|N%"), false, "Rolling run: at most so many hosts at a time.");
+flag!(MAX_FAILURES, "max-failures", Takes::Text("N|N%"), false, "Start no further host after so many failures.");
+flag!(STRICT, "strict", Takes::Nothing, false, "Exit 5 if a host was not reached, else 4 if one refused, else 1 if a script failed.");
+flag!(QUIET, "quiet", Takes::Nothing, false, "No progress and no summary on standard error.");
+flag!(PARALLEL, "parallel", Takes::Number("N", 1, 65_535), false, "Calls at once, in place of max_parallel.");
+flag!(YES, "yes", Takes::Nothing, false, "Do not ask for confirmation.");
+flag!(EXPIRED, "allow-expired", Takes::Nothing, false, "Also take an agent certificate that has expired but is otherwise valid.");
+flag!(OFFLINE, "offline", Takes::Nothing, false, "Contact no agent.");
+
+/// Flags every verb takes.
+pub static COMMON: &[&Flag] = &[&CONFIG, &ROOT, &HELP, &VERSION];
+
+/// Every verb, in the order help shows them.
+pub static VERBS: &[Verb] = &[
+    Verb {
+        name: "run",
+        usage: "<host>[:<port>]... <script> [-- <arg>...]",
+        words: (1, MANY),
+        complete: Words::Agents,
+        summary: "Run a script on agents.",
+        detail: "The last word before -- is the script, the words before it are hosts: registry \
+                 names, or patterns over them (*, ?, [a-z]). With --all, --tags or --failed-of the \
+                 hosts may be left out. Arguments after -- are handed to the script as they are.\n\n\
+                 Each result tells one of three outcomes apart: the agent refused the run by \
+                 policy, the agent was not reached (and in which phase: name, connect, tls, http), \
+                 or the script ran and ended with an exit code.\n\n\
+                 The first interrupt (Ctrl-C) says who is still running, the second ends the run \
+                 with everything known reported.",
+        flags: &[
+            &JSON, &JSON_LINES, &PORT, &USERNAME, &TOKEN, &ASYNC, &TIMEOUT, &ALL, &TAGS,
+            &FAILED_OF, &LIST, &FOLD, &SORT, &BATCH, &MAX_FAILURES, &PARALLEL, &STRICT, &QUIET,
+        ],
+        run: verbs::run::run,
+    },
+    Verb {
+        name: "status",
+        usage: "<reqid>",
+        words: (1, 1),
+        complete: Words::None,
+        summary: "Show the state of a run.",
+        detail: "Asks the agents that have not finished, and shows what is known.",
+        flags: &[&JSON, &PORT],
+        run: verbs::follow::status,
+    },
+    Verb {
+        name: "wait",
+        usage: "<reqid>",
+        words: (1, 1),
+        complete: Words::None,
+        summary: "Wait for an asynchronous run.",
+        detail: "Exit status: 0 when complete and nothing failed, 1 when complete with a failure \
+                 or not found, 2 when still pending at the time limit (default 300 s).",
+        flags: &[&JSON, &PORT, &TIMEOUT],
+        run: verbs::follow::wait,
+    },
+    Verb {
+        name: "ping",
+        usage: "<host>[:<port>]...",
+        words: (0, MANY),
+        complete: Words::Agents,
+        summary: "Test mutual TLS with agents; renew their certificates when due.",
+        detail: "Exit status is 0 even when hosts failed, unless --strict is given. A certificate \
+                 of which less than a third of its life is left is renewed when the CA key can be \
+                 read.",
+        flags: &[
+            &JSON, &JSON_LINES, &PORT, &USERNAME, &TOKEN, &TIMEOUT, &ALL, &TAGS, &FAILED_OF,
+            &LIST, &SORT, &PARALLEL, &STRICT, &QUIET,
+        ],
+        run: verbs::ping::ping,
+    },
+    Verb {
+        name: "discover",
+        usage: "[<host>[:<port>]...]",
+        words: (0, MANY),
+        complete: Words::Agents,
+        summary: "Show which scripts agents offer, and cache their tags.",
+        detail: "Without hosts, every registered agent is asked.",
+        flags: &[
+            &JSON, &JSON_LINES, &PORT, &USERNAME, &TOKEN, &TIMEOUT, &ALL, &TAGS, &LIST, &SORT,
+            &PARALLEL, &STRICT, &QUIET,
+        ],
+        run: verbs::ping::discover,
+    },
+    Verb {
+        name: "pairing-mode",
+        usage: "[start|stop]",
+        words: (0, 1),
+        complete: Words::OneOf(&["start", "stop"]),
+        summary: "Accept pairing requests for a while.",
+        detail: "In the foreground; on a terminal requests can be approved at the prompt. \
+                 start runs it in the background, stop ends that.",
+        flags: &[&TIMEOUT, &PORT],
+        run: verbs::pairing::pairing_mode,
+    },
+    Verb {
+        name: "list-requests",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "List pending pairing requests.",
+        detail: "Compare the code with the one the agent shows before you approve.",
+        flags: &[&JSON],
+        run: verbs::pairing::list_requests,
+    },
+    Verb {
+        name: "approve",
+        usage: "<id>",
+        words: (1, 1),
+        complete: Words::Requests,
+        summary: "Approve a pairing request.",
+        detail: "Signs the agent's certificate and registers it.",
+        flags: &[&LOOKUP_BY, &IP, &AGENT_PORT],
+        run: verbs::pairing::approve,
+    },
+    Verb {
+        name: "deny",
+        usage: "<id>",
+        words: (1, 1),
+        complete: Words::Requests,
+        summary: "Deny a pairing request.",
+        detail: "",
+        flags: &[],
+        run: verbs::pairing::deny,
+    },
+    Verb {
+        name: "setup-ca",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Create the certificate authority.",
+        detail: "Refuses when there is a CA key already.",
+        flags: &[],
+        run: verbs::setup::setup_ca,
+    },
+    Verb {
+        name: "setup-ctrl-exec",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Create this dispatcher's key and certificate.",
+        detail: "Asks before it replaces the certificate of a dispatcher that has agents: they \
+                 would have to be paired again. rotate-cert keeps them.",
+        flags: &[&YES],
+        run: verbs::setup::setup_dispatcher,
+    },
+    Verb {
+        name: "list-agents",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "List registered agents.",
+        detail: "",
+        flags: &[&JSON, &TAGS],
+        run: verbs::agents::list_agents,
+    },
+    Verb {
+        name: "edit-agent",
+        usage: "<name>",
+        words: (1, 1),
+        complete: Words::Agents,
+        summary: "Change how an agent is reached or named.",
+        detail: "",
+        flags: &[&JSON, &RENAME, &IP, &AGENT_PORT, &LOOKUP_BY],
+        run: verbs::agents::edit_agent,
+    },
+    Verb {
+        name: "unpair",
+        usage: "<name>",
+        words: (1, 1),
+        complete: Words::Agents,
+        summary: "Forget an agent.",
+        detail: "Its certificate stays valid; see revoke.",
+        flags: &[],
+        run: verbs::agents::unpair,
+    },
+    Verb {
+        name: "revoke",
+        usage: "<name>",
+        words: (1, 1),
+        complete: Words::Agents,
+        summary: "Forget an agent and say how to shut its certificate out.",
+        detail: "Removes the agent from the registry and shows its certificate's serial and the \
+                 line for the revocation list of the other agents. Agents keep that list in a \
+                 file of their own; the protocol has no request that changes it.",
+        flags: &[&JSON, &PORT],
+        run: verbs::revoke::revoke,
+    },
+    Verb {
+        name: "list-locks",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "List locks held by running commands.",
+        detail: "",
+        flags: &[&JSON],
+        run: verbs::agents::list_locks,
+    },
+    Verb {
+        name: "renew",
+        usage: "<host>[:<port>]...",
+        words: (1, MANY),
+        complete: Words::Agents,
+        summary: "Renew the certificates of agents now.",
+        detail: "With --allow-expired also that of an agent whose certificate has run out; it is \
+                 still checked to be the one this CA made.",
+        flags: &[&JSON, &PORT, &EXPIRED],
+        run: verbs::maintain::renew,
+    },
+    Verb {
+        name: "rotate-cert",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Replace this dispatcher's certificate and tell the agents.",
+        detail: "The old pair is kept and used until every agent has confirmed the new one.",
+        flags: &[&JSON],
+        run: verbs::maintain::rotate_cert,
+    },
+    Verb {
+        name: "serial-status",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Show which agents trust the current certificate.",
+        detail: "",
+        flags: &[&JSON],
+        run: verbs::maintain::serial_status,
+    },
+    Verb {
+        name: "maintain",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Periodic work: ping, renew, rotate, retire, purge.",
+        detail: "For a root timer, every few hours.",
+        flags: &[&JSON, &PORT],
+        run: verbs::maintain::maintain,
+    },
+    Verb {
+        name: "doctor",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Check configuration, certificates, clock, permissions and reachability.",
+        detail: "Exit status 1 when something is wrong.",
+        flags: &[&JSON, &OFFLINE],
+        run: verbs::doctor::doctor,
+    },
+    Verb {
+        name: "completions",
+        usage: "bash|zsh|fish",
+        words: (1, 1),
+        complete: Words::OneOf(&["bash", "zsh", "fish"]),
+        summary: "Print a shell completion script.",
+        detail: "",
+        flags: &[],
+        run: verbs::shell::completions,
+    },
+    Verb {
+        name: "man",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Print the manual page in roff.",
+        detail: "Show it with: ctrl-exec-dispatcher man | man -l -",
+        flags: &[],
+        run: verbs::shell::man,
+    },
+    Verb {
+        name: "help",
+        usage: "[<verb>]",
+        words: (0, 1),
+        complete: Words::None,
+        summary: "Show help.",
+        detail: "",
+        flags: &[],
+        run: verbs::shell::help,
+    },
+];
+
+/// The verb of that name.
+pub fn verb(name: &str) -> Option<&'static Verb> {
+    VERBS.iter().find(|verb| verb.name == name)
+}
+
+/// Every flag there is, each once.
+pub fn all_flags() -> Vec<&'static Flag> {
+    let mut flags: Vec<&'static Flag> = COMMON.to_vec();
+    for flag in VERBS.iter().flat_map(|verb| verb.flags) {
+        if !flags.iter().any(|known| known.name == flag.name) {
+            flags.push(flag);
+        }
+    }
+    flags
+}
+
+impl Verb {
+    /// Its flags, the common ones last.
+    pub fn all_flags(&self) -> impl Iterator<Item = &'static Flag> {
+        self.flags.iter().chain(COMMON).copied()
+    }
+
+    /// `ctrl-exec-dispatcher <verb> …` as shown in usage.
+    pub fn synopsis(&self) -> String {
+        let mut line = format!("ctrl-exec-dispatcher {}", self.name);
+        if !self.flags.is_empty() {
+            line.push_str(" [options]");
+        }
+        if !self.usage.is_empty() {
+            line.push(' ');
+            line.push_str(self.usage);
+        }
+        line
+    }
+}
+
+impl Flag {
+    /// `--name VALUE` as shown in help.
+    pub fn shown(&self) -> String {
+        match self.takes {
+            Takes::Nothing => format!("--{}", self.name),
+            Takes::Text(word) | Takes::Number(word, ..) => format!("--{} {word}", self.name),
+            Takes::File => format!("--{} PATH", self.name),
+            Takes::OneOf(words) => format!("--{} {}", self.name, words.join("|")),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One agent's record (dispatcher.md §6.2): read leniently, written back with everything it held.
+
+use crate::jval::{self, Object, Value};
+use ctrl_exec_protocol::time::Utc;
+
+/// The port agents listen on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7443;
+
+/// How an agent's address is found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LookupBy {
+    /// Resolve the record's host name.
+    Hostname,
+    /// Use the record's address.
+    Ip,
+}
+
+impl LookupBy {
+    /// The word used in records and options.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hostname => "hostname",
+            Self::Ip => "ip",
+        }
+    }
+
+    /// Reads the word; `None` for anything but `ip` and `hostname`.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "ip" => Some(Self::Ip),
+            "hostname" => Some(Self::Hostname),
+            _ => None,
+        }
+    }
+}
+
+/// What an agent is believed to trust (pki-and-pairing.md §9.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SerialStatus {
+    /// It confirmed the current serial.
+    Current,
+    /// It has to be told the new serial.
+    Pending,
+    /// It was not told in time; it must be paired again, or wait for the next rotation.
+    Stale,
+    /// Never known.
+    Unknown,
+}
+
+impl SerialStatus {
+    /// The word used in records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Pending => "pending",
+            Self::Stale => "stale",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A registry record. The raw object is kept, so fields of other versions survive an update.
+#[derive(Clone, Debug)]
+pub struct Record {
+    name: String,
+    raw: Object,
+}
+
+impl Record {
+    /// A new, empty record for `name`.
+    pub fn new(name: &str) -> Self {
+        Self::from_raw(name, Object::new())
+    }
+
+    /// A record as read from `<name>.json`; the file name is the key, `hostname` follows it.
+    pub fn from_raw(name: &str, raw: Object) -> Self {
+        Self {
+            name: name.to_owned(),
+            raw,
+        }
+    }
+
+    /// The registry name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole object.
+    pub fn raw(&self) -> &Object {
+        &self.raw
+    }
+
+    /// The whole object, given away.
+    pub fn into_raw(self) -> Object {
+        self.raw
+    }
+
+    /// A string field, or `""`.
+    pub fn text(&self, key: &str) -> &str {
+        jval::str_or_empty(&self.raw, key)
+    }
+
+    /// The host name to resolve: the field, else the registry name.
+    pub fn hostname(&self) -> &str {
+        match self.text("hostname") {
+            "" => &self.name,
+            name => name,
+        }
+    }
+
+    /// The address literal, or `""`.
+    pub fn ip(&self) -> &str {
+        self.text("ip")
+    }
+
+    /// The port; numeric strings count, and what is out of range is the default port.
+    pub fn port(&self) -> u16 {
+        jval::integer(&self.raw, "port")
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port != 0)
+            .unwrap_or(DEFAULT_PORT)
+    }
+
+    /// How to find the agent; anything but `ip` reads as `hostname`.
+    pub fn lookup_by(&self) -> LookupBy {
+        LookupBy::parse(self.text("lookup_by")).unwrap_or(LookupBy::Hostname)
+    }
+
+    /// The agent certificate's end, as text in OpenSSL's form.
+    pub fn expiry(&self) -> &str {
+        self.text("expiry")
+    }
+
+    /// What the agent is believed to trust; unknown words read as unknown.
+    pub fn serial_status(&self) -> SerialStatus {
+        match self.text("serial_status") {
+            "current" => SerialStatus::Current,
+            "pending" => SerialStatus::Pending,
+            "stale" => SerialStatus::Stale,
+            _ => SerialStatus::Unknown,
+        }
+    }
+
+    /// Common name the agent was paired with. Ours only; older records do not have it, and then
+    /// it is the registry name (dispatcher.md §17.3).
+    pub fn paired_cn(&self) -> &str {
+        match self.text("paired_cn") {
+            "" => &self.name,
+            name => name,
+        }
+    }
+
+    /// Cached tags: string to string.
+    pub fn tag(&self, key: &str) -> Option<std::borrow::Cow<'_, str>> {
+        jval::text(jval::sub_object(&self.raw, "tags")?, key)
+    }
+
+    /// Sets a string field.
+    pub fn set(&mut self, key: &str, value: impl Into<String>) -> &mut Self {
+        self.raw.insert(key.to_owned(), jval::string(value));
+        self
+    }
+
+    /// Sets the port.
+    pub fn set_port(&mut self, port: u16) -> &mut Self {
+        self.raw
+            .insert("port".to_owned(), jval::int(i64::from(port)));
+        self
+    }
+
+    /// Sets the tags.
+    pub fn set_tags(&mut self, tags: Object) -> &mut Self {
+        self.raw.insert("tags".to_owned(), Value::Object(tags));
+        self
+    }
+
+    /// Sets the serial status.
+    pub fn set_serial_status(&mut self, status: SerialStatus) -> &mut Self {
+        self.set("serial_status", status.word())
+    }
+
+    /// The agent accepted `serial` at `now`.
+    pub fn confirm_serial(&mut self, serial: &str, now: Utc) -> &mut Self {
+        self.set("dispatcher_serial", serial)
+            .set("serial_confirmed", now.iso())
+            .set_serial_status(SerialStatus::Current)
+    }
+
+    /// Renames the record; `hostname` follows. The common name it was paired with is kept, so
+    /// that renewal goes on working.
+    pub fn rename(&mut self, new: &str) -> &mut Self {
+        let cn = self.paired_cn().to_owned();
+        self.set("paired_cn", cn);
+        new.clone_into(&mut self.name);
+        self.set("hostname", new)
+    }
+
+    /// Compact JSON of the record.
+    pub fn to_json(&self) -> String {
+        jval::line(&self.raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(json: &str) -> Record {
+        Record::from_raw("vm", jval::parse_object(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn odd_fields_have_defaults() {
+        for (json, port) in [
+            ("{}", 7443),
+            (r#"{"port":"7600"}"#, 7600),
+            (r#"{"port":0}"#, 7443),
+            (r#"{"port":65536}"#, 7443),
+            (r#"{"port":"x"}"#, 7443),
+            (r#"{"port":65535}"#, 65535),
+        ] {
+            assert_eq!(record(json).port(), port, "{json}");
+        }
+        let record = record(r#"{"lookup_by":"dns","serial_status":"what"}"#);
+        assert_eq!(record.lookup_by(), LookupBy::Hostname);
+        assert_eq!(record.serial_status(), SerialStatus::Unknown);
+        assert_eq!(record.hostname(), "vm");
+        assert_eq!(record.paired_cn(), "vm");
+    }
+
+    #[test]
+    fn rename_keeps_the_paired_name_and_unknown_fields() {
+        let mut record = record(r#"{"hostname":"vm","future":[1,2]}"#);
+        record.rename("attic").rename("cellar");
+        assert_eq!(
+            record.to_json(),
+            r#"{"future":[1,2],"hostname":"cellar","paired_cn":"vm"}"#
+        );
+    }
+}
