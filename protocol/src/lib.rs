@@ -7,7 +7,9 @@
 //! configuration only; `json`, `http` and `tls` add what travels over the network.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod dispatcher_conf;
+pub mod frame;
 pub mod log_line;
 pub mod names;
 pub mod serial;
@@ -21,3 +23,21 @@ pub mod json;
 pub mod messages;
 #[cfg(feature = "json")]
 pub mod pairing;
+
+#[cfg(feature = "tls")]
+pub mod cert;
+#[cfg(feature = "tls")]
+pub mod csr;
+#[cfg(feature = "tls")]
+mod der;
+#[cfg(feature = "tls")]
+pub mod keys;
+#[cfg(feature = "tls")]
+pub mod pem;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(feature = "tls")]
+pub mod verify;
+
+#[cfg(feature = "http")]
+pub mod http;

@@ -1,0 +1,358 @@
+//! Responses, read with `httparse`.
+
+use super::head::{BodyBuffer, HeadBuffer};
+use super::request::{decimal, has_token};
+use super::{HttpError, Limits, Response};
+
+/// Reads one response after the other from bytes in pieces of any size: HTTP/1.0 and 1.1, with
+/// `Content-Length` or up to the end of the connection.
+#[derive(Debug)]
+pub struct ResponseParser {
+    limits: Limits,
+    state: State,
+    head: HeadBuffer,
+    body: BodyBuffer,
+    response: Response,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Head,
+    Body { length: usize },
+    ToEnd,
+    Complete,
+    Failed(HttpError),
+}
+
+impl ResponseParser {
+    /// A parser at the start of its first response.
+    pub fn new(limits: Limits) -> Self {
+        ResponseParser {
+            limits,
+            state: State::Head,
+            head: HeadBuffer::default(),
+            body: BodyBuffer::default(),
+            response: Response::default(),
+        }
+    }
+
+    /// Takes bytes of the response that is being read and returns how many it used; the rest
+    /// belongs to the next response, to be pushed again after [`ResponseParser::take`].
+    ///
+    /// # Errors
+    /// The fault of this response, at the first byte that shows it. It stays.
+    pub fn push(&mut self, input: &[u8]) -> Result<usize, HttpError> {
+        let result = self.push_inner(input);
+        if let Err(error) = result {
+            self.fail(error);
+        }
+        result
+    }
+
+    fn push_inner(&mut self, input: &[u8]) -> Result<usize, HttpError> {
+        let mut used = 0;
+        loop {
+            match self.state {
+                State::Head => {
+                    let pushed = self.head.push(&input[used..], &self.limits)?;
+                    used += pushed.used;
+                    if !pushed.complete {
+                        early_check(self.head.bytes())?;
+                        return Ok(used);
+                    }
+                    self.end_of_head()?;
+                }
+                State::Body { length } => {
+                    let rest = &input[used..];
+                    let take = rest.len().min(length - self.body.bytes.len());
+                    self.body.push(&rest[..take], Some(length));
+                    used += take;
+                    if self.body.bytes.len() < length {
+                        return Ok(used);
+                    }
+                    self.state = State::Complete;
+                }
+                State::ToEnd => {
+                    let rest = &input[used..];
+                    if rest.len() > self.limits.max_body - self.body.bytes.len() {
+                        return Err(HttpError::BodyTooLarge);
+                    }
+                    self.body.push(rest, None);
+                    return Ok(input.len());
+                }
+                State::Complete => return Ok(used),
+                State::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Says that no more bytes will come, which completes a response without a length.
+    ///
+    /// # Errors
+    /// [`HttpError::Empty`] when not one byte came, [`HttpError::Truncated`] when the response is
+    /// not whole, or the fault found before.
+    pub fn finish(&mut self) -> Result<(), HttpError> {
+        let result = match self.state {
+            State::Complete => Ok(()),
+            State::ToEnd => {
+                self.state = State::Complete;
+                Ok(())
+            }
+            State::Failed(error) => Err(error),
+            State::Head if self.head.bytes().is_empty() => Err(HttpError::Empty),
+            State::Head | State::Body { .. } => Err(HttpError::Truncated),
+        };
+        if let Err(error) = result {
+            self.fail(error);
+        }
+        result
+    }
+
+    /// A response is ready to be taken.
+    pub fn is_complete(&self) -> bool {
+        self.state == State::Complete
+    }
+
+    /// Nothing of a response has been read yet.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Head && self.head.bytes().is_empty()
+    }
+
+    /// The response, if complete; the parser then stands at the start of the next one.
+    pub fn take(&mut self) -> Option<Response> {
+        if self.state != State::Complete {
+            return None;
+        }
+        self.state = State::Head;
+        let mut response = std::mem::take(&mut self.response);
+        response.body = std::mem::take(&mut self.body.bytes);
+        Some(response)
+    }
+
+    /// Heap bytes held for the response that is being read.
+    pub fn buffered(&self) -> usize {
+        self.head.bytes().len() + self.body.bytes.capacity()
+    }
+
+    fn fail(&mut self, error: HttpError) {
+        self.state = State::Failed(error);
+        self.head.clear();
+        self.body = BodyBuffer::default();
+    }
+
+    fn end_of_head(&mut self) -> Result<(), HttpError> {
+        let (response, length) = parse_head(self.head.bytes())?;
+        self.head.clear();
+        if length.is_some_and(|length| length > self.limits.max_body) {
+            return Err(HttpError::BodyTooLarge);
+        }
+        self.response = response;
+        self.state = match length {
+            Some(length) => State::Body { length },
+            None => State::ToEnd,
+        };
+        Ok(())
+    }
+}
+
+/// Says early that this is not HTTP, so that a peer of another protocol is not waited for.
+fn early_check(bytes: &[u8]) -> Result<(), HttpError> {
+    let seen = bytes.len().min(MAGIC.len());
+    if bytes[..seen] == MAGIC[..seen] {
+        Ok(())
+    } else {
+        Err(NOT_HTTP)
+    }
+}
+
+fn parse_head(bytes: &[u8]) -> Result<(Response, Option<usize>), HttpError> {
+    early_check(bytes)?;
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut headers);
+    match parsed.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(HttpError::Malformed("incomplete head")),
+        Err(httparse::Error::TooManyHeaders) => return Err(HttpError::TooManyHeaders),
+        Err(_) => return Err(HttpError::Malformed("malformed HTTP response head")),
+    }
+    let status = parsed.code.unwrap_or(0);
+    if !(200..=599).contains(&status) {
+        return Err(HttpError::Malformed("HTTP status out of range"));
+    }
+
+    let mut length = None;
+    let mut keep_alive = parsed.version == Some(1);
+    for header in parsed.headers.iter() {
+        let value = header.value.trim_ascii();
+        if header.name.eq_ignore_ascii_case("content-length") {
+            if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+                return Err(HttpError::BadContentLength);
+            }
+            let new = decimal(value);
+            if length.is_some_and(|old| old != new) {
+                return Err(HttpError::BadContentLength);
+            }
+            length = Some(new);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            return Err(HttpError::UnsupportedTransferEncoding);
+        } else if header.name.eq_ignore_ascii_case("connection") {
+            if has_token(value, b"close") {
+                keep_alive = false;
+            } else if has_token(value, b"keep-alive") {
+                keep_alive = true;
+            }
+        }
+    }
+    if matches!(status, 204 | 304) {
+        length = Some(0);
+    }
+    let response = Response {
+        status,
+        reason: parsed.reason.unwrap_or("").to_owned(),
+        keep_alive: keep_alive && length.is_some(),
+        body: Vec::new(),
+    };
+    Ok((response, length))
+}
+
+const MAGIC: &[u8] = b"HTTP/1.";
+const NOT_HTTP: HttpError = HttpError::Malformed("not an HTTP response");
+/// `httparse` needs room for all of them at once; [`Limits::max_headers`] beyond this is cut.
+const MAX_HEADERS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            max_head: 1000,
+            max_headers: 8,
+            max_body: 100,
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Response, HttpError> {
+        let mut parser = ResponseParser::new(limits());
+        parser.push(bytes)?;
+        parser.take().ok_or(HttpError::Truncated)
+    }
+
+    #[test]
+    fn accepted() {
+        let table: &[(&[u8], u16, &str, bool, &[u8])] = &[
+            (
+                b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+                200,
+                "OK",
+                false,
+                b"{}",
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+                200,
+                "OK",
+                true,
+                b"{}",
+            ),
+            (
+                b"HTTP/1.1 403 \r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                403,
+                "",
+                false,
+                b"",
+            ),
+            (
+                b"HTTP/1.0 409 A b c\r\ncontent-length: 1\r\nConnection: Keep-Alive\r\n\r\nx",
+                409,
+                "A b c",
+                true,
+                b"x",
+            ),
+            (b"HTTP/1.1 204 No\r\n\r\n", 204, "No", true, b""),
+            (
+                b"HTTP/1.0 200 OK\nContent-Length: 1\n\nx",
+                200,
+                "OK",
+                false,
+                b"x",
+            ),
+        ];
+        for (bytes, status, reason, keep_alive, body) in table {
+            let got = parse(bytes).unwrap();
+            assert_eq!(
+                (
+                    got.status,
+                    got.reason.as_str(),
+                    got.keep_alive,
+                    got.body.as_slice()
+                ),
+                (*status, *reason, *keep_alive, *body)
+            );
+        }
+    }
+
+    #[test]
+    fn refused() {
+        let table: &[(&[u8], HttpError)] = &[
+            (b"SSH-2.0-dropbear\r\n", NOT_HTTP),
+            (b"HTTP/2.0 200 OK\r\n\r\n", NOT_HTTP),
+            (b"HTTP/1.0 100 Continue\r\n\r\n", HttpError::Malformed("HTTP status out of range")),
+            (b"HTTP/1.0 20x OK\r\n\r\n", HttpError::Malformed("malformed HTTP response head")),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: -1\r\n\r\n", HttpError::BadContentLength),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", HttpError::BadContentLength),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: 101\r\n\r\n", HttpError::BodyTooLarge),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", HttpError::UnsupportedTransferEncoding),
+            (b"HTTP/1.0 200 OK\r\n1:1\r\n2:1\r\n3:1\r\n4:1\r\n5:1\r\n6:1\r\n7:1\r\n8:1\r\n9:1\r\n\r\n", HttpError::TooManyHeaders),
+        ];
+        for (bytes, error) in table {
+            assert_eq!(
+                parse(bytes),
+                Err(*error),
+                "{}",
+                String::from_utf8_lossy(bytes)
+            );
+        }
+    }
+
+    #[test]
+    fn up_to_the_end_of_the_connection() {
+        let mut parser = ResponseParser::new(limits());
+        parser.push(b"HTTP/1.1 200 OK\r\n\r\nabc").unwrap();
+        assert!(!parser.is_complete());
+        parser.push(b"def").unwrap();
+        parser.finish().unwrap();
+        let got = parser.take().unwrap();
+        assert_eq!(
+            (got.body.as_slice(), got.keep_alive),
+            (&b"abcdef"[..], false)
+        );
+        parser.push(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        assert_eq!(parser.push(&[0; 101]), Err(HttpError::BodyTooLarge));
+    }
+
+    #[test]
+    fn ends_too_early() {
+        let at_end = |bytes: &[u8]| {
+            let mut parser = ResponseParser::new(limits());
+            parser.push(bytes).unwrap();
+            parser.finish()
+        };
+        assert_eq!(at_end(b""), Err(HttpError::Empty));
+        assert_eq!(at_end(b"HT"), Err(HttpError::Truncated));
+        assert_eq!(
+            at_end(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nx"),
+            Err(HttpError::Truncated)
+        );
+    }
+
+    #[test]
+    fn two_in_a_row_as_in_pairing() {
+        let bytes = b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nb";
+        let mut parser = ResponseParser::new(limits());
+        let used = parser.push(bytes).unwrap();
+        assert_eq!(parser.take().unwrap().body, b"a");
+        assert_eq!(used + parser.push(&bytes[used..]).unwrap(), bytes.len());
+        assert_eq!(parser.take().unwrap().body, b"b");
+    }
+}
