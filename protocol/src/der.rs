@@ -1,0 +1,131 @@
+//! The little DER that the certificate checks read themselves: whole values with minimal lengths
+//! and nothing behind them. Fields inside are left to `x509-parser`.
+
+/// Tag of a SEQUENCE.
+pub(crate) const SEQUENCE: u8 = 0x30;
+/// Tag of a BIT STRING.
+pub(crate) const BIT_STRING: u8 = 0x03;
+
+/// One DER value: the whole encoding and its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tlv<'a> {
+    pub(crate) tag: u8,
+    pub(crate) whole: &'a [u8],
+    pub(crate) content: &'a [u8],
+}
+
+/// Reads one value with a one-byte tag and a minimal length of at most four bytes; returns it and
+/// what follows.
+pub(crate) fn read(input: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
+    let (&tag, rest) = input.split_first()?;
+    if tag & 0x1f == 0x1f {
+        return None;
+    }
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let count = usize::from(first & 0x7f);
+        if count == 0 || count > 3 || rest.len() < count {
+            return None;
+        }
+        let (bytes, rest) = rest.split_at(count);
+        let length = bytes
+            .iter()
+            .fold(0usize, |sum, byte| (sum << 8) | usize::from(*byte));
+        let minimal = length >= 0x80 && bytes.first() != Some(&0);
+        if !minimal {
+            return None;
+        }
+        (length, rest)
+    };
+    if rest.len() < length {
+        return None;
+    }
+    let (content, after) = rest.split_at(length);
+    let whole = input.get(..input.len() - after.len())?;
+    Some((
+        Tlv {
+            tag,
+            whole,
+            content,
+        },
+        after,
+    ))
+}
+
+/// The three parts of a signed object (certificate or request): what is signed, the algorithm
+/// identifier and the signature bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signed<'a> {
+    pub(crate) body: Tlv<'a>,
+    pub(crate) algorithm: Tlv<'a>,
+    pub(crate) signature: &'a [u8],
+}
+
+/// Splits a signed object; refuses anything left over at either level.
+pub(crate) fn signed(input: &[u8]) -> Option<Signed<'_>> {
+    let (outer, trailing) = read(input)?;
+    if outer.tag != SEQUENCE || !trailing.is_empty() {
+        return None;
+    }
+    let (body, rest) = read(outer.content)?;
+    let (algorithm, rest) = read(rest)?;
+    let (bits, rest) = read(rest)?;
+    if body.tag != SEQUENCE
+        || algorithm.tag != SEQUENCE
+        || bits.tag != BIT_STRING
+        || !rest.is_empty()
+    {
+        return None;
+    }
+    let (&unused, signature) = bits.content.split_first()?;
+    (unused == 0).then_some(Signed {
+        body,
+        algorithm,
+        signature,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lengths_are_minimal_and_bounded() {
+        assert!(read(&[0x30, 0x00]).is_some());
+        assert!(
+            read(&[0x30, 0x81, 0x01, 0xff]).is_none(),
+            "long form of a short length"
+        );
+        assert!(read(&[0x30, 0x82, 0x00, 0x80]).is_none(), "leading zero");
+        assert!(read(&[0x30, 0x80, 0x00, 0x00]).is_none(), "indefinite");
+        assert!(read(&[0x30, 0x05, 0x00]).is_none(), "short");
+        assert!(read(&[0x1f, 0x01, 0x00]).is_none(), "long tag");
+        assert!(read(&[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]).is_none());
+    }
+
+    #[test]
+    fn a_signed_object_has_exactly_three_parts() {
+        let good = [0x30, 0x08, 0x30, 0x00, 0x30, 0x00, 0x03, 0x02, 0x00, 0x07];
+        assert_eq!(signed(&good).unwrap().signature, [7]);
+        let mut trailing = good.to_vec();
+        trailing.push(0);
+        assert!(signed(&trailing).is_none());
+        let inner = [
+            0x30, 0x0a, 0x30, 0x00, 0x30, 0x00, 0x03, 0x02, 0x00, 0x07, 0x05, 0x00,
+        ];
+        assert!(signed(&inner).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = signed(&bytes);
+            if let Some((tlv, rest)) = read(&bytes) {
+                prop_assert_eq!(tlv.whole.len() + rest.len(), bytes.len());
+            }
+        }
+    }
+}

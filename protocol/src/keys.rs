@@ -1,0 +1,278 @@
+//! Private keys: reading, matching with a certificate, generating.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+};
+use rustls::SignatureScheme;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::sign::SigningKey;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use crate::cert::{self, KeyKind};
+use crate::pem;
+
+/// The keys these programs can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// ECDSA P-256, the default.
+    EcdsaP256,
+    /// ECDSA P-384.
+    EcdsaP384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA of 2048 bits, which a Perl dispatcher insists on. Needs the feature `rsa-keygen`.
+    Rsa2048,
+}
+
+impl KeyType {
+    /// Parses the value of `--key-type`: `p256`/`ecdsa`, `p384`, `ed25519`, `rsa`/`rsa2048`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "p256" | "p-256" | "ecdsa" | "ecdsa-p256" => Some(Self::EcdsaP256),
+            "p384" | "p-384" | "ecdsa-p384" => Some(Self::EcdsaP384),
+            "ed25519" => Some(Self::Ed25519),
+            "rsa" | "rsa2048" | "rsa-2048" => Some(Self::Rsa2048),
+            _ => None,
+        }
+    }
+}
+
+/// Why a key could not be read or made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyError {
+    /// No usable PEM.
+    Pem(pem::PemError),
+    /// Not a key of a supported kind (RSA of 2048 to 4096 bits, P-256, P-384, Ed25519).
+    Unsupported,
+    /// The system gave no random numbers, or generation failed.
+    Generation,
+    /// This program was built without RSA key generation.
+    NoRsa,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pem(error) => error.fmt(f),
+            Self::Unsupported => f.write_str(
+                "not a supported private key (RSA of 2048 to 4096 bits, P-256, P-384, Ed25519)",
+            ),
+            Self::Generation => f.write_str("the key could not be generated"),
+            Self::NoRsa => f.write_str("this program was built without RSA key generation"),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// A private key ready to sign.
+#[derive(Clone)]
+pub struct PrivateKey {
+    inner: Arc<dyn SigningKey>,
+    spki: Vec<u8>,
+    kind: KeyKind,
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey({})", self.kind)
+    }
+}
+
+impl PrivateKey {
+    /// Reads a PEM private key: PKCS#8, PKCS#1 (`RSA PRIVATE KEY`) or SEC1 (`EC PRIVATE KEY`).
+    ///
+    /// # Errors
+    /// Not PEM, encrypted, or of an unsupported kind.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        let der = pem::private_key(text).map_err(KeyError::Pem)?;
+        let inner = any_supported_type(&der).map_err(|_| KeyError::Unsupported)?;
+        let spki = inner.public_key().ok_or(KeyError::Unsupported)?.to_vec();
+        let (_, parsed) =
+            SubjectPublicKeyInfo::from_der(&spki).map_err(|_| KeyError::Unsupported)?;
+        let kind = cert::key_kind(&parsed);
+        Ok(Self { inner, spki, kind })
+    }
+
+    /// DER of the public half, as SubjectPublicKeyInfo.
+    pub fn spki_der(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// Kind and strength.
+    pub fn kind(&self) -> &KeyKind {
+        &self.kind
+    }
+
+    /// The key as rustls wants it.
+    pub(crate) fn signing_key(&self) -> Arc<dyn SigningKey> {
+        Arc::clone(&self.inner)
+    }
+
+    /// Signs a message for a certificate or request: PKCS#1 v1.5 with SHA-256 for RSA, the curve's
+    /// own hash for ECDSA. `None` when the key refuses.
+    pub(crate) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let signer = self.inner.choose_scheme(&[
+            SignatureScheme::RSA_PKCS1_SHA256,
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+            SignatureScheme::ED25519,
+        ])?;
+        signer.sign(message).ok()
+    }
+}
+
+/// Makes a key; PEM of PKCS#8 with final newline. RSA takes seconds on a router: use
+/// `generate_rsa_2048` there, which reports progress.
+///
+/// # Errors
+/// No random numbers, or RSA in a program built without it.
+pub fn generate(kind: KeyType) -> Result<String, KeyError> {
+    let random = SystemRandom::new();
+    let document = match kind {
+        KeyType::EcdsaP256 => {
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
+        }
+        KeyType::EcdsaP384 => {
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random)
+        }
+        KeyType::Ed25519 => return ed25519(&random),
+        KeyType::Rsa2048 => return rsa_2048(),
+    };
+    let document = document.map_err(|_| KeyError::Generation)?;
+    Ok(pem::encode("PRIVATE KEY", document.as_ref()))
+}
+
+/// ring writes PKCS#8 version 2 with the public key, which OpenSSL 3.0 does not read: keep the
+/// seed only.
+fn ed25519(random: &SystemRandom) -> Result<String, KeyError> {
+    const PREFIX: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
+        0x20,
+    ];
+    let document = Ed25519KeyPair::generate_pkcs8(random).map_err(|_| KeyError::Generation)?;
+    let seed = document.as_ref().get(16..48).ok_or(KeyError::Generation)?;
+    let mut der = PREFIX.to_vec();
+    der.extend_from_slice(seed);
+    Ok(pem::encode("PRIVATE KEY", &der))
+}
+
+#[cfg(not(feature = "rsa-keygen"))]
+fn rsa_2048() -> Result<String, KeyError> {
+    Err(KeyError::NoRsa)
+}
+
+#[cfg(feature = "rsa-keygen")]
+fn rsa_2048() -> Result<String, KeyError> {
+    generate_rsa_2048(&mut || {})
+}
+
+/// Makes an RSA key of 2048 bits; PEM of PKCS#8. `progress` is called many times on the way (each
+/// time random numbers are drawn for a candidate), so that a program can show that it lives.
+///
+/// # Errors
+/// Generation failed.
+#[cfg(feature = "rsa-keygen")]
+pub fn generate_rsa_2048(progress: &mut dyn FnMut()) -> Result<String, KeyError> {
+    use rsa::pkcs8::EncodePrivateKey;
+
+    let mut random = Watched {
+        random: SystemRandom::new(),
+        progress,
+    };
+    let key = rsa::RsaPrivateKey::new(&mut random, 2048).map_err(|_| KeyError::Generation)?;
+    let document = key.to_pkcs8_der().map_err(|_| KeyError::Generation)?;
+    Ok(pem::encode("PRIVATE KEY", document.as_bytes()))
+}
+
+/// ring's random numbers for the `rsa` crate, with a call-back for each draw.
+#[cfg(feature = "rsa-keygen")]
+struct Watched<'a> {
+    random: SystemRandom,
+    progress: &'a mut dyn FnMut(),
+}
+
+#[cfg(feature = "rsa-keygen")]
+impl rsa::rand_core::RngCore for Watched<'_> {
+    fn next_u32(&mut self) -> u32 {
+        rsa::rand_core::impls::next_u32_via_fill(self)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        rsa::rand_core::impls::next_u64_via_fill(self)
+    }
+
+    fn fill_bytes(&mut self, dest: &mut [u8]) {
+        use ring::rand::SecureRandom;
+
+        (self.progress)();
+        // The trait has no way to report failure here; without random numbers there must be no
+        // key, so wait for the kernel's pool instead of going on with zeros.
+        while self.random.fill(dest).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), rsa::rand_core::Error> {
+        self.fill_bytes(dest);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "rsa-keygen")]
+impl rsa::rand_core::CryptoRng for Watched<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_keys_are_read_back() {
+        for (kind, expected) in [
+            (KeyType::EcdsaP256, KeyKind::EcP256),
+            (KeyType::EcdsaP384, KeyKind::EcP384),
+            (KeyType::Ed25519, KeyKind::Ed25519),
+        ] {
+            let text = generate(kind).unwrap();
+            let key = PrivateKey::from_pem(&text).unwrap();
+            assert_eq!(*key.kind(), expected);
+            assert!(key.sign(b"x").is_some());
+            assert_ne!(text, generate(kind).unwrap());
+        }
+    }
+
+    #[cfg(feature = "rsa-keygen")]
+    #[test]
+    fn rsa_2048_with_progress() {
+        let mut calls = 0u32;
+        let text = generate_rsa_2048(&mut || calls += 1).unwrap();
+        let key = PrivateKey::from_pem(&text).unwrap();
+        assert_eq!(*key.kind(), KeyKind::Rsa { bits: 2048 });
+        assert!(calls > 0);
+    }
+
+    #[test]
+    fn names_on_the_command_line() {
+        assert_eq!(KeyType::parse("RSA"), Some(KeyType::Rsa2048));
+        assert_eq!(KeyType::parse("ecdsa"), Some(KeyType::EcdsaP256));
+        assert_eq!(KeyType::parse("dsa"), None);
+    }
+
+    #[test]
+    fn junk_is_refused() {
+        let junk = pem::encode("PRIVATE KEY", b"junk");
+        assert_eq!(
+            PrivateKey::from_pem(&junk).unwrap_err(),
+            KeyError::Unsupported
+        );
+        assert!(matches!(
+            PrivateKey::from_pem("").unwrap_err(),
+            KeyError::Pem(_)
+        ));
+    }
+}

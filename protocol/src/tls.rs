@@ -1,0 +1,496 @@
+//! TLS policy: versions, suites, identities and the verifiers of both sides (pki-and-pairing.md
+//! §4; agent.md §3.1).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::{Ticketer, cipher_suite, default_provider};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    PeerMisbehaved, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use webpki::{RawPublicKeyEntity, ring as algs};
+
+use crate::cert::{self, CertError, CertFacts};
+use crate::keys::{KeyError, PrivateKey};
+use crate::pem;
+use crate::verify::{ChainVerifier, Clock, Role, VerifyError};
+
+/// Most TLS sessions a dispatcher's client remembers for resumption.
+const CLIENT_SESSIONS: usize = 4096;
+
+/// Signature algorithms, for certificates and handshakes. No SHA-1 anywhere; PKCS#1 v1.5 only
+/// where rustls allows it (TLS 1.2 handshakes and certificates).
+pub(crate) static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: &[
+        algs::ECDSA_P256_SHA256,
+        algs::ECDSA_P256_SHA384,
+        algs::ECDSA_P384_SHA256,
+        algs::ECDSA_P384_SHA384,
+        algs::ED25519,
+        algs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+        algs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+        algs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+        algs::RSA_PKCS1_2048_8192_SHA256,
+        algs::RSA_PKCS1_2048_8192_SHA384,
+        algs::RSA_PKCS1_2048_8192_SHA512,
+    ],
+    mapping: &[
+        (
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            &[algs::ECDSA_P256_SHA256, algs::ECDSA_P384_SHA256],
+        ),
+        (
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+            &[algs::ECDSA_P384_SHA384, algs::ECDSA_P256_SHA384],
+        ),
+        (SignatureScheme::ED25519, &[algs::ED25519]),
+        (
+            SignatureScheme::RSA_PSS_SHA256,
+            &[algs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY],
+        ),
+        (
+            SignatureScheme::RSA_PSS_SHA384,
+            &[algs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY],
+        ),
+        (
+            SignatureScheme::RSA_PSS_SHA512,
+            &[algs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY],
+        ),
+        (
+            SignatureScheme::RSA_PKCS1_SHA256,
+            &[algs::RSA_PKCS1_2048_8192_SHA256],
+        ),
+        (
+            SignatureScheme::RSA_PKCS1_SHA384,
+            &[algs::RSA_PKCS1_2048_8192_SHA384],
+        ),
+        (
+            SignatureScheme::RSA_PKCS1_SHA512,
+            &[algs::RSA_PKCS1_2048_8192_SHA512],
+        ),
+    ],
+};
+
+/// Why certificate and key cannot be used together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityError {
+    /// The certificate file.
+    Cert(CertError),
+    /// The key file.
+    Key(KeyError),
+    /// The key is not the one in the certificate.
+    Mismatch,
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cert(error) => write!(f, "certificate: {error}"),
+            Self::Key(error) => write!(f, "key: {error}"),
+            Self::Mismatch => f.write_str("the key does not belong to the certificate"),
+        }
+    }
+}
+
+impl std::error::Error for IdentityError {}
+
+/// Our own certificate and key, of X.509 version 1 or 3.
+#[derive(Clone)]
+pub struct Identity {
+    certified: Arc<CertifiedKey>,
+    facts: CertFacts,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({})", self.facts.serial_hex)
+    }
+}
+
+impl Identity {
+    /// Takes certificate and key from PEM text and checks that they belong together. Dates and
+    /// issuer are not checked here.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or they do not match.
+    pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, IdentityError> {
+        let chain = pem::certificates(cert_pem)
+            .map_err(|error| IdentityError::Cert(CertError::Pem(error)))?;
+        let leaf = chain
+            .first()
+            .ok_or(IdentityError::Cert(CertError::Malformed))?;
+        let facts = cert::facts(leaf).map_err(IdentityError::Cert)?;
+        let key = PrivateKey::from_pem(key_pem).map_err(IdentityError::Key)?;
+        if key.spki_der() != facts.spki_der {
+            return Err(IdentityError::Mismatch);
+        }
+        // `CertifiedKey::from_der` would parse the leaf with webpki and refuse version 1.
+        let certified = Arc::new(CertifiedKey::new(chain, key.signing_key()));
+        Ok(Self { certified, facts })
+    }
+
+    /// Facts of the leaf certificate.
+    pub fn facts(&self) -> &CertFacts {
+        &self.facts
+    }
+
+    /// DER of the leaf certificate.
+    pub fn leaf_der(&self) -> &[u8] {
+        self.certified
+            .cert
+            .first()
+            .map_or(&[], |leaf| leaf.as_ref())
+    }
+
+    fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)))
+    }
+}
+
+/// The agent's side of 7443: a client certificate of the CA is required.
+///
+/// Sessions are resumed through stateless tickets (one per handshake), so that resumption costs no
+/// memory; a resumed session carries the client certificate of its first handshake, which rustls
+/// does not verify again: the application must re-check dates and revocation for each connection
+/// ([`ChainVerifier::verify`]). A reload makes a new configuration and thereby voids old tickets.
+///
+/// # Errors
+/// No random numbers for the ticket key.
+pub fn agent_server_config(
+    identity: &Identity,
+    trust: Arc<ChainVerifier>,
+    clock: &Clock,
+) -> Result<Arc<ServerConfig>, Error> {
+    let verifier = Arc::new(PeerVerifier::new(trust));
+    let mut config =
+        ServerConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(identity.resolver());
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// The dispatcher's side of 7443: presents `identity`, accepts any leaf of the CA, checks no name
+/// and sends none. With `resumption`, sessions are remembered in memory (bounded).
+///
+/// # Errors
+/// Never in practice; rustls' check of versions against suites.
+pub fn dispatcher_client_config(
+    identity: &Identity,
+    trust: Arc<ChainVerifier>,
+    clock: &Clock,
+    resumption: bool,
+) -> Result<Arc<ClientConfig>, Error> {
+    let mut config =
+        ClientConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(PeerVerifier::new(trust)))
+            .with_client_cert_resolver(identity.resolver());
+    config.enable_sni = false;
+    config.resumption = if resumption {
+        Resumption::in_memory_sessions(CLIENT_SESSIONS)
+    } else {
+        Resumption::disabled()
+    };
+    Ok(Arc::new(config))
+}
+
+/// The pairing listener on 7444: no client certificate, no resumption.
+///
+/// # Errors
+/// Never in practice; rustls' check of versions against suites.
+pub fn pairing_server_config(
+    identity: &Identity,
+    clock: &Clock,
+) -> Result<Arc<ServerConfig>, Error> {
+    let mut config =
+        ServerConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+            .with_no_client_auth()
+            .with_cert_resolver(identity.resolver());
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// The pairing client: the server's certificate is **not** verified, since the agent has no CA
+/// yet; comparing the 6-digit code is what authenticates. The handshake still proves that the
+/// server holds the key of the certificate it shows ([`cert::facts`] tells its kind).
+///
+/// # Errors
+/// Never in practice; rustls' check of versions against suites.
+pub fn pairing_client_config(clock: &Clock) -> Result<Arc<ClientConfig>, Error> {
+    let mut config =
+        ClientConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer))
+            .with_no_client_auth();
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// A name for rustls to file sessions under. Names are never sent nor checked, so one that is no
+/// DNS name or address is replaced by a fixed word.
+pub fn server_name(host: &str) -> ServerName<'static> {
+    ServerName::try_from(host.to_owned())
+        .or_else(|_| ServerName::try_from("agent.invalid"))
+        .unwrap_or(ServerName::IpAddress(
+            std::net::Ipv4Addr::UNSPECIFIED.into(),
+        ))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ],
+        signature_verification_algorithms: SIGNATURES,
+        ..default_provider()
+    })
+}
+
+/// The injected clock as rustls asks for it.
+struct Time(Clock);
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Time")
+    }
+}
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from((self.0)()).unwrap_or(0);
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+/// [`ChainVerifier`] in the shapes rustls wants, for either side.
+#[derive(Debug)]
+struct PeerVerifier {
+    trust: Arc<ChainVerifier>,
+    hints: Vec<DistinguishedName>,
+}
+
+impl PeerVerifier {
+    fn new(trust: Arc<ChainVerifier>) -> Self {
+        let hints = trust
+            .authorities()
+            .map(|authority| DistinguishedName::from(authority.subject_der.clone()))
+            .collect();
+        Self { trust, hints }
+    }
+
+    fn check(&self, leaf: &CertificateDer<'_>, role: Role, now: UnixTime) -> Result<(), Error> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.trust
+            .verify(leaf, role, now)
+            .map(|_| ())
+            .map_err(tls_error)
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check(end_entity, Role::Client, now)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake_12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake_13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SIGNATURES.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check(end_entity, Role::Server, now)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake_12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake_13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SIGNATURES.supported_schemes()
+    }
+}
+
+/// Accepts every server that proves possession of the key it shows. For pairing only.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match cert::facts(end_entity) {
+            Ok(_) => Ok(ServerCertVerified::assertion()),
+            Err(error) => Err(tls_error(VerifyError::Cert(error))),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake_12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake_13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SIGNATURES.supported_schemes()
+    }
+}
+
+/// Handshake signature of TLS 1.3, with the raw key: rustls' usual helper parses the certificate
+/// with webpki. The raw-key helper refuses PKCS#1 v1.5 and SHA-1.
+fn handshake_13(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let spki = spki(leaf)?;
+    rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, dss, &SIGNATURES)
+}
+
+/// Handshake signature of TLS 1.2: the scheme does not fix the curve, so each algorithm of the
+/// scheme is tried that fits the key.
+fn handshake_12(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let (_, candidates) = SIGNATURES
+        .mapping
+        .iter()
+        .find(|(scheme, _)| *scheme == dss.scheme)
+        .ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+    let spki = spki(leaf)?;
+    let key = RawPublicKeyEntity::try_from(&spki).map_err(|_| CertificateError::BadEncoding)?;
+    for candidate in *candidates {
+        match key.verify_signature(*candidate, message, dss.signature()) {
+            Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
+            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
+            Err(_) => return Err(CertificateError::BadSignature.into()),
+        }
+    }
+    Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+}
+
+fn spki(leaf: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+    let facts = cert::facts(leaf).map_err(|error| tls_error(VerifyError::Cert(error)))?;
+    Ok(SubjectPublicKeyInfoDer::from(facts.spki_der))
+}
+
+/// The fault as rustls reports it, so that the peer gets the fitting alert.
+fn tls_error(error: VerifyError) -> Error {
+    let kind = match &error {
+        VerifyError::UnknownIssuer => CertificateError::UnknownIssuer,
+        VerifyError::BadSignature => CertificateError::BadSignature,
+        VerifyError::NotYetValid { now, not_before } => CertificateError::NotValidYetContext {
+            time: unix_time(*now),
+            not_before: unix_time(*not_before),
+        },
+        VerifyError::Expired { now, not_after } => CertificateError::ExpiredContext {
+            time: unix_time(*now),
+            not_after: unix_time(*not_after),
+        },
+        VerifyError::WrongPurpose => CertificateError::InvalidPurpose,
+        VerifyError::Cert(_)
+        | VerifyError::UnsupportedSignature
+        | VerifyError::IsCa
+        | VerifyError::CaOutOfDate
+        | VerifyError::Other(_) => CertificateError::Other(OtherError(Arc::new(error))),
+    };
+    Error::InvalidCertificate(kind)
+}
+
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
