@@ -1,1 +1,22 @@
-//! Placeholder crate documentation, replaced by the first module.
+//! The event loop of the ctrl-exec programs: TLS servers and clients, timers, child processes and
+//! signals, all bounded, over `mio` and `rustls`.
+//!
+//! A program owns one [`Reactor`] and pulls [`Event`]s out of it with [`Reactor::next`]; it
+//! answers with method calls. There are no callbacks and no threads (but for name resolution,
+//! where asked for). Nothing blocks except the wait inside `next`, and nothing grows without a
+//! limit that is named in [`Config`], [`ServerLimits`], [`ClientLimits`], [`RawLimits`] or
+//! [`ChildSpec`].
+//!
+//! See `docs/REACTOR.md` for the states of a connection and how to write a program on this.
+#![forbid(unsafe_code)]
+
+mod child;
+mod event;
+mod limits;
+mod reactor;
+
+pub use child::{Captured, ChildExit, ChildResult, ChildSpec, Output, SpawnError};
+pub use ctrl_exec_protocol::http;
+pub use event::{ChildId, CloseReason, ConnId, Event, ListenerId, Phase, QueryId, Signal, TimerId};
+pub use limits::{ClientLimits, Config, RawLimits, RawMode, ServerLimits, Then};
+pub use reactor::{Reactor, Waker};

@@ -1,0 +1,5 @@
+//! Child processes as sources of events.
+
+mod spec;
+
+pub use spec::{Captured, ChildExit, ChildResult, ChildSpec, Output, SpawnError};

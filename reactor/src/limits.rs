@@ -1,0 +1,146 @@
+//! What bounds a reactor and its connections. Every duration runs on the monotonic clock.
+
+use std::time::Duration;
+
+use ctrl_exec_protocol::http::Limits;
+
+/// Bounds of a whole [`Reactor`](crate::Reactor).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Connections at a time, accepted and made ones together. What is accepted beyond is closed
+    /// at once; what is connected beyond ends with [`CloseReason::Full`](crate::CloseReason::Full).
+    pub max_conns: usize,
+    /// Bytes of request bodies, unsent responses and captured output that may be held together. A
+    /// request that would pass it is refused with
+    /// [`HttpError::Overloaded`](crate::http::HttpError::Overloaded); the others go on.
+    pub max_buffered: usize,
+    /// Connections accepted in a row before other work gets its turn.
+    pub accept_burst: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            max_conns: 1024,
+            max_buffered: 64 * 1024 * 1024,
+            accept_burst: 32,
+        }
+    }
+}
+
+/// Bounds of one accepted connection.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// From [`Reactor::serve`](crate::Reactor::serve) to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// From the handshake, or from the first byte of a later request, to the end of the request.
+    pub request: Duration,
+    /// For each 16 KiB of a response that the peer has to take.
+    pub write: Duration,
+    /// Between a response and the first byte of the next request on a kept connection.
+    pub idle: Duration,
+    /// How long after the last response the peer may take to close, while whatever it still sends
+    /// (at most 256 KiB) is thrown away so that it gets the response rather than a reset.
+    pub linger: Duration,
+    /// Bounds of a request.
+    pub http: Limits,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        ServerLimits {
+            handshake: Duration::from_secs(10),
+            request: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            linger: Duration::from_secs(2),
+            http: Limits::AGENT_REQUEST,
+        }
+    }
+}
+
+/// Bounds of one connection made to a server.
+#[derive(Clone, Debug)]
+pub struct ClientLimits {
+    /// Until the TCP connection stands.
+    pub connect: Duration,
+    /// From there to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// While a response is awaited: the longest time without progress (dispatcher.md §8
+    /// `read_timeout`).
+    pub read: Duration,
+    /// While a request is sent: the longest time without progress.
+    pub write: Duration,
+    /// How long the connection is kept while nothing is asked on it.
+    pub idle: Duration,
+    /// From a request to its whole response, whatever the progress.
+    pub total: Option<Duration>,
+    /// Bounds of a response.
+    pub http: Limits,
+}
+
+impl ClientLimits {
+    /// The same limit for each step, as the reference does it with `read_timeout`.
+    pub fn each_step(step: Duration) -> Self {
+        ClientLimits {
+            connect: step,
+            handshake: step,
+            read: step,
+            write: step,
+            idle: step,
+            total: None,
+            http: Limits::AGENT_RESPONSE,
+        }
+    }
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        ClientLimits::each_step(Duration::from_secs(60))
+    }
+}
+
+/// How what a raw peer sends is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawMode {
+    /// In pieces as they arrive, each an [`Event::Received`](crate::Event::Received) of at most
+    /// 16 KiB, with [`CloseReason::PeerClosed`](crate::CloseReason::PeerClosed) at the end.
+    Stream,
+    /// In one [`Event::Received`](crate::Event::Received) when the peer has closed.
+    Whole,
+}
+
+/// Bounds of one raw connection to a Unix socket.
+#[derive(Clone, Debug)]
+pub struct RawLimits {
+    /// Until the connection stands; a full backlog is tried again until then.
+    pub connect: Duration,
+    /// While the payload is sent: the longest time without progress.
+    pub write: Duration,
+    /// Afterwards: the longest time without a byte.
+    pub read: Duration,
+    /// For everything together.
+    pub total: Option<Duration>,
+    /// Bytes accepted from the peer; more end the connection with
+    /// [`CloseReason::TooLarge`](crate::CloseReason::TooLarge).
+    pub max_received: usize,
+    /// One piece or many.
+    pub mode: RawMode,
+    /// Shut the sending side down after the payload.
+    pub half_close: bool,
+}
+
+/// What happens on a connection after bytes were sent with
+/// [`Reactor::send`](crate::Reactor::send).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Client: a response is awaited and comes as [`Event::Response`](crate::Event::Response).
+    AwaitResponse,
+    /// Both: close_notify, then a lingering close; ends with
+    /// [`CloseReason::Done`](crate::CloseReason::Done).
+    Close,
+    /// Server: this was one of several responses; the application will send another.
+    Hold,
+    /// Server: wait for the next request, or close when the peer has closed.
+    KeepAlive,
+}
