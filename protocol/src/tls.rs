@@ -15,7 +15,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    PeerMisbehaved, ServerConfig, SignatureScheme,
+    PeerMisbehaved, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use webpki::{RawPublicKeyEntity, ring as algs};
@@ -172,11 +172,10 @@ pub fn agent_server_config(
     clock: &Clock,
 ) -> Result<Arc<ServerConfig>, Error> {
     let verifier = Arc::new(PeerVerifier::new(trust));
-    let mut config =
-        ServerConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
-            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(identity.resolver());
+    let mut config = ServerConfig::builder_with_details(provider(), time(clock))
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(identity.resolver());
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Ticketer::new()?;
     config.send_tls13_tickets = 1;
@@ -194,12 +193,25 @@ pub fn dispatcher_client_config(
     clock: &Clock,
     resumption: bool,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let mut config =
-        ClientConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
-            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(PeerVerifier::new(trust)))
-            .with_client_cert_resolver(identity.resolver());
+    client_config_of_versions(identity, trust, clock, resumption, rustls::DEFAULT_VERSIONS)
+}
+
+/// [`dispatcher_client_config`] limited to some TLS versions, for diagnosis and tests.
+///
+/// # Errors
+/// No usable version.
+pub fn client_config_of_versions(
+    identity: &Identity,
+    trust: Arc<ChainVerifier>,
+    clock: &Clock,
+    resumption: bool,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_details(provider(), time(clock))
+        .with_protocol_versions(versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(PeerVerifier::new(trust)))
+        .with_client_cert_resolver(identity.resolver());
     config.enable_sni = false;
     config.resumption = if resumption {
         Resumption::in_memory_sessions(CLIENT_SESSIONS)
@@ -217,11 +229,10 @@ pub fn pairing_server_config(
     identity: &Identity,
     clock: &Clock,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let mut config =
-        ServerConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
-            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
-            .with_no_client_auth()
-            .with_cert_resolver(identity.resolver());
+    let mut config = ServerConfig::builder_with_details(provider(), time(clock))
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+        .with_no_client_auth()
+        .with_cert_resolver(identity.resolver());
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
@@ -234,12 +245,11 @@ pub fn pairing_server_config(
 /// # Errors
 /// Never in practice; rustls' check of versions against suites.
 pub fn pairing_client_config(clock: &Clock) -> Result<Arc<ClientConfig>, Error> {
-    let mut config =
-        ClientConfig::builder_with_details(provider(), Arc::new(Time(Arc::clone(clock))))
-            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer))
-            .with_no_client_auth();
+    let mut config = ClientConfig::builder_with_details(provider(), time(clock))
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_no_client_auth();
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
@@ -269,6 +279,10 @@ fn provider() -> Arc<CryptoProvider> {
         signature_verification_algorithms: SIGNATURES,
         ..default_provider()
     })
+}
+
+fn time(clock: &Clock) -> Arc<dyn TimeProvider> {
+    Arc::new(Time(Arc::clone(clock)))
 }
 
 /// The injected clock as rustls asks for it.
