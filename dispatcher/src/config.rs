@@ -1,0 +1,219 @@
+//! The dispatcher's configuration (dispatcher.md §5) with its defaults applied.
+
+use ctrl_exec_host::hostname;
+use ctrl_exec_host::paths::Root;
+use ctrl_exec_protocol::dispatcher_conf::{Settings, SettingsError};
+use ctrl_exec_protocol::names;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the file is, below the root.
+pub const DEFAULT_PATH: &str = "/etc/ctrl-exec/ctrl-exec.conf";
+/// Where the CA lives unless configured, below the root.
+pub const DEFAULT_DIR: &str = "/etc/ctrl-exec";
+/// The service user unless configured: owner of a new dispatcher key.
+pub const DEFAULT_USER: &str = "ctrl-exec";
+
+const SECONDS: &str = "whole seconds";
+
+/// A configuration that was read and has its required keys.
+#[derive(Clone, Debug)]
+pub struct Config {
+    path: PathBuf,
+    root: Root,
+    settings: Settings,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file could not be read.
+    Read(PathBuf, io::Error),
+    /// Its content does not do.
+    Settings(PathBuf, SettingsError),
+}
+
+impl Config {
+    /// Reads the file at `path`, or the default one.
+    pub fn load(root: &Root, path: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = path.map_or_else(|| root.path(DEFAULT_PATH), Path::to_owned);
+        let bytes = std::fs::read(&path).map_err(|error| ConfigError::Read(path.clone(), error))?;
+        let settings = Settings::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|error| ConfigError::Settings(path.clone(), error))?;
+        Ok(Self {
+            path,
+            root: root.clone(),
+            settings,
+        })
+    }
+
+    /// The file it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The settings as read.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The dispatcher's certificate.
+    pub fn cert(&self) -> PathBuf {
+        PathBuf::from(self.settings.required("cert"))
+    }
+
+    /// The dispatcher's key.
+    pub fn key(&self) -> PathBuf {
+        PathBuf::from(self.settings.required("key"))
+    }
+
+    /// The CA certificate that agents are verified with.
+    pub fn ca(&self) -> PathBuf {
+        PathBuf::from(self.settings.required("ca"))
+    }
+
+    /// The directory of `ca.key`, `ca.crt` and `ca.serial`.
+    pub fn ca_dir(&self) -> PathBuf {
+        match self.settings.text("ca_dir") {
+            Some(dir) => PathBuf::from(dir),
+            None => self.root.path(DEFAULT_DIR),
+        }
+    }
+
+    /// The rotation state file.
+    pub fn rotation_file(&self) -> PathBuf {
+        match self.settings.text("rotation_file") {
+            Some(path) => PathBuf::from(path),
+            None => self.root.path("/var/lib/ctrl-exec/rotation.json"),
+        }
+    }
+
+    /// This dispatcher's stable identity (pki-and-pairing.md §11).
+    pub fn dispatcher_id(&self) -> String {
+        match self.settings.text("dispatcher_id") {
+            Some(id) => names::sanitize_dispatcher_id(id),
+            None => names::sanitize_dispatcher_id(&hostname::short()),
+        }
+    }
+
+    /// The user that owns a newly made dispatcher key.
+    pub fn service_user(&self) -> &str {
+        self.settings.text("service_user").unwrap_or(DEFAULT_USER)
+    }
+
+    /// Inactivity limit of each step of an agent call.
+    pub fn read_timeout(&self) -> Result<Duration, ConfigError> {
+        let key = if self.settings.text("read_timeout").is_some() {
+            "read_timeout"
+        } else {
+            "timeout"
+        };
+        let seconds = self.number(key, 60, (1, 86_400), "whole seconds from 1 to 86400")?;
+        Ok(Duration::from_secs(u64::from(seconds)))
+    }
+
+    /// Agent calls at once; as in the reference, what is no number or below 1 acts as 1.
+    pub fn max_parallel(&self) -> usize {
+        match self.settings.text("max_parallel") {
+            None => 64,
+            Some(text) => text.parse().unwrap_or(1).clamp(1, 65_535),
+        }
+    }
+
+    /// The auth hook, if one is configured.
+    pub fn auth_hook(&self) -> Option<&Path> {
+        self.settings.text("auth_hook").map(Path::new)
+    }
+
+    /// How long the hook may take; `None` without limit.
+    pub fn auth_hook_timeout(&self) -> Result<Option<Duration>, ConfigError> {
+        let seconds = self.number("auth_hook_timeout", 10, (0, 86_400), SECONDS)?;
+        Ok((seconds > 0).then(|| Duration::from_secs(u64::from(seconds))))
+    }
+
+    /// Days of certificates made at renewal, if configured.
+    pub fn cert_days(&self) -> Result<Option<u32>, ConfigError> {
+        match self.settings.text("cert_days") {
+            None => Ok(None),
+            Some(_) => self
+                .number("cert_days", 0, (1, 36_500), "a positive number of days")
+                .map(Some),
+        }
+    }
+
+    /// A whole number of the file, or its default.
+    pub fn number(
+        &self,
+        key: &str,
+        default: u32,
+        range: (u32, u32),
+        expected: &'static str,
+    ) -> Result<u32, ConfigError> {
+        self.settings
+            .number(key, default, range, expected)
+            .map_err(|error| ConfigError::Settings(self.path.clone(), error))
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(path, error) => write!(f, "cannot read config {}: {error}", path.display()),
+            Self::Settings(path, error) => write!(f, "config {}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    fn config(text: &str) -> Result<Config, ConfigError> {
+        let dir = TempDir::new();
+        let path = dir.path().join("c");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&Root::at(dir.path()), Some(&path))
+    }
+
+    #[test]
+    fn defaults_and_odd_values() {
+        let base = "cert=/c\nkey=/k\nca=/a\n";
+        let plain = config(base).unwrap();
+        assert_eq!(plain.max_parallel(), 64);
+        assert_eq!(plain.read_timeout().unwrap().as_secs(), 60);
+        assert_eq!(plain.auth_hook_timeout().unwrap().unwrap().as_secs(), 10);
+        assert_eq!(plain.cert_days().unwrap(), None);
+        assert!(plain.ca_dir().ends_with("etc/ctrl-exec"));
+        assert_eq!(plain.cert(), Path::new("/c"));
+        for (text, parallel) in [("0", 1), ("-3", 1), ("x", 1), ("200", 200)] {
+            let config = config(&format!("{base}max_parallel={text}\n")).unwrap();
+            assert_eq!(config.max_parallel(), parallel, "{text}");
+        }
+        let odd = config(&format!(
+            "{base}timeout=7\nauth_hook_timeout=0\ncert_days=x\n"
+        ))
+        .unwrap();
+        assert_eq!(odd.read_timeout().unwrap().as_secs(), 7);
+        assert!(odd.auth_hook_timeout().unwrap().is_none());
+        let error = odd.cert_days().unwrap_err().to_string();
+        assert!(
+            error.contains("cert_days") && error.contains("'x'"),
+            "{error}"
+        );
+        let both = config(&format!("{base}timeout=7\nread_timeout=9\n")).unwrap();
+        assert_eq!(both.read_timeout().unwrap().as_secs(), 9);
+    }
+
+    #[test]
+    fn errors_name_file_and_key() {
+        let error = config("cert=/c\nkey=/k\n").unwrap_err().to_string();
+        assert!(error.contains("'ca'"), "{error}");
+        let missing = Config::load(&Root::system(), Some(Path::new("/nowhere/c"))).unwrap_err();
+        assert!(missing.to_string().contains("/nowhere/c"));
+    }
+}

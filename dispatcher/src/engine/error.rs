@@ -1,0 +1,206 @@
+//! What can go wrong with a call, told apart by kind and never by text (dispatcher.md §10).
+
+use std::fmt;
+use std::time::Duration;
+
+/// How far a failed call got.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Phase {
+    /// Finding the address.
+    Name,
+    /// Connecting.
+    Connect,
+    /// The TLS handshake, or what the peer thought of our certificate.
+    Tls,
+    /// The request was sent; its answer did not come or made no sense.
+    Http,
+}
+
+impl Phase {
+    /// The word shown and put into JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// The name has no address.
+    Unresolved,
+    /// Nobody listens there.
+    Refused,
+    /// No way there.
+    Unreachable,
+    /// No connection in time.
+    ConnectTimeout,
+    /// The handshake did not end in time.
+    TlsTimeout,
+    /// No answer in time.
+    ReadTimeout(Duration),
+    /// The handshake failed, in the TLS library's words.
+    Tls(String),
+    /// The peer closed before it sent anything.
+    NoAnswer,
+    /// The connection broke in the middle of the answer.
+    Truncated,
+    /// The answer is larger than we take.
+    TooLarge,
+    /// The answer is no HTTP, in words.
+    BadAnswer(String),
+    /// The operating system said no.
+    Local(String),
+    /// The operator stopped it while it was under way.
+    Interrupted,
+    /// It was never started: the run was stopped before its turn came.
+    NotStarted,
+}
+
+/// A failed call: what went wrong, and where it went.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CallError {
+    /// What went wrong.
+    pub fault: Fault,
+    /// Address the call went to, not the registry name.
+    pub address: String,
+    /// Port it went to.
+    pub port: u16,
+}
+
+impl CallError {
+    /// How far the call got; `None` when it did not begin.
+    pub fn phase(&self) -> Option<Phase> {
+        Some(match self.fault {
+            Fault::Unresolved => Phase::Name,
+            Fault::Refused | Fault::Unreachable | Fault::ConnectTimeout | Fault::Local(_) => {
+                Phase::Connect
+            }
+            Fault::Tls(_) | Fault::TlsTimeout => Phase::Tls,
+            Fault::ReadTimeout(_)
+            | Fault::NoAnswer
+            | Fault::Truncated
+            | Fault::TooLarge
+            | Fault::BadAnswer(_)
+            | Fault::Interrupted => Phase::Http,
+            Fault::NotStarted => return None,
+        })
+    }
+}
+
+impl fmt::Display for CallError {
+    /// Messages hold the fragments that operators and the reference's tests look for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            fault,
+            address,
+            port,
+        } = self;
+        match fault {
+            Fault::Unresolved => write!(
+                f,
+                "host '{address}' did not resolve - check the name or use an IP address"
+            ),
+            Fault::Refused => write!(
+                f,
+                "host '{address}' did not respond on port {port} - connection refused (agent not \
+                 running, or wrong port?)"
+            ),
+            Fault::Unreachable => {
+                write!(
+                    f,
+                    "host '{address}' is unreachable - no route to it from here"
+                )
+            }
+            Fault::ConnectTimeout => write!(
+                f,
+                "host '{address}' did not respond on port {port} - connection timed out"
+            ),
+            Fault::TlsTimeout => {
+                write!(
+                    f,
+                    "TLS handshake with '{address}' failed: connection timed out"
+                )
+            }
+            Fault::ReadTimeout(_) => {
+                write!(
+                    f,
+                    "host '{address}' sent no answer in time - connection timed out"
+                )
+            }
+            Fault::Tls(text) => write!(f, "TLS handshake with '{address}' failed: {text}"),
+            Fault::NoAnswer => {
+                write!(
+                    f,
+                    "host '{address}' closed the connection without sending any data back"
+                )
+            }
+            Fault::Truncated => {
+                write!(
+                    f,
+                    "host '{address}' closed the connection in the middle of its answer"
+                )
+            }
+            Fault::TooLarge => write!(f, "answer of host '{address}' is too large"),
+            Fault::BadAnswer(text) => {
+                write!(f, "host '{address}' did not answer in HTTP: {text}")
+            }
+            Fault::Local(text) => write!(f, "cannot connect to '{address}': {text}"),
+            Fault::Interrupted => f.write_str("interrupted while waiting for the answer"),
+            Fault::NotStarted => f.write_str("not started: the run was stopped before its turn"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_hold_the_documented_fragments() {
+        let text = |fault| {
+            CallError {
+                fault,
+                address: "10.0.0.1".into(),
+                port: 7443,
+            }
+            .to_string()
+        };
+        for (fault, fragments) in [
+            (Fault::Unresolved, &["'10.0.0.1'", "did not resolve"][..]),
+            (
+                Fault::Refused,
+                &[
+                    "'10.0.0.1'",
+                    "port 7443",
+                    "connection refused",
+                    "agent not running",
+                ],
+            ),
+            (Fault::Unreachable, &["'10.0.0.1'", "is unreachable"]),
+            (
+                Fault::ConnectTimeout,
+                &["'10.0.0.1'", "connection timed out"],
+            ),
+            (
+                Fault::ReadTimeout(Duration::from_secs(1)),
+                &["'10.0.0.1'", "connection timed out"],
+            ),
+            (
+                Fault::Tls("x".into()),
+                &["'10.0.0.1'", "TLS handshake", "failed"],
+            ),
+        ] {
+            let message = text(fault);
+            for fragment in fragments {
+                assert!(message.contains(fragment), "{message} lacks {fragment}");
+            }
+        }
+    }
+}
