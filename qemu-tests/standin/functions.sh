@@ -1,0 +1,51 @@
+# Stand-in for OpenWrt's /lib/functions.sh: users, and what every package's scripts call.
+
+group_exists() { grep "^$1:" "$IPKG_INSTROOT/etc/group" >/dev/null 2>&1; }
+user_exists() { grep "^$1:" "$IPKG_INSTROOT/etc/passwd" >/dev/null 2>&1; }
+group_add() { echo "$1:x:$2:" >>"$IPKG_INSTROOT/etc/group"; }
+user_add() {
+	echo "$1:x:$2:$3:$1:/var/run/$1:/bin/false" >>"$IPKG_INSTROOT/etc/passwd"
+	echo "$1:x:0:0:99999:7:::" >>"$IPKG_INSTROOT/etc/shadow"
+}
+
+# "name=uid:group=gid ..." of the control file's Require-User
+_add_users() {
+	local item user group
+	for item in $1; do
+		user="${item%%:*}" group="${item#*:}"
+		group_exists "${group%%=*}" || group_add "${group%%=*}" "${group##*=}"
+		user_exists "${user%%=*}" || user_add "${user%%=*}" "${user##*=}" "${group##*=}"
+	done
+}
+
+default_postinst() {
+	local name="${1##*/}" info="$IPKG_INSTROOT/usr/lib/opkg/info" f failed=0
+	name="${name%.postinst}"
+	_add_users "$(sed -n 's/^Require-User: //p' "$info/$name.control")"
+	if [ -z "$IPKG_INSTROOT" ]; then
+		for f in $(grep '^/etc/uci-defaults/' "$info/$name.list"); do
+			[ -f "$f" ] && (cd /etc/uci-defaults && . "$f") && rm -f "$f"
+		done
+	fi
+	if [ -f "$info/$name.postinst-pkg" ]; then
+		(. "$info/$name.postinst-pkg") || failed=1
+	fi
+	for f in $(grep '^/etc/init.d/' "$info/$name.list"); do
+		[ "$PKG_UPGRADE" = 1 ] || "$IPKG_INSTROOT$f" enable
+		[ -n "$IPKG_INSTROOT" ] || "$f" start
+	done
+	return $failed
+}
+
+default_prerm() {
+	local name="${1##*/}" info="$IPKG_INSTROOT/usr/lib/opkg/info" f failed=0
+	name="${name%.prerm}"
+	if [ -f "$info/$name.prerm-pkg" ]; then
+		(. "$info/$name.prerm-pkg") || failed=1
+	fi
+	for f in $(grep '^/etc/init.d/' "$info/$name.list"); do
+		[ "$PKG_UPGRADE" = 1 ] || "$f" disable
+		[ -n "$IPKG_INSTROOT" ] || "$f" stop
+	done
+	return $failed
+}

@@ -1,0 +1,271 @@
+"""rc.common's stand-in makes the calls that the real one was recorded to make, and our own init
+scripts make the ones they should."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+STANDIN = HERE.parent / "standin"
+PACKAGE = HERE.parents[1] / "openwrt-feed/net/ctrl-exec/files"
+RECORDED = json.loads((HERE / "procd-calls.json").read_text())
+FURTHER = {
+    "s2": 'start_service() { procd_open_instance; procd_set_param command /bin/x; procd_set_param reload_signal %s; procd_close_instance; }\n'
+    "reload_service() { procd_send_signal s2 '*' %s; }\n",
+    "s3": "start_service() { procd_open_instance; procd_set_param command /bin/x; procd_close_instance; }\n"
+    "reload_service() { procd_send_signal s3; procd_send_signal s3 instance1 TERM; procd_send_signal s3 '*' 12; stop; start; }\n",
+    "s4": "start_service() {\n"
+    "procd_open_instance; procd_set_param command /bin/x; procd_set_param respawn; procd_close_instance\n"
+    "procd_open_instance; procd_set_param command /bin/x; procd_set_param respawn 60; procd_close_instance\n"
+    "procd_open_instance; procd_set_param command /bin/x; procd_set_param respawn 3600 5 5; procd_set_param stdout 0\n"
+    "procd_set_param no_new_privs; procd_set_param term_timeout; procd_set_param nonsense 1; procd_close_instance; }\n",
+    "s5": "start_service() { return 1; }\n",
+    "s6": "start_service() { exit 3; }\n",
+}
+STUB = """#!/bin/sh
+for a in "$@"; do printf '%s\\n' "$a"; done >>"$CALLS"
+echo >>"$CALLS"
+[ "$3" = list ] && [ -n "$LIST_ANSWER" ] && printf '%s\\n' "$LIST_ANSWER"
+exit 0
+"""
+SHELL = ["dash"] if shutil.which("dash") else ["sh"]  # busybox would take its own logger
+
+
+class Bench:
+    """A directory with the stand-in, a stub ubus and init scripts."""
+
+    def __init__(self, case):
+        self.root = pathlib.Path(tempfile.mkdtemp())
+        case.addCleanup(shutil.rmtree, self.root)
+        for d in ("lib", "etc/init.d", "etc/rc.d", "bin"):
+            (self.root / d).mkdir(parents=True)
+        shutil.copy(STANDIN / "functions.sh", self.root / "lib")
+        self.write("bin/ubus", STUB)
+        self.answer = ""
+
+    def write(self, path, text):
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+        (self.root / path).chmod(0o755)
+
+    def run(self, service, *arguments):
+        """(exit code, printed lines, ubus calls with the last element decoded)"""
+        calls = self.root / "calls"
+        calls.write_text("")
+        env = {
+            "PATH": f"{self.root}/bin:{os.environ['PATH']}",
+            "IPKG_INSTROOT": str(self.root),
+            "CALLS": str(calls),
+            "LIST_ANSWER": self.answer,
+        }
+        script = f"{self.root}/etc/init.d/{service}"
+        done = subprocess.run([*SHELL, str(STANDIN / "rc.common"), script, *arguments], env=env, capture_output=True, text=True)
+        made = []
+        for block in calls.read_text().replace(str(self.root), "").split("\n\n"):
+            if words := block.strip("\n").split("\n"):
+                if words != [""]:
+                    made.append([*words[:-1], json.loads(words[-1])])
+        printed = (done.stdout + done.stderr).replace(str(self.root), "")
+        return done.returncode, [x for x in printed.split("\n") if x], made
+
+
+class Recorded(unittest.TestCase):
+    def setUp(self):
+        self.bench = Bench(self)
+        for name, text in RECORDED["sample_init_scripts_of_our_own"].items():
+            self.bench.write(f"etc/init.d/{name}", text)
+
+    def test_calls(self):
+        self.assertEqual(len(RECORDED["calls"]), 28)
+        for call in RECORDED["calls"]:
+            with self.subTest(call["run"]):
+                code, printed, made = self.bench.run(*call["run"].split(" "))
+                self.assertEqual(made, call["ubus"])
+                self.assertEqual(code, call["exit"])
+                # The real one's JSON reader complains of the stub's empty answer.
+                want = [x for x in call.get("printed", []) if not x.startswith("Failed to parse json")]
+                self.assertEqual([x.strip() for x in printed], [x.strip() for x in want])
+
+    def test_further_calls(self):
+        tried = 0
+        for call in RECORDED["further_calls"]:
+            run = call["run"]
+            if run.startswith("reload_signal "):
+                name, text, commands = "s2", FURTHER["s2"].replace("%s", run.split(" ")[1]), [["start"], ["reload"]]
+            elif run in ("s3 reload", "respawn forms", "s5 start with failing start_service", "start arg", "s6 exit 3 in start_service"):
+                name, commands = {
+                    "s3 reload": ("s3", [["reload"]]),
+                    "respawn forms": ("s4", [["start"]]),
+                    "s5 start with failing start_service": ("s5", [["start"]]),
+                    "start arg": ("s5", [["start", "foo"]]),
+                    "s6 exit 3 in start_service": ("s6", [["start"], ["restart"]]),
+                }[run]
+                text = FURTHER[name]
+            else:
+                continue  # parameters that our packages do not use
+            tried += 1
+            with self.subTest(run):
+                self.bench.write(f"etc/init.d/{name}", "#!/bin/sh /etc/rc.common\nUSE_PROCD=1\n" + text)
+                made, codes = [], []
+                for command in commands:
+                    code, _, calls = self.bench.run(name, *command)
+                    made += calls
+                    codes.append(code)
+                self.assertEqual(made, call["ubus"])
+                want = call["exit"] if isinstance(call["exit"], list) else [call["exit"]] * len(codes)
+                self.assertEqual(codes, want)
+        self.assertEqual(tried, 11)
+
+    def test_answers_to_list(self):
+        for state in RECORDED["real_procd_list_answers"]:
+            said = state["what_status_prints"]
+            if said == "not recorded":
+                continue
+            with self.subTest(state["state"]):
+                answer = state["answer_of_ubus_call_service_list"]
+                self.bench.answer = json.dumps(answer, separators=(",", ":"))
+                code, printed, _ = self.bench.run("plaind", "status")
+                text, want = said.split(", exit ")
+                self.assertEqual((printed, code), ([text], int(want.split()[0])))
+
+
+class OurScripts(unittest.TestCase):
+    """The packages' init scripts, with programs that only answer."""
+
+    def setUp(self):
+        self.bench = Bench(self)
+        root = self.bench.root
+        for name in ("ctrl-exec-agent", "ctrl-exec-exec"):
+            text = (PACKAGE / f"{name}.init").read_text()
+            for path in ("/usr/bin/", "/usr/sbin/", "/etc/ctrl-exec-agent", "/var/", "/opt/"):
+                text = text.replace(path, f"{root}{path}")
+            self.bench.write(f"etc/init.d/{name}", text)
+        for path in ("etc/passwd", "etc/group", "etc/shadow"):
+            (root / path).write_text("ctrl-exec-agent:x:9443:9443::/:/bin/false\n")
+        self.bench.write("bin/logger", f'#!/bin/sh\necho "$@" >>{root}/log\n')
+        self.bench.write("bin/chown", "#!/bin/sh\nexit 0\n")
+        self.agent("exit 0")
+        shutil.copytree(PACKAGE, root / "etc/ctrl-exec-agent", dirs_exist_ok=True)
+        self.conf = root / "etc/ctrl-exec-agent/agent.conf"
+        (root / "var/run").mkdir(parents=True)
+
+    def agent(self, body):
+        """What the agent's verbs answer."""
+        self.bench.write("usr/bin/ctrl-exec-agent", f'#!/bin/sh\necho "$1" >>{self.bench.root}/verbs\n{body}\n')
+
+    def log(self):
+        path = self.bench.root / "log"
+        return path.read_text() if path.exists() else ""
+
+    def verbs(self):
+        path = self.bench.root / "verbs"
+        return path.read_text().split() if path.exists() else []
+
+    def test_paired_agent_is_registered(self):
+        code, printed, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertEqual((code, printed), (0, []))
+        self.assertEqual(self.verbs(), ["paired", "promote-cert"])
+        self.assertEqual(
+            made[0][3]["instances"],
+            {
+                "instance1": {
+                    "command": ["/usr/bin/ctrl-exec-agent", "serve"],
+                    "user": "ctrl-exec-agent",
+                    "group": "ctrl-exec-agent",
+                    "pidfile": "/var/run/ctrl-exec-agent.pid",
+                    "respawn": ["3600", "10", "0"],
+                    "limits": {"core": "0", "nofile": "512 512"},
+                    "term_timeout": 10,
+                    "stderr": True,
+                }
+            },
+        )
+
+    def test_unpaired_agent_is_not_registered_and_says_so_once(self):
+        self.agent('[ "$1" != paired ]')
+        code, printed, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertEqual((code, printed), (0, []))
+        self.assertEqual(made[0][3]["instances"], {})
+        self.assertEqual(self.log().count("not paired"), 1)
+        self.assertEqual(len(self.log().splitlines()), 1)
+        self.assertEqual(self.verbs(), ["paired"])
+
+    def test_missing_user_is_made(self):
+        for path in ("etc/passwd", "etc/group"):
+            (self.bench.root / path).write_text("root:x:0:0::/:/bin/sh\n")
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertIn("instance1", made[0][3]["instances"])
+        self.assertIn("ctrl-exec-agent:x:9443:9443:", (self.bench.root / "etc/passwd").read_text())
+        self.assertIn("ctrl-exec-agent:x:9443:", (self.bench.root / "etc/group").read_text())
+
+    def test_missing_user_that_cannot_be_made_keeps_the_agent_down(self):
+        (self.bench.root / "etc/passwd").unlink()
+        (self.bench.root / "etc/passwd").mkdir()
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertEqual(made[0][3]["instances"], {})
+        self.assertIn("no user ctrl-exec-agent", self.log())
+
+    def test_state_that_cannot_be_set_up_does_not_keep_the_agent_down(self):
+        (self.bench.root / "etc/ctrl-exec-agent/state").write_text("in the way\n")
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertIn("instance1", made[0][3]["instances"])
+        self.assertIn("cannot set up", self.log())
+
+    def test_failed_promotion_does_not_keep_the_agent_down(self):
+        self.agent('[ "$1" != promote-cert ]')
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertIn("instance1", made[0][3]["instances"])
+
+    def test_reload_signals_a_running_agent_and_starts_one_that_is_not(self):
+        self.bench.answer = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
+        _, _, made = self.bench.run("ctrl-exec-agent", "reload")
+        self.assertEqual(made[-1], ["call", "service", "signal", {"name": "ctrl-exec-agent", "signal": 1}])
+        self.bench.answer = "{}"
+        _, _, made = self.bench.run("ctrl-exec-agent", "reload")
+        self.assertEqual(made[-1][2], "set")
+        self.assertIn("instance1", made[-1][3]["instances"])
+
+    def test_adopt_restarts_only_for_a_staged_certificate_and_a_running_agent(self):
+        running = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
+        for staged, answer, calls in (
+            (False, running, []),
+            (True, "{}", ["list"]),
+            (True, running, ["list", "delete", "set"]),
+        ):
+            self.agent("exit 0" if staged else '[ "$1" != cert-staged ]')
+            self.bench.answer = answer
+            code, _, made = self.bench.run("ctrl-exec-agent", "adopt")
+            self.assertEqual((code, [c[2] for c in made]), (0, calls))
+
+    def test_executor_stays_down_until_agent_conf_names_its_socket(self):
+        _, _, made = self.bench.run("ctrl-exec-exec", "start")
+        self.assertEqual(made[0][3]["instances"], {})
+        self.assertIn("no executor_socket", self.log())
+        text = self.conf.read_text().replace("#executor_socket = ", f"executor_socket = {self.bench.root}")
+        self.conf.write_text(text)
+        _, _, made = self.bench.run("ctrl-exec-exec", "start")
+        conf = "/etc/ctrl-exec-agent"
+        self.assertEqual(
+            made[0][3]["instances"]["instance1"]["command"],
+            ["/usr/sbin/ctrl-exec-exec", "serve", "/var/run/ctrl-exec-agent/exec.sock", f"{conf}/agent.conf", f"{conf}/scripts.conf", "ctrl-exec-agent"],
+        )
+        self.assertTrue((self.bench.root / "var/run/ctrl-exec-agent").is_dir())
+
+    def test_a_socket_named_in_a_section_does_not_count(self):
+        self.conf.write_text("port = 1\n[tags]\nexecutor_socket = /x\n")
+        _, _, made = self.bench.run("ctrl-exec-exec", "start")
+        self.assertEqual(made[0][3]["instances"], {})
+
+    def test_enable_makes_the_links_for_boot(self):
+        for name, links in (("ctrl-exec-agent", ["K15", "S95"]), ("ctrl-exec-exec", ["K16", "S94"])):
+            self.assertEqual(self.bench.run(name, "enable")[0], 0)
+            made = sorted(p.name for p in (self.bench.root / "etc/rc.d").iterdir() if p.name.endswith(name))
+            self.assertEqual(made, [x + name for x in links])
+
+
+if __name__ == "__main__":
+    unittest.main()
