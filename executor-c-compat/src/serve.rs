@@ -1,0 +1,240 @@
+//! The server: accepts connections and gives each a process (executor.md §2).
+
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
+use rustix::process::{Gid, Pid, Uid, WaitOptions, waitpid};
+
+use crate::conf::Conf;
+use crate::mounts::Guarded;
+use crate::probe::Kernel;
+use crate::sys::{self, Forked, User};
+use crate::worker::{self, Service};
+use crate::{report, timespec};
+
+/// The shortest path that does not fit a unix socket address.
+const SOCKET_PATH_LIMIT: usize = 108;
+/// Connections beyond the limit that still get a process, to be told so.
+const BUSY_ANSWERS: usize = 16;
+const SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD];
+
+/// Serves until SIGTERM or SIGINT; SIGHUP only forgets what was read of the configuration.
+/// Scripts that run then go on, and their answers are still delivered.
+///
+/// # Errors
+/// A sentence, when the server cannot start or go on.
+pub fn serve(
+    root: &Path,
+    socket: &Path,
+    mut conf: Conf,
+    peer_user: &str,
+    privileged: bool,
+) -> Result<(), String> {
+    let peer = match sys::user_by_name(peer_user) {
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(format!("no such user: '{peer_user}'")),
+        Err(error) => return Err(format!("cannot look up '{peer_user}': {error}")),
+    };
+    if privileged {
+        report_kernel(&mut conf)?;
+    }
+    report_conf(&mut conf);
+    sys::close_on_exec_all();
+    let signals = sys::signal_fd(&SIGNALS).map_err(|error| format!("signals: {error}"))?;
+    let listener = listen(socket, &peer).map_err(|error| {
+        format!(
+            "cannot listen on {}: {}",
+            socket.display(),
+            report::text(&error)
+        )
+    })?;
+    let own = std::fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
+    let identity = inode(&own);
+    let server = Server {
+        listener,
+        signals,
+        guarded: Guarded::new(root, Some(own.clone())),
+        peer_uid: peer.uid,
+        privileged,
+        children: Vec::new(),
+    };
+    let result = server.run(&mut conf);
+    if identity.is_some() && inode(&own) == identity {
+        let _ = std::fs::remove_file(&own);
+    }
+    result
+}
+
+struct Server {
+    listener: UnixListener,
+    signals: OwnedFd,
+    guarded: Guarded,
+    peer_uid: u32,
+    privileged: bool,
+    children: Vec<Pid>,
+}
+
+impl Server {
+    fn run(mut self, conf: &mut Conf) -> Result<(), String> {
+        loop {
+            let mut fds = [
+                PollFd::new(&self.listener, PollFlags::IN),
+                PollFd::new(&self.signals, PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(format!("poll: {error}")),
+            }
+            if self.handle_signals(conf) {
+                return Ok(());
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => self.connected(stream, conf),
+                Err(error) => pause_after(&error)?,
+            }
+        }
+    }
+
+    /// Whether it is time to end.
+    fn handle_signals(&mut self, conf: &mut Conf) -> bool {
+        let mut end = false;
+        while let Some(signal) = sys::next_signal(&self.signals) {
+            match i32::try_from(signal) {
+                Ok(libc::SIGCHLD) => {}
+                Ok(libc::SIGHUP) => conf.forget(),
+                _ => end = true,
+            }
+        }
+        // Several deaths may share one signal.
+        while let Ok(Some((pid, _))) = waitpid(None, WaitOptions::NOHANG) {
+            self.children.retain(|child| *child != pid);
+        }
+        end
+    }
+
+    fn connected(&mut self, stream: UnixStream, conf: &mut Conf) {
+        match sys::peer_uid(&stream) {
+            Ok(uid) if uid == self.peer_uid || uid == 0 => {}
+            Ok(uid) => return report::line(format_args!("connection from uid {uid} refused")),
+            Err(error) => return report::line(format_args!("connection refused: {error}")),
+        }
+        // Read here too, so that the child inherits a parsed copy and rarely has to parse.
+        let limit = match conf.current().0 {
+            Ok(agent) => usize::try_from(agent.conf.executor_max_children).unwrap_or(usize::MAX),
+            Err(_) => 1,
+        };
+        let running = self.children.len();
+        if running >= limit.saturating_add(BUSY_ANSWERS) {
+            return report::line("too many connections, one closed");
+        }
+        let (guarded, privileged) = (&self.guarded, self.privileged);
+        let mut service = Service {
+            conf,
+            guarded,
+            privileged,
+            busy: running >= limit,
+        };
+        match sys::fork() {
+            Ok(Forked::Parent(pid)) => self.children.push(pid),
+            Ok(Forked::Child) => {
+                // A panic must not reach the loop of a process that is not the server.
+                let done = catch_unwind(AssertUnwindSafe(|| {
+                    sys::unblock(&SIGNALS);
+                    worker::serve(stream, &mut service);
+                }));
+                sys::exit_now(i32::from(done.is_err()));
+            }
+            Err(error) => report::line(format_args!("cannot fork: {}", report::text(&error))),
+        }
+    }
+}
+
+/// Says at once what cannot work later.
+fn report_kernel(conf: &mut Conf) -> Result<(), String> {
+    let kernel = Kernel::probe().map_err(|error| format!("cannot fork: {error}"))?;
+    if let Some(fault) = kernel.fatal() {
+        return Err(fault.to_owned());
+    }
+    if let (Ok(agent), _) = conf.current() {
+        for fault in kernel.faults(&agent.conf) {
+            report::line(fault);
+        }
+    }
+    Ok(())
+}
+
+/// A fault in the configuration refuses requests, not the start: it may be mended meanwhile.
+fn report_conf(conf: &mut Conf) {
+    let [agent_path, scripts_path] = conf.paths().map(|path| path.display().to_string());
+    let (agent, scripts) = conf.current();
+    for (path, result) in [
+        (agent_path, agent.as_ref().map(|file| &file.warnings)),
+        (scripts_path, scripts.as_ref().map(|file| &file.warnings)),
+    ] {
+        match result {
+            Ok(warnings) => {
+                for warning in warnings {
+                    report::line(format_args!("{path}: {warning}"));
+                }
+            }
+            Err(error) => report::line(error),
+        }
+    }
+}
+
+fn listen(path: &Path, peer: &User) -> io::Result<UnixListener> {
+    if path.as_os_str().len() >= SOCKET_PATH_LIMIT {
+        return Err(io::Error::other(
+            "path is too long for a socket (107 bytes)",
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // The socket is closed to everybody from the moment it exists.
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = bind(path);
+    rustix::process::umask(umask);
+    let listener = bound?;
+    let owner = (Some(Uid::from_raw(peer.uid)), Some(Gid::from_raw(peer.gid)));
+    // Reported only, as in the reference: root's own clients can still connect.
+    if let Err(error) = rustix::fs::chown(path, owner.0, owner.1) {
+        report::line(format_args!(
+            "cannot give the socket to the peer user: {error}"
+        ));
+    }
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    UnixListener::bind(path)
+}
+
+fn pause_after(error: &io::Error) -> Result<(), String> {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(()),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+            report::line(format_args!("cannot accept: {}", report::text(error)));
+            let pause = timespec(Duration::from_millis(200));
+            let _ = poll(&mut [], Some(&pause));
+            Ok(())
+        }
+        _ => Err(format!("cannot accept: {error}")),
+    }
+}
+
+fn inode(path: &PathBuf) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path)
+        .ok()
+        .map(|meta| (meta.dev(), meta.ino()))
+}
