@@ -1,0 +1,186 @@
+//! `pairing-status`, `paired`, `self-check`, `self-ping` (agent.md §12).
+
+use crate::client::Client;
+use crate::handlers::is_executable;
+use crate::identity::{self, Owner};
+use crate::live::{self, Configuration, Files, Notes};
+use crate::places::Places;
+use crate::trust::read_bounded;
+use ctrl_exec_protocol::config::decision;
+use ctrl_exec_protocol::http::render_request;
+use ctrl_exec_protocol::tls::{self, Identity};
+use ctrl_exec_protocol::verify::ChainVerifier;
+use ctrl_exec_protocol::{cert, json};
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Patience of a self-ping.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Says whether this host is paired, and until when.
+pub(super) fn pairing_status(places: &Places) -> u8 {
+    let _ = identity::finish(places, Owner::of_agent());
+    let files = files(places);
+    let reason = match files.missing().first() {
+        Some(path) => format!("{} is missing", path.display()),
+        None => match check_identity(&files) {
+            Ok(()) => {
+                super::print(&format!(
+                    "Paired. Certificate expires: {}\n",
+                    live::expiry_of(&files.cert)
+                ));
+                return 0;
+            }
+            Err(fault) => fault,
+        },
+    };
+    super::print(&format!("Not paired. Reason: {reason}\n"));
+    1
+}
+
+/// 0 when the configuration loads and its certificate, key and CA exist.
+pub(super) fn paired(places: &Places) -> u8 {
+    // The service's start script calls this as root before anything else.
+    let _ = identity::finish(places, Owner::of_agent());
+    match live::load_conf(places, &mut Notes::default()) {
+        Ok((_, _, files)) => u8::from(!files.missing().is_empty()),
+        Err(_) => 1,
+    }
+}
+
+/// Prints the state of configuration, certificate and scripts.
+pub(super) fn self_check(places: &Places) -> u8 {
+    let mut notes = Notes::default();
+    let loaded = match Configuration::load(places, &mut notes) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let _ = writeln!(
+                io::stderr(),
+                "ctrl-exec-agent: configuration error\n  {error}"
+            );
+            return 1;
+        }
+    };
+    let mut out = format!("ctrl-exec-agent {}\n", crate::VERSION);
+    out.push_str(&format!("Port:        {}\n", loaded.port));
+    out.push_str(&format!("Scripts:     {}\n", loaded.scripts.scripts.len()));
+    let certificate = match loaded.files.missing().first() {
+        Some(path) => format!("not paired ({} is missing)", path.display()),
+        None => match check_identity(&loaded.files) {
+            Ok(()) => format!("expires {}", live::expiry_of(&loaded.files.cert)),
+            Err(fault) => format!("UNUSABLE: {fault}"),
+        },
+    };
+    out.push_str(&format!("Certificate: {certificate}\n"));
+    for warning in &notes.stderr {
+        out.push_str(&format!("Warning:     {warning}\n"));
+    }
+    for (name, script) in &loaded.scripts.scripts {
+        let state = if is_executable(&script.path) {
+            "ok"
+        } else {
+            "NOT EXECUTABLE"
+        };
+        out.push_str(&format!(
+            "  {name} = {} profile={} [{state}]\n",
+            script.path, script.profile
+        ));
+    }
+    for (script, profile) in decision::undefined_profiles(&loaded.conf, &loaded.scripts) {
+        out.push_str(&format!(
+            "Undefined profile: {script} -> {profile} (serve will not start)\n"
+        ));
+    }
+    super::print(&out);
+    0
+}
+
+/// Asks the agent on this host for a ping, with the agent's own certificate. Its answer that this
+/// certificate is no dispatcher's proves that it is alive, too.
+pub(super) fn self_ping(places: &Places, port: Option<u16>) -> u8 {
+    match ping(places, port) {
+        Ok(text) => {
+            super::print(&format!("{text}\n"));
+            0
+        }
+        Err(fault) => {
+            let _ = writeln!(io::stderr(), "self-ping failed: {fault}");
+            1
+        }
+    }
+}
+
+fn ping(places: &Places, port: Option<u16>) -> Result<String, String> {
+    let (conf, configured, files) =
+        live::load_conf(places, &mut Notes::default()).map_err(|error| error.to_string())?;
+    let own = identity_of(&files)?;
+    let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|error| error.to_string())?;
+    let floor = live::floor(own.facts().not_before, &[&files.cert, &files.ca]);
+    let clock = live::clock_with_floor(floor);
+    let config = tls::dispatcher_client_config(&own, Arc::new(chain), &clock, false)
+        .map_err(|error| error.to_string())?;
+    let host = conf
+        .bind
+        .filter(|ip| !ip.is_unspecified())
+        .unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let host = host.to_string();
+    let mut client = Client::connect(&host, port.unwrap_or(configured), config, PATIENCE)
+        .map_err(|error| error.to_string())?;
+    let id = ctrl_exec_host::random::hex_id().map_err(|error| error.to_string())?;
+    let body = json::object().str("reqid", &id[..8]).finish();
+    client
+        .send(&render_request("POST", "/ping", &host, Some(&body), false))
+        .map_err(|error| error.to_string())?;
+    let answer = client
+        .response(Instant::now() + PATIENCE)
+        .map_err(|error| error.to_string())?;
+    let body = json::lossy(&answer.body).into_owned();
+    if body.contains("\"status\":\"ok\"") {
+        Ok(format!("ok: {body}"))
+    } else if body.contains("serial mismatch") {
+        Ok(
+            "ok: the agent answers (it does not take its own certificate for a dispatcher's)"
+                .into(),
+        )
+    } else {
+        Err(format!("unexpected answer {}: {body}", answer.status))
+    }
+}
+
+/// The identity's files by the configuration, or the default ones if that cannot be read.
+fn files(places: &Places) -> Files {
+    match live::load_conf(places, &mut Notes::default()) {
+        Ok((_, _, files)) => files,
+        Err(_) => Files {
+            cert: places.etc().join("agent.crt"),
+            key: places.etc().join("agent.key"),
+            ca: places.etc().join("ca.crt"),
+        },
+    }
+}
+
+fn check_identity(files: &Files) -> Result<(), String> {
+    cert::facts_from_pem(&text(&files.cert)?)
+        .map_err(|error| format!("{}: {error}", files.cert.display()))?;
+    // Only root and the agent's group may read the key; others still learn the rest.
+    match read_bounded(&files.key) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        _ => identity_of(files).map(|_| ()),
+    }
+}
+
+fn identity_of(files: &Files) -> Result<Identity, String> {
+    Identity::from_pem(&text(&files.cert)?, &text(&files.key)?)
+        .map_err(|error| format!("{}, {}: {error}", files.cert.display(), files.key.display()))
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    match read_bounded(path) {
+        Ok(Some(text)) => Ok(text),
+        Ok(None) => Err(format!("{} is missing", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}

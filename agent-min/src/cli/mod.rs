@@ -1,0 +1,107 @@
+//! The command line (agent.md §12).
+
+mod args;
+mod certs;
+mod checks;
+
+use crate::pairing;
+use crate::places::Places;
+use crate::serve;
+use crate::{VERSION, job};
+use args::Args;
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+const USAGE: &str = "\
+usage: ctrl-exec-agent <mode> [options]
+
+modes:
+  serve            answer the dispatcher (foreground)
+  request-pairing  ask a dispatcher for a certificate
+  pairing-status   say whether this host is paired, and until when
+  paired           the same as an exit code: 0 paired, 1 not
+  self-check       check configuration, certificate and scripts
+  self-ping        ping the agent running on this host
+  cert-staged      exit 0 when a renewed certificate waits, else 1
+  promote-cert     put a renewed certificate in place (before serve starts)
+
+options:
+  --config FILE       default /etc/ctrl-exec-agent/agent.conf
+  --allowlist FILE    default /etc/ctrl-exec-agent/scripts.conf
+  --root DIR          prefix of all default paths
+  --version, --help
+
+options of request-pairing:
+  --dispatcher HOST   required
+  --port N            pairing port of the dispatcher, default 7444
+  --lookup-by WHAT    'ip' or 'hostname': how the dispatcher finds this host
+  --key-type TYPE     p256, p384, ed25519 or rsa2048; default: as the dispatcher's
+  --timeout SECONDS   how long to wait for the decision
+  --background        print the request id and go on waiting in the background
+";
+
+/// Exit code of a command line that is not understood, and of fatal faults.
+const EXIT_USAGE: u8 = 3;
+
+/// Does what the arguments (without the program's name) say. The result is the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let all: Vec<OsString> = arguments.into_iter().collect();
+    match all.first().and_then(|first| first.to_str()) {
+        Some(job::START) => return job::start(),
+        Some(job::SUPERVISE) => return job::supervise(),
+        _ => {}
+    }
+    let args = match Args::parse(&all) {
+        Ok(args) => args,
+        Err(fault) => {
+            let _ = write!(io::stderr(), "ctrl-exec-agent: {fault}\n\n{USAGE}");
+            return EXIT_USAGE;
+        }
+    };
+    if args.version {
+        print(&format!("ctrl-exec-agent {VERSION}\n"));
+        return 0;
+    }
+    let Some(mode) = args.mode.as_deref().filter(|_| !args.help) else {
+        print(USAGE);
+        return 0;
+    };
+    if let Some(option) = args.misplaced(mode) {
+        let _ = writeln!(io::stderr(), "ctrl-exec-agent: {mode} takes no {option}");
+        return EXIT_USAGE;
+    }
+    let places = Places::new(args.root(), args.config.clone(), args.allowlist.clone());
+    match mode {
+        "serve" => serve::serve(places),
+        "request-pairing" => pairing::run(&places, &args.pairing, &without_mode(&all, mode)),
+        pairing::WAIT => pairing::wait(&places, &args.pairing),
+        "pairing-status" => checks::pairing_status(&places),
+        "paired" => checks::paired(&places),
+        "self-check" => checks::self_check(&places),
+        "self-ping" => checks::self_ping(&places, args.pairing.port),
+        "cert-staged" => certs::cert_staged(&places),
+        "promote-cert" => certs::promote_cert(&places),
+        other => {
+            let _ = write!(
+                io::stderr(),
+                "ctrl-exec-agent: unknown mode '{other}'\n\n{USAGE}"
+            );
+            EXIT_USAGE
+        }
+    }
+}
+
+/// The arguments but for the mode itself, for the background process.
+fn without_mode(all: &[OsString], mode: &str) -> Vec<OsString> {
+    let mut rest = all.to_vec();
+    if let Some(at) = rest.iter().position(|word| word == mode) {
+        rest.remove(at);
+    }
+    rest.retain(|word| word != "--background");
+    rest
+}
+
+fn print(text: &str) {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,97 @@
+//! `GET /capabilities` (agent.md §2.3).
+
+use super::{Intent, Peer, Reply, State, Step, ok};
+use crate::VERSION;
+use ctrl_exec_protocol::hook::{Denial, HookRequest};
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::{json, messages};
+use rustix::fs::{Access, access};
+use std::path::Path;
+
+pub(super) fn request(state: &mut State, peer: &Peer) -> Step {
+    let Some(dispatcher) = state.dispatcher(peer) else {
+        let reason = match state.live.trusted.is_empty() {
+            true => "no trusted dispatchers stored",
+            false => "serial-mismatch",
+        };
+        state.warn(
+            Line::new("capabilities-deny")
+                .field("PEER", peer.ip)
+                .field("PEER_SERIAL", &peer.serial)
+                .field("REASON", reason),
+        );
+        return Step::Reply(Reply {
+            status: 403,
+            body: messages::error_body("forbidden"),
+        });
+    };
+    if !state.hook() {
+        return allowed(state, peer);
+    }
+    let hook = HookRequest {
+        action: "discovery",
+        source_ip: peer.ip.to_string(),
+        dispatcher,
+        dispatcher_serial: peer.serial.clone(),
+        timestamp: Utc::now().iso(),
+        ..HookRequest::default()
+    };
+    Step::AskHook(Box::new(hook), Intent::Capabilities)
+}
+
+pub(super) fn allowed(state: &mut State, peer: &Peer) -> Step {
+    let live = &state.live;
+    let mut tags = json::object();
+    for (key, value) in &live.conf.tags {
+        tags = tags.str(key, value);
+    }
+    let mut scripts = Vec::with_capacity(live.scripts.scripts.len());
+    for (name, script) in &live.scripts.scripts {
+        let mut entry = json::object()
+            .str("name", name)
+            .str("path", &script.path)
+            .bool("executable", is_executable(&script.path))
+            .str("profile", &script.profile);
+        if let Some(schema) = live.schemas.get(name) {
+            entry = entry
+                .raw("schema", &schema.json)
+                .str("schema_version", &schema.version);
+        }
+        scripts.push(entry.finish());
+    }
+    let body = json::object()
+        .str("status", "ok")
+        .str("host", &state.host)
+        .str("version", VERSION)
+        .raw("tags", &tags.finish())
+        .raw("scripts", &json::raw_array(&scripts))
+        .finish();
+    let dispatcher = state.dispatcher(peer).unwrap_or_default();
+    state.info(
+        Line::new("capabilities")
+            .field("PEER", peer.ip)
+            .field("DISPATCHER", dispatcher)
+            .field("SCRIPTS", scripts.len()),
+    );
+    ok(body)
+}
+
+pub(super) fn denied(state: &mut State, peer: &Peer, denial: &Denial) -> Step {
+    let dispatcher = state.dispatcher(peer).unwrap_or_default();
+    state.warn(
+        Line::new("capabilities-deny")
+            .field("PEER", peer.ip)
+            .field("DISPATCHER", dispatcher)
+            .field("REASON", &denial.reason),
+    );
+    Step::Reply(Reply {
+        status: 403,
+        body: messages::error_body("not authorised"),
+    })
+}
+
+/// Whether this process may execute the file.
+pub(crate) fn is_executable(path: &str) -> bool {
+    Path::new(path).is_file() && access(path, Access::EXEC_OK).is_ok()
+}

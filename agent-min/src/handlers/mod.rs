@@ -1,0 +1,226 @@
+//! What the agent answers. A handler is a function of the agent's state and a request; it returns
+//! a [`Step`], which the loop carries out. Handlers know no sockets and start no processes.
+
+mod capabilities;
+mod ping;
+mod renew;
+mod result;
+mod rotate;
+mod run;
+
+pub(crate) use capabilities::is_executable;
+pub use run::{Run, async_outcome, refuse_run, run_outcome};
+
+use crate::live::Live;
+use crate::places::Places;
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::messages::{self, RotateRequest};
+use std::net::IpAddr;
+
+/// What the handlers may look at and change.
+pub struct State {
+    /// File locations.
+    pub places: Places,
+    /// This host's name, as peers see it.
+    pub host: String,
+    /// Everything a reload replaces.
+    pub live: Live,
+    /// Lines to be logged, in order; the loop takes them after each call.
+    pub lines: Vec<(Level, Line)>,
+}
+
+/// The caller of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Live serial of its certificate: lower-case hex, two digits per byte.
+    pub serial: String,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Method, case-sensitive.
+    pub method: &'a str,
+    /// Path, matched exactly.
+    pub path: &'a str,
+    /// Body.
+    pub body: &'a [u8],
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON text.
+    pub body: String,
+}
+
+/// What the loop is to do next for a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send this and be done.
+    Reply(Reply),
+    /// Run the auth hook, then call [`hook_done`].
+    AskHook(Box<HookRequest>, Intent),
+    /// Run a script and answer with its result.
+    Run(Box<Run>),
+    /// Start a script that outlives the request.
+    RunAsync(Box<Run>),
+}
+
+/// What was asked, kept while the hook decides.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// `GET /capabilities`.
+    Capabilities,
+    /// `POST /rotate-serial`.
+    Rotate(RotateRequest),
+    /// `POST /run`.
+    Run(Box<Run>),
+}
+
+/// Handles one request (agent.md §2).
+pub fn handle(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
+    if state.live.revoked.contains(&peer.serial) {
+        return Step::Reply(revoked(state, peer));
+    }
+    match (call.method, call.path) {
+        ("POST", "/run") => run::request(state, peer, call.body),
+        ("POST", "/ping") => ping::request(state, peer, call.body),
+        ("GET", "/capabilities") => capabilities::request(state, peer),
+        ("POST", "/rotate-serial") => rotate::request(state, peer, call.body),
+        ("POST", "/renew") => renew::request(state, peer, call.body),
+        ("POST", "/renew-complete") => renew::complete(state, peer, call.body),
+        ("GET", path) => match path.strip_prefix("/result/") {
+            Some(reqid) => result::request(state, peer, reqid),
+            None => Step::Reply(not_found()),
+        },
+        _ => Step::Reply(not_found()),
+    }
+}
+
+/// Continues after the hook of [`Step::AskHook`] has ended.
+pub fn hook_done(state: &mut State, peer: &Peer, intent: Intent, end: HookEnd) -> Step {
+    let denied = end.verdict().err();
+    if end == HookEnd::TimedOut {
+        let timeout = state.live.conf.auth_hook_timeout;
+        state.warn(Line::new("auth-hook-timeout").field("TIMEOUT", timeout));
+    }
+    decided(state, peer, intent, denied)
+}
+
+/// The hook could not be asked: it is gone or not executable.
+pub fn hook_missing(state: &mut State, peer: &Peer, intent: Intent) -> Step {
+    let hook = state.live.conf.auth_hook.clone().unwrap_or_default();
+    state.error(
+        Line::new("auth")
+            .field("RESULT", "error")
+            .field("REASON", "hook-not-executable")
+            .field("HOOK", &hook),
+    );
+    let denial = Denial::not_executable(&hook);
+    match intent {
+        Intent::Run(run) => run::denied(state, peer, &run, &denial),
+        Intent::Capabilities => capabilities::denied(state, peer, &denial),
+        Intent::Rotate(_) => rotate::denied(state, peer, &denial),
+    }
+}
+
+/// The answer to a revoked certificate, whatever it asks.
+pub fn revoked(state: &mut State, peer: &Peer) -> Reply {
+    state.warn(
+        Line::new("revoked-cert")
+            .field("PEER", peer.ip)
+            .field("SERIAL", &peer.serial),
+    );
+    Reply {
+        status: 403,
+        body: messages::error_body("certificate revoked"),
+    }
+}
+
+impl State {
+    fn info(&mut self, line: Line) {
+        self.lines.push((Level::Info, line));
+    }
+
+    fn warn(&mut self, line: Line) {
+        self.lines.push((Level::Warning, line));
+    }
+
+    fn error(&mut self, line: Line) {
+        self.lines.push((Level::Err, line));
+    }
+
+    /// The dispatcher id of a trusted caller.
+    fn dispatcher(&self, peer: &Peer) -> Option<String> {
+        self.live.trusted.owner(&peer.serial).map(str::to_owned)
+    }
+
+    /// The dispatcher id of the caller, or the answer of §2 to one that is not trusted.
+    fn trusted(&mut self, peer: &Peer, reqid: &str) -> Result<String, Step> {
+        if let Some(id) = self.dispatcher(peer) {
+            return Ok(id);
+        }
+        self.warn(
+            Line::new("serial-reject")
+                .field("PEER", peer.ip)
+                .field("PEER_SERIAL", &peer.serial)
+                .field("REQID", reqid),
+        );
+        Err(Step::Reply(Reply {
+            status: 403,
+            body: messages::forbidden_body("serial mismatch"),
+        }))
+    }
+
+    /// The step that asks the hook when there is one, else `None`.
+    fn hook(&self) -> bool {
+        self.live.conf.auth_hook.is_some()
+    }
+}
+
+fn decided(state: &mut State, peer: &Peer, intent: Intent, denial: Option<Denial>) -> Step {
+    let (action, user) = match &intent {
+        Intent::Run(run) => ("run", run.request.username.clone()),
+        Intent::Capabilities => ("discovery", String::new()),
+        Intent::Rotate(_) => ("rotate", String::new()),
+    };
+    let user = if user.is_empty() {
+        "(none)".to_owned()
+    } else {
+        user
+    };
+    let line = Line::new("auth")
+        .field("AUTHACTION", action)
+        .field("USER", user)
+        .field("IP", peer.ip);
+    match &denial {
+        None => state.info(line.field("RESULT", "pass")),
+        Some(denial) => state.warn(line.field("RESULT", "deny").field("REASON", &denial.reason)),
+    }
+    match (intent, denial) {
+        (Intent::Run(run), None) => run::allowed(run),
+        (Intent::Run(run), Some(denial)) => run::denied(state, peer, &run, &denial),
+        (Intent::Capabilities, None) => capabilities::allowed(state, peer),
+        (Intent::Capabilities, Some(denial)) => capabilities::denied(state, peer, &denial),
+        (Intent::Rotate(request), None) => rotate::allowed(state, peer, &request),
+        (Intent::Rotate(_), Some(denial)) => rotate::denied(state, peer, &denial),
+    }
+}
+
+fn ok(body: String) -> Step {
+    Step::Reply(Reply { status: 200, body })
+}
+
+fn not_found() -> Reply {
+    Reply {
+        status: 404,
+        body: messages::error_body("not found"),
+    }
+}

@@ -1,0 +1,67 @@
+//! `POST /renew` and `POST /renew-complete` (agent.md §2.6, §2.7, §10).
+//!
+//! Unlike the reference both need a trusted dispatcher (DEVIATE): its dispatcher renews only after
+//! a ping that was answered, so nothing that works today is refused.
+
+use super::{Peer, State, Step, ok};
+use crate::staging;
+use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::json::Bounds;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::messages::{reqid_of, status_error};
+
+pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
+    if let Err(step) = state.trusted(peer, "(none)") {
+        return step;
+    }
+    let reqid = reqid_of(body);
+    let line = Line::new("renew")
+        .field("PEER", peer.ip)
+        .field("REQID", &reqid);
+    match state.live.renewal_request(&state.host) {
+        Ok(csr) => {
+            state.info(line.field("STATUS", "csr-generated"));
+            ok(json::object()
+                .str("status", "ok")
+                .str("csr", &csr)
+                .str("reqid", &reqid)
+                .finish())
+        }
+        Err(error) => {
+            state.error(line.field("ERROR", &error.cause));
+            ok(status_error(error.answer))
+        }
+    }
+}
+
+pub(super) fn complete(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
+    if let Err(step) = state.trusted(peer, "(none)") {
+        return step;
+    }
+    let object = json::parse_object(body, &Bounds::REQUEST).unwrap_or_default();
+    let reqid = json::text_of(&object, "reqid");
+    let cert = json::text_of(&object, "cert");
+    if cert.is_empty() {
+        return ok(status_error("cert required"));
+    }
+    let line = Line::new("renew-complete")
+        .field("PEER", peer.ip)
+        .field("REQID", &reqid);
+    let target = state.places.staged(&state.live.conf);
+    let result = staging::validate(&state.live.files(), &cert, state.live.now())
+        .and_then(|()| staging::stage(&target, &cert));
+    match result {
+        Ok(()) => {
+            state.info(line.field("STATUS", "cert-staged"));
+            ok(json::object()
+                .str("status", "ok")
+                .str("reqid", &reqid)
+                .bool("staged", true)
+                .finish())
+        }
+        Err(error) => {
+            state.error(line.field("ERROR", &error));
+            ok(status_error(&error))
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `POST /rotate-serial` (agent.md §2.5).
+
+use super::{Intent, Peer, Reply, State, Step, ok};
+use crate::trust::{TrustError, TrustMap};
+use ctrl_exec_protocol::hook::{Denial, HookRequest};
+use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::messages::{RotateRequest, error_body, status_error};
+use ctrl_exec_protocol::time::Utc;
+
+pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
+    let dispatcher = match state.trusted(peer, "(none)") {
+        Ok(id) => id,
+        Err(step) => return step,
+    };
+    let request = RotateRequest::parse(body);
+    if request.serial.is_empty() {
+        return ok(status_error("serial required"));
+    }
+    if !matches!(request.action.as_str(), "add" | "remove") {
+        return ok(status_error(&format!(
+            "invalid action '{}'",
+            request.action
+        )));
+    }
+    if !state.hook() {
+        return allowed(state, peer, &request);
+    }
+    let hook = HookRequest {
+        action: "rotate",
+        args: vec![request.action.clone(), request.serial.clone()],
+        token: request.token.clone(),
+        source_ip: peer.ip.to_string(),
+        dispatcher,
+        dispatcher_serial: peer.serial.clone(),
+        timestamp: Utc::now().iso(),
+        ..HookRequest::default()
+    };
+    Step::AskHook(Box::new(hook), Intent::Rotate(request))
+}
+
+pub(super) fn allowed(state: &mut State, peer: &Peer, request: &RotateRequest) -> Step {
+    // The map may have changed while the hook decided.
+    let dispatcher = match state.trusted(peer, "(none)") {
+        Ok(id) => id,
+        Err(step) => return step,
+    };
+    if let Err(error) = change(state, request, &dispatcher) {
+        state.error(
+            Line::new("rotate-fail")
+                .field("DISPATCHER", &dispatcher)
+                .field("ERROR", &error),
+        );
+        return ok(status_error(&error.to_string()));
+    }
+    state.info(
+        Line::new("rotate")
+            .field("DISPATCHER", &dispatcher)
+            .field("SERIAL_ACTION", &request.action)
+            .field("SERIAL", &request.serial)
+            .field("PEER", peer.ip),
+    );
+    ok(json::object()
+        .str("status", "ok")
+        .str("action", &request.action)
+        .str("serial", &request.serial)
+        .str("dispatcher", &dispatcher)
+        .finish())
+}
+
+pub(super) fn denied(state: &mut State, peer: &Peer, denial: &Denial) -> Step {
+    let dispatcher = state.dispatcher(peer).unwrap_or_default();
+    state.warn(
+        Line::new("rotate-deny")
+            .field("DISPATCHER", dispatcher)
+            .field("REASON", &denial.reason),
+    );
+    let body = error_body(&format!("not authorised: {}", denial.reason));
+    Step::Reply(Reply { status: 403, body })
+}
+
+/// Edits the map as it is on disk, and takes over what was written.
+fn change(state: &mut State, request: &RotateRequest, dispatcher: &str) -> Result<(), TrustError> {
+    let path = state.places.map(&state.live.conf);
+    let mut map = TrustMap::load(&path).map_err(TrustError::Io)?;
+    let before = map.clone();
+    match request.action.as_str() {
+        "add" => map.add(&request.serial, dispatcher)?,
+        _ => map.remove(&request.serial, dispatcher)?,
+    }
+    if map != before {
+        map.store(&path)?;
+    }
+    state.live.trusted = map;
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! `POST /run` (agent.md §2.1, §4, §5.1).
+
+use super::{Intent, Peer, Reply, State, Step, ok};
+use crate::store::{Outcome, RunId};
+use ctrl_exec_protocol::config::decision;
+use ctrl_exec_protocol::hook::{Denial, HookRequest};
+use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::messages::{
+    Output, RunReply, RunRequest, RunRequestError, ScriptContext, run_refusal,
+};
+use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::time::Utc;
+
+/// A run that passed every check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What was asked.
+    pub request: RunRequest,
+    /// The script's path.
+    pub path: String,
+    /// Id of the dispatcher that asked.
+    pub dispatcher: String,
+    /// Its address.
+    pub peer_ip: String,
+}
+
+impl Run {
+    /// What the script reads on its standard input.
+    pub fn stdin(&self, now: Utc) -> String {
+        ScriptContext {
+            request: &self.request,
+            peer_ip: &self.peer_ip,
+            dispatcher: &self.dispatcher,
+            timestamp: &now.iso(),
+        }
+        .render()
+    }
+
+    /// The identity of its async record.
+    pub fn id(&self) -> RunId {
+        RunId {
+            reqid: self.request.reqid.clone(),
+            owner: self.dispatcher.clone(),
+            script: self.request.script.clone(),
+        }
+    }
+}
+
+pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
+    let dispatcher = match state.trusted(peer, "(none)") {
+        Ok(id) => id,
+        Err(step) => return step,
+    };
+    let request = match RunRequest::parse(body) {
+        Ok(request) => request,
+        Err(RunRequestError::InvalidArgs { reqid, error }) => {
+            return ok(run_refusal(None, error, Some(&reqid)));
+        }
+        Err(error) => return ok(run_refusal(None, &error.to_string(), None)),
+    };
+    let Some(path) = permitted(state, &request.script) else {
+        state.warn(
+            Line::new("deny")
+                .field("SCRIPT", &request.script)
+                .field("PEER", peer.ip)
+                .field("REQID", &request.reqid),
+        );
+        return ok(run_refusal(
+            Some(&request.script),
+            "script not permitted",
+            Some(&request.reqid),
+        ));
+    };
+    let run = Box::new(Run {
+        path,
+        dispatcher,
+        peer_ip: peer.ip.to_string(),
+        request,
+    });
+    if !state.hook() {
+        return allowed(run);
+    }
+    let hook = HookRequest {
+        action: "run",
+        script: run.request.script.clone(),
+        args: run.request.args.clone(),
+        username: run.request.username.clone(),
+        token: run.request.token.clone(),
+        source_ip: run.peer_ip.clone(),
+        dispatcher: run.dispatcher.clone(),
+        dispatcher_serial: peer.serial.clone(),
+        timestamp: Utc::now().iso(),
+        ..HookRequest::default()
+    };
+    Step::AskHook(Box::new(hook), Intent::Run(run))
+}
+
+pub(super) fn allowed(run: Box<Run>) -> Step {
+    if !run.request.run_async {
+        return Step::Run(run);
+    }
+    if !names::is_reqid(&run.request.reqid) {
+        return Step::Reply(refuse_run(&run, "async run requires a valid reqid"));
+    }
+    Step::RunAsync(run)
+}
+
+pub(super) fn denied(state: &mut State, peer: &Peer, run: &Run, denial: &Denial) -> Step {
+    state.warn(
+        Line::new("deny")
+            .field("SCRIPT", &run.request.script)
+            .field("PEER", peer.ip)
+            .field("REQID", &run.request.reqid)
+            .field("REASON", &denial.reason)
+            .field("DISPATCHER", &run.dispatcher),
+    );
+    Step::Reply(refuse_run(
+        run,
+        &format!("not authorised: {}", denial.reason),
+    ))
+}
+
+/// The answer to a run that is not started.
+pub fn refuse_run(run: &Run, error: &str) -> Reply {
+    let body = run_refusal(Some(&run.request.script), error, Some(&run.request.reqid));
+    Reply { status: 200, body }
+}
+
+/// The answer to a run that has ended.
+pub fn run_outcome(state: &mut State, run: &Run, outcome: Outcome) -> Reply {
+    state.info(
+        Line::new("run")
+            .field("SCRIPT", &run.request.script)
+            .field("EXIT", outcome.exit)
+            .field("PEER", &run.peer_ip)
+            .field("DISPATCHER", &run.dispatcher)
+            .field("REQID", &run.request.reqid),
+    );
+    let reply = RunReply {
+        script: run.request.script.clone(),
+        exit: outcome.exit,
+        stdout: Output {
+            text: outcome.stdout,
+            dropped: outcome.dropped.0,
+        },
+        stderr: Output {
+            text: outcome.stderr,
+            dropped: outcome.dropped.1,
+        },
+        reqid: run.request.reqid.clone(),
+    };
+    Reply {
+        status: 200,
+        body: reply.render(),
+    }
+}
+
+/// The answer to an async submission, by how starting its supervisor went.
+pub fn async_outcome(state: &mut State, run: &Run, started: Result<bool, String>) -> Reply {
+    let line = |action| {
+        Line::new(action)
+            .field("SCRIPT", &run.request.script)
+            .field("PEER", &run.peer_ip)
+            .field("REQID", &run.request.reqid)
+    };
+    let head = |status: &str| {
+        json::object()
+            .str("script", &run.request.script)
+            .str("status", status)
+    };
+    match started {
+        Ok(true) => {
+            state.info(line("run-async").field("DISPATCHER", &run.dispatcher));
+            let body = head("accepted").str("reqid", &run.request.reqid).finish();
+            Reply { status: 202, body }
+        }
+        Ok(false) => {
+            state.warn(line("run-async-busy"));
+            let body = head("busy")
+                .str("reqid", &run.request.reqid)
+                .str("error", "script already running")
+                .finish();
+            Reply { status: 409, body }
+        }
+        Err(error) => {
+            state.error(
+                Line::new("async-store-fail")
+                    .field("REQID", &run.request.reqid)
+                    .field("ERROR", &error),
+            );
+            refuse_run(run, &format!("could not start async job: {error}"))
+        }
+    }
+}
+
+/// The path of a script that may run now.
+fn permitted(state: &State, name: &str) -> Option<String> {
+    if !names::is_script_name(name) {
+        return None;
+    }
+    let live = &state.live;
+    let script = live.scripts.scripts.get(name)?;
+    let realpath = |path: &std::path::Path| std::fs::canonicalize(path).ok();
+    decision::in_script_dirs(&live.conf, &script.path, &realpath).then(|| script.path.clone())
+}

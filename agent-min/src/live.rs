@@ -1,0 +1,418 @@
+//! Everything a reload replaces: configuration, allowlist, sidecars, trust, revocation and the
+//! TLS identity. It is read as a whole and swapped as one value, or not at all.
+
+use crate::identity;
+use crate::places::Places;
+use crate::schema::{self, Schema};
+use crate::trust::{Revoked, TrustMap, read_bounded};
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::config::{self, AgentConf, ConfigError, ScriptsConf, Subject, decision};
+use ctrl_exec_protocol::keys::PrivateKey;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::tls::{self, Identity};
+use ctrl_exec_protocol::verify::{ChainVerifier, Clock};
+use ctrl_exec_protocol::{cert, csr};
+use rustls::ServerConfig;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The configuration as loaded.
+pub struct Live {
+    /// agent.conf.
+    pub conf: AgentConf,
+    /// Port to listen on.
+    pub port: u16,
+    /// scripts.conf.
+    pub scripts: ScriptsConf,
+    /// Usable sidecars by script name.
+    pub schemas: BTreeMap<String, Schema>,
+    /// Who is trusted.
+    pub trusted: TrustMap,
+    /// Who is not, whatever the map says.
+    pub revoked: Revoked,
+    /// TLS for the listener.
+    pub tls: Arc<ServerConfig>,
+    /// The CA, to check certificates of resumed sessions again.
+    pub chain: Arc<ChainVerifier>,
+    /// This device's best knowledge of the time.
+    pub clock: Clock,
+    files: Files,
+    cn: Option<String>,
+    expiry: RefCell<(Stamp, String)>,
+}
+
+/// The files of the agent's identity, where they are now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Certificate.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// CA certificate.
+    pub ca: PathBuf,
+}
+
+/// Why nothing could be loaded.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// A fault in a file; the text names it.
+    Config(String),
+    /// Files of the identity that do not exist.
+    Unpaired(Vec<PathBuf>),
+}
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LoadError::Config(fault) => f.write_str(fault),
+            LoadError::Unpaired(missing) => {
+                f.write_str("not paired:")?;
+                for path in missing {
+                    write!(f, " {} is missing", path.display())?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Why no renewal request could be made.
+#[derive(Debug)]
+pub struct RenewalError {
+    /// For the caller, in the reference's words.
+    pub answer: &'static str,
+    /// For the log.
+    pub cause: String,
+}
+
+/// What loading had to say: lines for the log, and text for standard error.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// For the system log.
+    pub lines: Vec<(Level, Line)>,
+    /// For standard error.
+    pub stderr: Vec<String>,
+}
+
+type Stamp = Option<(i64, i64, u64, u64)>;
+
+/// The two configuration files, checked against each other.
+pub struct Configuration {
+    /// agent.conf.
+    pub conf: AgentConf,
+    /// scripts.conf.
+    pub scripts: ScriptsConf,
+    /// Port to listen on.
+    pub port: u16,
+    /// Identity files as configured.
+    pub files: Files,
+}
+
+impl Configuration {
+    /// Reads both files (agent.md §7). Undefined profiles are not checked here.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn load(places: &Places, notes: &mut Notes) -> Result<Configuration, ConfigError> {
+        let (conf, port, files) = load_conf(places, notes)?;
+        let name = places.allowlist.display().to_string();
+        let (scripts, warnings) = ScriptsConf::parse(&read(&places.allowlist)?, &name)?;
+        notes
+            .stderr
+            .extend(warnings.iter().map(|warning| format!("{name}: {warning}")));
+        Ok(Configuration {
+            conf,
+            scripts,
+            port,
+            files,
+        })
+    }
+}
+
+/// Reads agent.conf alone.
+///
+/// # Errors
+/// The first fault.
+pub fn load_conf(
+    places: &Places,
+    notes: &mut Notes,
+) -> Result<(AgentConf, u16, Files), ConfigError> {
+    let name = places.config.display().to_string();
+    let (conf, warnings) = AgentConf::parse(&read(&places.config)?, &name)?;
+    for warning in warnings {
+        notes.stderr.push(format!("{name}: {warning}"));
+        let line = Line::new("config-warn");
+        let line = match &warning.subject {
+            Subject::Entry(entry) => line.field("ENTRY", entry),
+            Subject::Key(key) => line.field("KEY", key),
+            Subject::Line => line,
+        };
+        notes
+            .lines
+            .push((Level::Warning, line.field("MSG", &warning.message)));
+    }
+    let listener = conf.listener(&name)?;
+    let files = Files {
+        cert: identity::effective(places, Path::new(listener.cert)),
+        key: identity::effective(places, Path::new(listener.key)),
+        ca: identity::effective(places, Path::new(listener.ca)),
+    };
+    let port = listener.port;
+    Ok((conf, port, files))
+}
+
+impl Files {
+    /// The files that are missing.
+    pub fn missing(&self) -> Vec<PathBuf> {
+        let all = [&self.cert, &self.key, &self.ca];
+        all.into_iter()
+            .filter(|path| !path.is_file())
+            .cloned()
+            .collect()
+    }
+}
+
+impl Live {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// The first fault; nothing has been changed then.
+    pub fn load(places: &Places, notes: &mut Notes) -> Result<Live, LoadError> {
+        let fault = |error: ConfigError| LoadError::Config(error.to_string());
+        let Configuration {
+            conf,
+            scripts,
+            port,
+            files,
+        } = Configuration::load(places, notes).map_err(fault)?;
+        check_hook(&conf, places)?;
+        check_profiles(&conf, &scripts, places)?;
+        let missing = files.missing();
+        if !missing.is_empty() {
+            return Err(LoadError::Unpaired(missing));
+        }
+        let named = |path: &Path, error: &dyn std::fmt::Display| {
+            LoadError::Config(format!("{}: {error}", path.display()))
+        };
+        let map_path = places.map(&conf);
+        let mut trusted = TrustMap::load(&map_path).map_err(|e| named(&map_path, &e))?;
+        identity::add_pending_trust(places, &mut trusted);
+        let revoked_path = places.revoked(&conf);
+        let revoked = Revoked::load(&revoked_path).map_err(|e| named(&revoked_path, &e))?;
+        note_trust(&trusted, &revoked, &revoked_path, notes);
+
+        let text = |path: &Path| {
+            read_bounded(path)
+                .map_err(|e| named(path, &e))?
+                .ok_or_else(|| LoadError::Unpaired(vec![path.to_owned()]))
+        };
+        let own = Identity::from_pem(&text(&files.cert)?, &text(&files.key)?).map_err(|error| {
+            let (cert, key) = (files.cert.display(), files.key.display());
+            LoadError::Config(format!("{cert}, {key}: {error}"))
+        })?;
+        let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|e| named(&files.ca, &e))?;
+        let chain = Arc::new(chain);
+        let clock = clock_with_floor(floor(
+            own.facts().not_before,
+            &[&files.cert, &files.ca, &map_path],
+        ));
+        let tls = tls::agent_server_config(&own, Arc::clone(&chain), &clock)
+            .map_err(|e| named(&files.cert, &e))?;
+        let schemas = load_schemas(&scripts, notes);
+        let expiry = (stamp(&files.cert), Utc(own.facts().not_after).openssl());
+        Ok(Live {
+            port,
+            schemas,
+            trusted,
+            revoked,
+            tls,
+            chain,
+            clock,
+            cn: own.facts().subject_cn.clone(),
+            expiry: RefCell::new(expiry),
+            files,
+            conf,
+            scripts,
+        })
+    }
+
+    /// The identity's files.
+    pub fn files(&self) -> Files {
+        self.files.clone()
+    }
+
+    /// The best known time, Unix seconds.
+    pub fn now(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// End of the certificate on disk in OpenSSL's form, or `unknown`. The file is read again only
+    /// when it has changed.
+    pub fn expiry(&self) -> String {
+        let now = stamp(&self.files.cert);
+        let mut known = self.expiry.borrow_mut();
+        if known.0 != now {
+            *known = (now, expiry_of(&self.files.cert));
+        }
+        known.1.clone()
+    }
+
+    /// A CSR for the existing key. Its name is that of the present certificate, which is the one
+    /// the dispatcher registered, or `host` if that has none.
+    ///
+    /// # Errors
+    /// The key is missing or unusable.
+    pub fn renewal_request(&self, host: &str) -> Result<String, RenewalError> {
+        let answer = "agent key not available";
+        let text = match read_bounded(&self.files.key) {
+            Ok(Some(text)) => text,
+            Ok(None) => {
+                return Err(RenewalError {
+                    answer,
+                    cause: "key file is missing".into(),
+                });
+            }
+            Err(error) => {
+                return Err(RenewalError {
+                    answer,
+                    cause: error.to_string(),
+                });
+            }
+        };
+        let answer = "could not generate CSR";
+        let key = PrivateKey::from_pem(&text).map_err(|error| RenewalError {
+            answer,
+            cause: error.to_string(),
+        })?;
+        csr::create(&key, self.cn.as_deref().unwrap_or(host)).map_err(|error| RenewalError {
+            answer,
+            cause: error.to_string(),
+        })
+    }
+}
+
+/// notAfter of a certificate file in OpenSSL's form, or `unknown`.
+pub fn expiry_of(path: &Path) -> String {
+    let text = read_bounded(path).ok().flatten().unwrap_or_default();
+    cert::facts_from_pem(&text).map_or_else(
+        |_| "unknown".to_owned(),
+        |facts| Utc(facts.not_after).openssl(),
+    )
+}
+
+/// A clock that never says less than `floor`: a router without a battery boots in 1970, and an
+/// honest clock is always past everything this device has seen (design §2).
+pub fn clock_with_floor(floor: i64) -> Clock {
+    Arc::new(move || Utc::now().0.max(floor))
+}
+
+/// The latest moment of which this device has proof: `not_before` of its certificate, and the
+/// times at which the files of its state were written.
+pub fn floor(not_before: i64, state: &[&Path]) -> i64 {
+    let written = state
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok())
+        .map(|meta| meta.mtime());
+    written.fold(not_before, i64::max)
+}
+
+/// Scripts whose profile has no section, as a fault.
+///
+/// # Errors
+/// Lists every such script.
+pub fn check_profiles(
+    conf: &AgentConf,
+    scripts: &ScriptsConf,
+    places: &Places,
+) -> Result<(), LoadError> {
+    let undefined = decision::undefined_profiles(conf, scripts);
+    if undefined.is_empty() {
+        return Ok(());
+    }
+    let mut text = format!("{}: undefined profile:", places.allowlist.display());
+    for (script, profile) in undefined {
+        text.push_str(&format!("\n    {script} -> {profile}"));
+    }
+    Err(LoadError::Config(text))
+}
+
+fn check_hook(conf: &AgentConf, places: &Places) -> Result<(), LoadError> {
+    match &conf.auth_hook {
+        Some(hook) if !crate::handlers::is_executable(hook) => Err(LoadError::Config(format!(
+            "{}: auth_hook '{hook}' does not exist or is not executable",
+            places.config.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn note_trust(trusted: &TrustMap, revoked: &Revoked, path: &Path, notes: &mut Notes) {
+    let mut warn = |entry: &str, message: &str| {
+        notes.stderr.push(format!("{entry}: {message}"));
+        let line = Line::new("config-warn")
+            .field("ENTRY", entry)
+            .field("MSG", message);
+        notes.lines.push((Level::Warning, line));
+    };
+    for serial in trusted.ambiguous() {
+        warn(
+            serial,
+            "serial claimed by two dispatchers; trusted for neither",
+        );
+    }
+    for line in revoked.bad_lines() {
+        warn(line, "not a serial; revokes nothing");
+    }
+    if revoked.is_absent() {
+        let line = Line::new("revoked-serials-absent")
+            .field("PATH", path.display())
+            .field("REASON", "file does not exist; nothing is revoked");
+        notes.lines.push((Level::Info, line));
+    }
+}
+
+fn load_schemas(scripts: &ScriptsConf, notes: &mut Notes) -> BTreeMap<String, Schema> {
+    let mut schemas = BTreeMap::new();
+    for (name, script) in &scripts.scripts {
+        let warning = |action, reason: &str| {
+            let line = Line::new(action)
+                .field("SCRIPT", name)
+                .field("REASON", reason);
+            (Level::Warning, line)
+        };
+        match schema::load(&script.path) {
+            Ok(None) => {}
+            Ok(Some(schema)) => {
+                if schema.derived_over_bad {
+                    notes
+                        .lines
+                        .push(warning("schema-version-derive", schema::DERIVE_REASON));
+                }
+                schemas.insert(name.clone(), schema);
+            }
+            Err(reason) => notes.lines.push(warning("schema-skip", &reason)),
+        }
+    }
+    schemas
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    let most = config::MAX_FILE_BYTES as u64 + 1;
+    fs::File::open(path)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+        .map_err(|error| ConfigError::whole(&name, format!("cannot open: {error}")))?;
+    config::decode(&bytes, &name)
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
+}

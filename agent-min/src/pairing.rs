@@ -1,0 +1,505 @@
+//! `request-pairing`: how this host becomes an agent of a dispatcher (agent.md §9).
+
+use crate::client::{Client, ClientError};
+use crate::identity::{self, NewIdentity, Owner};
+use crate::live::{self, Notes};
+use crate::places::{Places, USER};
+use crate::serve::command_log;
+use crate::trust::TrustMap;
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_host::{hostname, random};
+use ctrl_exec_protocol::cert::{self, KeyKind};
+use ctrl_exec_protocol::http::render_request;
+use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::pairing::{Ack, Approval, LookupBy, Outcome, PairRequest, code};
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::{csr, names, tls, verify};
+use rustix::fs::{Access, access};
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// First argument of the process that waits in the background.
+pub const WAIT: &str = "__pair-wait";
+
+/// The dispatcher's pairing port.
+const PORT: u16 = 7444;
+/// Patience of an interactive request, in seconds: the dispatcher's 600 and some.
+const INTERACTIVE_TIMEOUT: u32 = 660;
+/// Default and largest patience of a background request, in seconds.
+const BACKGROUND_TIMEOUT: u32 = 30;
+const MAX_BACKGROUND_TIMEOUT: u32 = 600;
+const CONNECT: Duration = Duration::from_secs(10);
+const ACKNOWLEDGE: Duration = Duration::from_secs(60);
+
+/// Options of the command.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The dispatcher's host name or address.
+    pub dispatcher: Option<String>,
+    /// Its pairing port.
+    pub port: Option<u16>,
+    /// Go on in the background once the request is queued.
+    pub background: bool,
+    /// Seconds to wait for the decision.
+    pub timeout: Option<u32>,
+    /// How the dispatcher is to find this host.
+    pub lookup_by: Option<String>,
+    /// Kind of the key, if it is not to follow the dispatcher's.
+    pub key_type: Option<String>,
+}
+
+/// Why pairing ended without an identity.
+#[derive(Debug)]
+enum Failure {
+    /// Before or during the first phase, or storing failed.
+    Fatal(String),
+    /// The operator or the dispatcher refused.
+    Denied(String),
+    /// Nobody decided in time.
+    TimedOut,
+}
+
+struct Request {
+    dispatcher: String,
+    port: u16,
+    timeout: Duration,
+    lookup_by: Option<LookupBy>,
+    key_type: Option<KeyType>,
+}
+
+/// Where messages go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    /// Standard output and error.
+    Terminal,
+    /// Lines on standard output for the process that started this one.
+    Parent,
+}
+
+/// Pairs, interactively or in the background; the result is the exit code. `arguments` are those
+/// this process was started with after the mode.
+pub fn run(places: &Places, options: &Options, arguments: &[OsString]) -> u8 {
+    match check(options, options.background) {
+        Err(fault) => {
+            eprint_line(&format!("ctrl-exec-agent: {fault}"));
+            3
+        }
+        Ok(_) if options.background => in_background(arguments),
+        Ok(request) => finish(places, &request, Voice::Terminal),
+    }
+}
+
+/// The background process itself.
+pub fn wait(places: &Places, options: &Options) -> u8 {
+    // Leave the terminal, so that closing it does not end the wait.
+    let _ = rustix::process::setsid();
+    match check(options, true) {
+        Ok(request) => finish(places, &request, Voice::Parent),
+        Err(_) => 3,
+    }
+}
+
+fn check(options: &Options, background: bool) -> Result<Request, String> {
+    let dispatcher = options.dispatcher.clone().filter(|host| !host.is_empty());
+    let dispatcher = dispatcher.ok_or("request-pairing needs --dispatcher HOST")?;
+    let lookup_by = match options.lookup_by.as_deref() {
+        None => None,
+        Some(word) => Some(
+            LookupBy::parse(word)
+                .ok_or_else(|| format!("--lookup-by must be 'ip' or 'hostname', not '{word}'"))?,
+        ),
+    };
+    let key_type = match options.key_type.as_deref() {
+        None => None,
+        Some(word) => Some(KeyType::parse(word).ok_or_else(|| {
+            format!("--key-type must be p256, p384, ed25519 or rsa2048, not '{word}'")
+        })?),
+    };
+    let default = if background {
+        BACKGROUND_TIMEOUT
+    } else {
+        INTERACTIVE_TIMEOUT
+    };
+    let timeout = options.timeout.unwrap_or(default);
+    if timeout == 0 || (background && timeout > MAX_BACKGROUND_TIMEOUT) {
+        return Err(format!(
+            "--timeout must be 1 to {MAX_BACKGROUND_TIMEOUT} seconds"
+        ));
+    }
+    Ok(Request {
+        dispatcher,
+        port: options.port.unwrap_or(PORT),
+        timeout: Duration::from_secs(timeout.into()),
+        lookup_by,
+        key_type,
+    })
+}
+
+/// Starts the background process and passes on what it says until the request is queued.
+fn in_background(arguments: &[OsString]) -> u8 {
+    let spawned = Command::new(crate::job::own_program())
+        .arg(WAIT)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => {
+            eprint_line(&format!(
+                "ctrl-exec-agent: cannot start in the background: {error}"
+            ));
+            return 3;
+        }
+    };
+    if let Some(pipe) = child.stdout.take() {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            match line.split_at_checked(1) {
+                Some(("R", reqid)) => {
+                    let mut out = io::stdout();
+                    let _ = writeln!(out, "{reqid}").and_then(|()| out.flush());
+                    return 0;
+                }
+                Some((_, text)) => eprint_line(text),
+                None => {}
+            }
+        }
+    }
+    match child
+        .wait()
+        .ok()
+        .and_then(|status| status.code())
+        .and_then(|code| u8::try_from(code).ok())
+    {
+        Some(code) if code != 0 => code,
+        _ => 3,
+    }
+}
+
+/// Pairs and reports; the result is the exit code.
+fn finish(places: &Places, request: &Request, voice: Voice) -> u8 {
+    let mut reqid = String::from("(none)");
+    let result = pair(places, request, voice, &mut reqid);
+    let log = command_log(&places.root);
+    let line = |action, reason: &str| {
+        Line::new(action)
+            .field("REQID", &reqid)
+            .field("REASON", reason)
+    };
+    match result {
+        Ok(approval) => {
+            log.log(
+                Level::Info,
+                &Line::new("pair-complete")
+                    .field("STATUS", "approved")
+                    .field("DISPATCHER", dispatcher_id(&approval))
+                    .field("DISPATCHER_HOST", &request.dispatcher),
+            );
+            voice.say(&format!(
+                "Paired with '{}'. Certificate valid until {}.\n{}",
+                dispatcher_id(&approval),
+                live::expiry_of(&places.etc().join("agent.crt")),
+                restart_hint()
+            ));
+            0
+        }
+        Err(Failure::TimedOut) => {
+            if voice == Voice::Parent {
+                log.log(
+                    Level::Warning,
+                    &Line::new("pair-timeout").field("REQID", &reqid),
+                );
+            }
+            voice.warn("Pairing failed: nobody approved the request in time");
+            2
+        }
+        Err(Failure::Denied(reason)) | Err(Failure::Fatal(reason)) => {
+            if voice == Voice::Parent {
+                log.log(Level::Warning, &line("pair-denied", &reason));
+            }
+            voice.warn(&format!("Pairing failed: {reason}"));
+            3
+        }
+    }
+}
+
+fn pair(
+    places: &Places,
+    request: &Request,
+    voice: Voice,
+    reqid: &mut String,
+) -> Result<Approval, Failure> {
+    writable(&places.etc())?;
+    let host = hostname::fqdn();
+    let known = live::load_conf(places, &mut Notes::default()).ok();
+    let port = known.as_ref().map_or(7443, |(_, port, _)| *port);
+    if let Some((_, _, files)) = &known {
+        warn_of_other_paths(places, files, voice);
+    }
+    let key_pem = make_key(request, &host, voice)?;
+    let key = PrivateKey::from_pem(&key_pem).map_err(fatal)?;
+    let csr = csr::create(&key, &host).map_err(fatal)?;
+    voice.say(&format!(
+        "Pairing code: {}\n  Verify this code matches the ctrl-exec display before approving.\n",
+        code(&csr)
+    ));
+    if !host.contains('.') && request.lookup_by != Some(LookupBy::Ip) {
+        voice.warn(&format!(
+            "Warning: could not determine a fully-qualified domain name for this host;\n\
+             registering the short name '{host}'. If the dispatcher cannot resolve it, configure\n\
+             a domain on this host or pair with --lookup-by ip."
+        ));
+    }
+    voice.say(&format!(
+        "Connecting to ctrl-exec at {} for pairing...",
+        request.dispatcher
+    ));
+
+    let nonce = random::nonce().map_err(fatal)?;
+    let mut client = connect(request)?;
+    let message = PairRequest {
+        hostname: host,
+        csr,
+        nonce: nonce.clone(),
+        lookup_by: request.lookup_by,
+        port: Some(port),
+        ip: client.local_ip(),
+    };
+    let bytes = render_request(
+        "POST",
+        "/pair",
+        &request.dispatcher,
+        Some(&message.render()),
+        false,
+    );
+    client
+        .send(&bytes)
+        .map_err(|error| phase(error, "no response from ctrl-exec"))?;
+    let ack = client
+        .response(Instant::now() + ACKNOWLEDGE)
+        .map_err(|error| phase(error, "no response from ctrl-exec"))?;
+    match Ack::parse(&ack.body)
+        .map_err(|error| Failure::Fatal(format!("acknowledgement: {error}")))?
+    {
+        Ack::Pending { reqid: id } => *reqid = id,
+        Ack::Error { reason } => return Err(Failure::Denied(named(reason))),
+    }
+    voice.queued(reqid);
+    let answer = match client.response(Instant::now() + request.timeout) {
+        Ok(answer) => answer,
+        Err(ClientError::Timeout) => return Err(Failure::TimedOut),
+        Err(error) => {
+            return Err(phase(
+                error,
+                "the dispatcher ended the connection undecided",
+            ));
+        }
+    };
+    client.close();
+    let approval = match Outcome::parse(&answer.body) {
+        Ok(Outcome::Approved(approval)) => approval,
+        Ok(Outcome::Denied { reason }) => return Err(Failure::Denied(named(reason))),
+        Err(error) => return Err(Failure::Fatal(format!("result: {error}"))),
+    };
+    if approval.nonce != nonce {
+        return Err(Failure::Fatal("nonce mismatch in pairing result".into()));
+    }
+    let identity = accept(&approval, &key, key_pem)?;
+    let owner = Owner::of_agent();
+    if rustix::process::geteuid().is_root() && owner.gid.is_none() {
+        voice.warn(&format!(
+            "Warning: there is no group '{USER}'; the files belong to root alone."
+        ));
+    }
+    identity::install(places, &identity, owner)
+        .map_err(|error| Failure::Fatal(format!("storing the identity: {error}")))?;
+    Ok(approval)
+}
+
+/// Checks the answer before anything is stored: certificates against key and CA, the rest against
+/// what the trust map can hold.
+fn accept(approval: &Approval, key: &PrivateKey, key_pem: String) -> Result<NewIdentity, Failure> {
+    let bad = |what: &str| Failure::Fatal(format!("the dispatcher's answer is unusable: {what}"));
+    let leaf =
+        cert::from_pem(&approval.cert).map_err(|error| bad(&format!("certificate: {error}")))?;
+    let facts = cert::facts(&leaf).map_err(|error| bad(&format!("certificate: {error}")))?;
+    if facts.spki_der != key.spki_der() {
+        return Err(bad("the certificate is not for our key"));
+    }
+    // A router that has just booted may believe it is 1970.
+    let now = Utc::now().0.max(facts.not_before);
+    verify::verify_leaf(&approval.ca, &leaf, now).map_err(|error| bad(&error))?;
+    let trust = (!approval.dispatcher_serial.is_empty())
+        .then(|| (approval.dispatcher_serial.clone(), dispatcher_id(approval)));
+    if let Some((serial, id)) = &trust {
+        TrustMap::default()
+            .add(serial, id)
+            .map_err(|error| bad(&error.to_string()))?;
+    }
+    Ok(NewIdentity {
+        cert: approval.cert.clone(),
+        key: key_pem,
+        ca: approval.ca.clone(),
+        trust,
+    })
+}
+
+/// A key of the kind asked for, or of the kind the dispatcher can be expected to sign: the
+/// reference signs RSA only, and its own key is RSA.
+fn make_key(request: &Request, host: &str, voice: Voice) -> Result<String, Failure> {
+    let probe = connect(request)?;
+    let kind = probe
+        .peer_certificate()
+        .and_then(|der| cert::facts(der).ok())
+        .map(|facts| facts.key);
+    probe.close();
+    let chosen = request.key_type.unwrap_or(match kind {
+        Some(KeyKind::Rsa { .. }) => KeyType::Rsa2048,
+        _ => KeyType::EcdsaP256,
+    });
+    voice.say(&format!("Generating key and CSR for '{host}'..."));
+    if chosen != KeyType::Rsa2048 {
+        return keys::generate(chosen).map_err(fatal);
+    }
+    let dots = voice == Voice::Terminal && io::stderr().is_terminal();
+    let mut count = 0u32;
+    let key = keys::generate_rsa_2048(&mut || {
+        count = count.wrapping_add(1);
+        if dots && count % 16 == 0 {
+            let _ = write!(io::stderr(), ".");
+        }
+    });
+    if dots {
+        eprint_line("");
+    }
+    key.map_err(fatal)
+}
+
+fn connect(request: &Request) -> Result<Client, Failure> {
+    let (host, port) = (&request.dispatcher, request.port);
+    let config = tls::pairing_client_config(&verify::system_clock()).map_err(fatal)?;
+    Client::connect(host, port, config, CONNECT).map_err(|error| {
+        Failure::Fatal(match error {
+            ClientError::Resolve(error) => format!("cannot resolve '{host}': {error}"),
+            ClientError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                format!(
+                    "{host} refuses connections on port {port}: is the dispatcher in pairing mode \
+                     ('ctrl-exec-dispatcher pairing-mode')?"
+                )
+            }
+            ClientError::Timeout => format!("{host} port {port} does not answer"),
+            error => format!("{host} port {port}: {error}"),
+        })
+    })
+}
+
+fn writable(etc: &Path) -> Result<(), Failure> {
+    let place = etc.display();
+    if !etc.is_dir() {
+        return Err(Failure::Fatal(format!(
+            "'{place}' does not exist; is the package installed?"
+        )));
+    }
+    access(etc, Access::WRITE_OK).map_err(|_| {
+        Failure::Fatal(format!(
+            "'{place}' is not writable; pairing is done as root"
+        ))
+    })
+}
+
+fn warn_of_other_paths(places: &Places, files: &live::Files, voice: Voice) {
+    for (configured, name) in [
+        (&files.cert, "agent.crt"),
+        (&files.key, "agent.key"),
+        (&files.ca, "ca.crt"),
+    ] {
+        let written = places.etc().join(name);
+        if *configured != written {
+            voice.warn(&format!(
+                "Warning: {} names '{}', but pairing writes '{}'.",
+                places.config.display(),
+                configured.display(),
+                written.display()
+            ));
+        }
+    }
+}
+
+fn dispatcher_id(approval: &Approval) -> String {
+    if approval.dispatcher_id.is_empty() {
+        approval.dispatcher_serial.clone()
+    } else if names::is_dispatcher_id(&approval.dispatcher_id) {
+        approval.dispatcher_id.clone()
+    } else {
+        names::sanitize_dispatcher_id(&approval.dispatcher_id)
+    }
+}
+
+fn restart_hint() -> &'static str {
+    if Path::new("/run/systemd/system").is_dir() {
+        "Restart the agent to use it:  systemctl restart ctrl-exec-agent"
+    } else if Path::new("/etc/openwrt_release").is_file() {
+        "Restart the agent to use it:  /etc/init.d/ctrl-exec-agent restart"
+    } else {
+        "Restart the agent to use it:  ctrl-exec-agent serve"
+    }
+}
+
+fn phase(error: ClientError, closed: &str) -> Failure {
+    Failure::Fatal(match error {
+        ClientError::Closed => closed.to_owned(),
+        error => error.to_string(),
+    })
+}
+
+fn named(reason: String) -> String {
+    if reason.is_empty() {
+        "denied".into()
+    } else {
+        reason
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Failure {
+    Failure::Fatal(error.to_string())
+}
+
+impl Voice {
+    fn say(self, text: &str) {
+        match self {
+            Voice::Terminal => print_line(text),
+            Voice::Parent => self.warn(text),
+        }
+    }
+
+    fn warn(self, text: &str) {
+        match self {
+            Voice::Terminal => eprint_line(text),
+            Voice::Parent => text
+                .lines()
+                .for_each(|line| print_line(&format!("E{line}"))),
+        }
+    }
+
+    fn queued(self, reqid: &str) {
+        match self {
+            Voice::Terminal => print_line(&format!("Request {reqid} is waiting for approval...")),
+            Voice::Parent => print_line(&format!("R{reqid}")),
+        }
+    }
+}
+
+/// A closed standard output must not end a background process.
+fn print_line(text: &str) {
+    let mut out = io::stdout();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn eprint_line(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -1,0 +1,168 @@
+//! Schema sidecars: what a script says about itself (agent.md §6).
+//!
+//! For allowlist path `P` the sidecar is `P.schema.json`. The agent interprets only `version`;
+//! the rest is advertised unchanged. Only the rendered text is kept.
+
+use crate::canonical_json::{self, Node};
+use ring::digest::{SHA256, digest};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+/// Largest sidecar, in bytes.
+pub const MAX_BYTES: usize = 65_536;
+
+/// A usable sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The document as compact JSON.
+    pub json: String,
+    /// Its version: the explicit one, or `sha256:` and 12 hex digits.
+    pub version: String,
+    /// True when an explicit version was unusable and the version was derived (a warning).
+    pub derived_over_bad: bool,
+}
+
+/// Text of the `schema-version-derive` warning.
+pub const DERIVE_REASON: &str = "explicit version invalid or reserved - deriving hash";
+
+/// Reads the sidecar of the script at `script_path`. `Ok(None)` when there is none; an error is
+/// the REASON of `schema-skip`.
+///
+/// # Errors
+/// The sidecar is too large, unreadable, not JSON or not an object.
+pub fn load(script_path: &str) -> Result<Option<Schema>, String> {
+    let name = format!("{script_path}.schema.json");
+    let bytes = match read(Path::new(&name)) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(reason) => return Err(reason),
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|_| "invalid JSON: not UTF-8".to_owned())?;
+    parse(text).map(Some)
+}
+
+/// Checks and renders the text of a sidecar.
+///
+/// # Errors
+/// As for [`load`].
+pub fn parse(text: &str) -> Result<Schema, String> {
+    let node = canonical_json::parse(text).map_err(|fault| format!("invalid JSON: {fault}"))?;
+    let Node::Object(members) = &node else {
+        return Err("not a JSON object".into());
+    };
+    let (explicit, given) = match members.get("version") {
+        Some(Node::Text(text)) => (text.as_str(), true),
+        Some(Node::Number(text)) => (text.as_str(), true),
+        _ => ("", false),
+    };
+    let usable = is_version(explicit);
+    let version = if usable {
+        explicit.to_owned()
+    } else {
+        derived(&node)
+    };
+    Ok(Schema {
+        json: node.render(),
+        version,
+        derived_over_bad: given && !usable,
+    })
+}
+
+fn is_version(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+fn derived(node: &Node) -> String {
+    let hash = digest(&SHA256, &canonical_json::hash_bytes(&node.canonical()));
+    let mut version = String::from("sha256:");
+    for byte in &hash.as_ref()[..6] {
+        version.push_str(&format!("{byte:02x}"));
+    }
+    version
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot read: {error}")),
+    };
+    let size = file.metadata().map(|m| m.len()).unwrap_or(0);
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot read: {error}"))?;
+    if bytes.len() > MAX_BYTES {
+        return Err(format!(
+            "oversize: {} > {MAX_BYTES} bytes",
+            size.max(bytes.len() as u64)
+        ));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_the_references() {
+        for (text, version) in [
+            (
+                r#"{"description":"x","arguments":{"type":"object"}}"#,
+                "sha256:aae5c09d0346",
+            ),
+            (r#"{"description":"caf\u00e9"}"#, "sha256:7332daa797cf"),
+            (
+                "{\"description\":\"caf\u{e9}\u{2028}\"}",
+                "sha256:9e9a7114c602",
+            ),
+        ] {
+            assert_eq!(parse(text).expect("valid").version, version, "{text}");
+        }
+    }
+
+    #[test]
+    fn explicit_versions_are_taken_when_they_look_like_one() {
+        let version = |text: &str| parse(text).expect("valid");
+        assert_eq!(version(r#"{"version":"2"}"#).version, "2");
+        assert_eq!(version(r#"{"version":1.5}"#).version, "1.5");
+        for bad in [
+            r#"{"version":"sha256:aaaaaaaaaaaa"}"#,
+            r#"{"version":"a b"}"#,
+            r#"{"version":""}"#,
+        ] {
+            let schema = version(bad);
+            assert!(
+                schema.version.starts_with("sha256:") && schema.derived_over_bad,
+                "{bad}"
+            );
+        }
+        for silent in [
+            r#"{"version":null}"#,
+            r#"{"version":[1]}"#,
+            r#"{"version":true}"#,
+            "{}",
+        ] {
+            assert!(!version(silent).derived_over_bad, "{silent}");
+        }
+    }
+
+    #[test]
+    fn unusable_sidecars_say_why() {
+        assert_eq!(parse("[1]"), Err("not a JSON object".into()));
+        assert!(parse("{nope").is_err_and(|e| e.starts_with("invalid JSON: ")));
+        let dir = std::env::temp_dir().join(format!("ctrl-exec-schema-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("dir");
+        let script = dir.join("big");
+        let script = script.to_str().expect("utf-8");
+        assert_eq!(load(script), Ok(None));
+        std::fs::write(format!("{script}.schema.json"), vec![b' '; 70_000]).expect("write");
+        assert_eq!(load(script), Err("oversize: 70000 > 65536 bytes".into()));
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+}

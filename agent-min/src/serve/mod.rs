@@ -1,0 +1,307 @@
+//! The server: one thread, one loop, everything bounded.
+
+mod conns;
+mod work;
+
+use crate::admission::{self, Admission};
+use crate::handlers::State;
+use crate::live::{Live, LoadError, Notes};
+use crate::places::Places;
+use crate::ratelimit::{RateLimiter, Rule};
+use conns::Conn;
+use ctrl_exec_host::syslog::{Level, Syslog};
+use ctrl_exec_host::{Root, hostname};
+use ctrl_exec_protocol::config::RateLimit;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_reactor::{Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal};
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use work::{Call, Pending};
+
+/// How long a stop waits for what is running; procd kills after 5 s.
+const DRAIN: Duration = Duration::from_secs(4);
+/// Waiting connections that the kernel keeps for us.
+const BACKLOG: i32 = 128;
+/// Exit code for a configuration fault or an agent that is not paired (agent.md §7.6).
+pub const EXIT_CONFIG: u8 = 78;
+/// Exit code for every other fatal fault.
+const EXIT_FATAL: u8 = 3;
+const DRAIN_TOKEN: u64 = 1;
+
+/// Runs the server until it is told to stop. The result is the exit code.
+pub fn serve(places: Places) -> u8 {
+    let log = Syslog::open("ctrl-exec-agent", &places.root);
+    let mut notes = Notes::default();
+    let loaded = Live::load(&places, &mut notes);
+    report(&log, notes);
+    let live = match loaded {
+        Ok(live) => live,
+        Err(error) => {
+            explain(&places, &error);
+            return EXIT_CONFIG;
+        }
+    };
+    if rustix::process::geteuid().is_root() && !live.conf.allow_root {
+        stderr(&format!(
+            "ctrl-exec-agent: configuration error: refusing to serve as root\n  \
+             Start it as the user '{}', or set 'allow_root = yes' in {}.",
+            crate::places::USER,
+            places.config.display()
+        ));
+        return EXIT_CONFIG;
+    }
+    match Server::start(places, live, log) {
+        Ok(mut server) => match server.run() {
+            Ok(()) => 0,
+            Err(error) => {
+                let line = Line::new("loop-fatal").field("REASON", &error);
+                server.log.log(Level::Err, &line);
+                stderr(&format!("ctrl-exec-agent: {error}"));
+                EXIT_FATAL
+            }
+        },
+        Err(error) => {
+            stderr(&format!("ctrl-exec-agent: cannot listen: {error}"));
+            EXIT_FATAL
+        }
+    }
+}
+
+/// The server's whole state.
+struct Server {
+    reactor: Reactor,
+    listener: Option<ListenerId>,
+    log: Syslog,
+    state: State,
+    limits: Arc<ServerLimits>,
+    /// For callers that are not trusted: they get an answer, not our memory.
+    rate: RateLimiter,
+    admission: Admission<ConnId>,
+    conns: HashMap<ConnId, Conn>,
+    children: HashMap<ctrl_exec_reactor::ChildId, Pending>,
+    calls: HashMap<ConnId, Call>,
+    stopping: bool,
+    budget: usize,
+}
+
+impl Server {
+    fn start(places: Places, live: Live, log: Syslog) -> io::Result<Server> {
+        let budget = live.conf.memory_budget as usize;
+        let max_conns = live.conf.max_children as usize
+            + admission::DEFAULTS.total
+            + admission::DEFAULTS.reserved
+            // Connections to the executor, and those that are being closed.
+            + live.conf.max_children as usize
+            + 16;
+        let mut reactor = Reactor::new(Config {
+            max_conns,
+            max_buffered: budget,
+            ..Config::default()
+        })?;
+        reactor.watch_signals(&[Signal::Hup, Signal::Term, Signal::Int])?;
+        let listener = listen(&mut reactor, live.conf.bind, live.port)?;
+        log.log(Level::Info, &Line::new("start").field("PORT", live.port));
+        if live.conf.executor_socket.is_none() {
+            let mut profiled = live
+                .scripts
+                .scripts
+                .values()
+                .filter(|s| s.profile != "default");
+            if profiled.next().is_some() {
+                stderr(
+                    "ctrl-exec-agent: warning: scripts name profiles, but without \
+                        executor_socket profiles have no effect",
+                );
+            }
+        }
+        Ok(Server {
+            rate: limiter(&live),
+            state: State {
+                places,
+                host: hostname::fqdn(),
+                live,
+                lines: Vec::new(),
+            },
+            reactor,
+            listener: Some(listener),
+            log,
+            limits: Arc::new(ServerLimits::default()),
+            admission: Admission::new(admission::DEFAULTS),
+            conns: HashMap::new(),
+            children: HashMap::new(),
+            calls: HashMap::new(),
+            stopping: false,
+            budget,
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            if self.stopping && self.conns.values().all(|conn| !conn.is_busy()) {
+                return Ok(());
+            }
+            let Some(event) = self.reactor.next(None)? else {
+                continue;
+            };
+            if let Event::Timer {
+                token: DRAIN_TOKEN, ..
+            } = event
+            {
+                return Ok(());
+            }
+            self.event(event);
+            for (level, line) in std::mem::take(&mut self.state.lines) {
+                self.log.log(level, &line);
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Incoming { conn, peer, .. } => self.incoming(conn, peer.ip()),
+            Event::Handshaken { conn } => self.handshaken(conn),
+            Event::Request { conn, request } => self.request(conn, &request),
+            Event::BadRequest { conn, error } => self.bad_request(conn, error),
+            Event::Closed { conn, reason } => self.closed(conn, &reason),
+            Event::Received { conn, bytes } => self.received(conn, &bytes),
+            Event::Child { child, result } => self.child_ended(child, *result),
+            Event::Signal(Signal::Hup) => self.reload(),
+            Event::Signal(_) => self.stop(),
+            _ => {}
+        }
+    }
+
+    /// Swaps everything for what the files say now, or keeps everything and says why.
+    fn reload(&mut self) {
+        let mut notes = Notes::default();
+        match Live::load(&self.state.places, &mut notes) {
+            Ok(live) => {
+                for (key, changed) in [
+                    ("port", live.port != self.state.live.port),
+                    ("bind", live.conf.bind != self.state.live.conf.bind),
+                    (
+                        "memory_budget",
+                        live.conf.memory_budget as usize != self.budget,
+                    ),
+                ] {
+                    if changed {
+                        let line = Line::new("config-warn").field("KEY", key);
+                        notes.lines.push((
+                            Level::Warning,
+                            line.field("MSG", "takes effect at the next start"),
+                        ));
+                    }
+                }
+                self.rate = limiter(&live);
+                self.state.live = live;
+                notes
+                    .lines
+                    .push((Level::Info, Line::new("reload").field("RESULT", "ok")));
+            }
+            Err(error) => {
+                stderr(&format!(
+                    "ctrl-exec-agent: reload failed, the old configuration stays: {error}"
+                ));
+                let line = Line::new("reload")
+                    .field("RESULT", "error")
+                    .field("ERROR", &error);
+                notes.lines.push((Level::Err, line));
+            }
+        }
+        report(&self.log, notes);
+    }
+
+    /// Accepts nothing more, lets what runs finish for a while.
+    fn stop(&mut self) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        if let Some(listener) = self.listener.take() {
+            self.reactor.close_listener(listener);
+        }
+        let idle: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| !conn.is_busy())
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in idle {
+            self.reactor.close(conn);
+        }
+        self.reactor.set_timer(DRAIN, DRAIN_TOKEN);
+    }
+
+    /// Seconds of the monotonic clock.
+    fn now(&self) -> u32 {
+        u32::try_from(self.reactor.now().as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Explains on standard error why the server does not start (agent.md §7.6).
+fn explain(places: &Places, error: &LoadError) {
+    let (config, allowlist) = (places.config.display(), places.allowlist.display());
+    match error {
+        LoadError::Config(fault) => stderr(&format!(
+            "ctrl-exec-agent: configuration error\n  {fault}\n  \
+             Files: {config}, {allowlist}\n  \
+             Correct it and start again; 'ctrl-exec-agent self-check' shows the state."
+        )),
+        LoadError::Unpaired(missing) => {
+            let mut text = String::from("ctrl-exec-agent: this host has not been paired\n");
+            for path in missing {
+                text.push_str(&format!("  missing: {}\n", path.display()));
+            }
+            text.push_str(&format!(
+                "  Pair it:  ctrl-exec-agent request-pairing --dispatcher HOST\n  \
+                 Check it: ctrl-exec-agent pairing-status\n  Configuration: {config}"
+            ));
+            stderr(&text);
+        }
+    }
+}
+
+fn listen(reactor: &mut Reactor, bind: Option<IpAddr>, port: u16) -> io::Result<ListenerId> {
+    if let Some(address) = bind {
+        return reactor.listen(SocketAddr::new(address, port), BACKLOG);
+    }
+    // `::` takes IPv4 too, where the kernel has IPv6.
+    reactor
+        .listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), BACKLOG)
+        .or_else(|_| reactor.listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), BACKLOG))
+}
+
+fn limiter(live: &Live) -> RateLimiter {
+    let rule = |r: RateLimit| Rule {
+        limit: r.limit,
+        window: r.window,
+        block: r.block,
+    };
+    let conf = &live.conf;
+    RateLimiter::new(
+        conf.rate_limit_disable,
+        rule(conf.rate_limit_volume),
+        rule(conf.rate_limit_probe),
+    )
+}
+
+fn report(log: &Syslog, notes: Notes) {
+    for text in notes.stderr {
+        stderr(&format!("ctrl-exec-agent: warning: {text}"));
+    }
+    for (level, line) in notes.lines {
+        log.log(level, &line);
+    }
+}
+
+fn stderr(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The log of a command that is not the server.
+pub fn command_log(root: &Root) -> Syslog {
+    Syslog::open("ctrl-exec-agent", root)
+}
