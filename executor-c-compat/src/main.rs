@@ -113,6 +113,7 @@ fn print(text: &str) -> ExitCode {
 fn timespec(time: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: time.subsec_nanos().into(),
+        // Below 10^9, so it fits; the field is 32 or 64 bits wide.
+        tv_nsec: i32::try_from(time.subsec_nanos()).unwrap_or(0).into(),
     }
 }
