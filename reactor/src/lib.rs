@@ -11,9 +11,17 @@
 #![forbid(unsafe_code)]
 
 mod child;
+mod conn;
 mod event;
+#[cfg(test)]
+mod faults;
 mod limits;
+mod link;
 mod reactor;
+mod resolve;
+mod signals;
+mod stream;
+mod timers;
 
 pub use child::{Captured, ChildExit, ChildResult, ChildSpec, Output, SpawnError};
 pub use ctrl_exec_protocol::http;

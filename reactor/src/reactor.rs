@@ -1,26 +1,100 @@
-//! The loop.
+//! The loop, and everything an application can ask of it.
 
+mod turn;
+
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Poll};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use slab::Slab;
 
-use crate::child::{ChildSpec, SpawnError};
-use crate::event::{ChildId, ConnId, Event, ListenerId, QueryId, Signal, TimerId};
+use crate::child::{Child, ChildSpec, SpawnError};
+use crate::conn::Conn;
+use crate::event::{ChildId, CloseReason, ConnId, Event, ListenerId, QueryId, Signal, TimerId};
 use crate::limits::{ClientLimits, Config, RawLimits, ServerLimits, Then};
+use crate::link::{Link, Socket};
+use crate::resolve::{Answers, Resolver};
+use crate::signals::{Signals, Watched};
+use crate::timers::{Alarm, Owner, Timers};
+
+use turn::Target;
 
 /// Polls, drives connections and children, and hands out events. One thread.
+///
+/// The methods that act on a connection return `false` when it is gone or in a state in which the
+/// act makes no sense; nothing has happened then, and whatever ended the connection is told by
+/// [`Event::Closed`].
 #[derive(Debug)]
-pub struct Reactor {}
+pub struct Reactor {
+    config: Config,
+    poll: Poll,
+    polled: mio::Events,
+    start: Instant,
+    now: Duration,
+    /// What [`Reactor::next`] returns before it looks further.
+    events: VecDeque<Event>,
+    /// Objects that have something to do, each at most once.
+    ready: VecDeque<Target>,
+    /// How many of them are done before the poll is asked again.
+    share: usize,
+    timers: Timers,
+    conns: Slab<Box<Conn>>,
+    listeners: Slab<Listener>,
+    children: Slab<Box<Child>>,
+    user_timers: Slab<UserTimer>,
+    signals: Option<Signals>,
+    resolver: Option<Box<dyn Answers>>,
+    waker: Option<Waker>,
+    /// For the next id.
+    generation: u32,
+    buffered: usize,
+    refused: u64,
+    scratch: Box<[u8]>,
+    #[cfg(test)]
+    pub(crate) fault_seed: Option<u32>,
+}
 
-/// Ends the wait in [`Reactor::next`] from any thread; the reactor then yields
-/// [`Event::Woken`].
+#[derive(Debug)]
+struct Listener {
+    id: ListenerId,
+    socket: TcpListener,
+    address: SocketAddr,
+    queued: bool,
+    alarm: Alarm,
+}
+
+#[derive(Debug)]
+struct UserTimer {
+    id: TimerId,
+    token: u64,
+    alarm: Alarm,
+}
+
+/// Ends the wait in [`Reactor::next`] from any thread; the reactor then yields [`Event::Woken`].
 #[derive(Clone, Debug)]
-pub struct Waker {}
+pub struct Waker {
+    waker: Arc<mio::Waker>,
+    woken: Arc<AtomicBool>,
+}
+
+impl Waker {
+    /// Wakes the reactor.
+    ///
+    /// # Errors
+    /// Those of the write to the descriptor behind it.
+    pub fn wake(&self) -> io::Result<()> {
+        self.woken.store(true, Ordering::SeqCst);
+        self.waker.wake()
+    }
+}
 
 impl Reactor {
     /// A reactor with nothing in it.
@@ -28,7 +102,30 @@ impl Reactor {
     /// # Errors
     /// When the operating system has no poll descriptor for us.
     pub fn new(config: Config) -> io::Result<Reactor> {
-        todo!()
+        Ok(Reactor {
+            config,
+            poll: Poll::new()?,
+            polled: mio::Events::with_capacity(POLL_EVENTS),
+            start: Instant::now(),
+            now: Duration::ZERO,
+            events: VecDeque::new(),
+            ready: VecDeque::new(),
+            share: 0,
+            timers: Timers::default(),
+            conns: Slab::new(),
+            listeners: Slab::new(),
+            children: Slab::new(),
+            user_timers: Slab::new(),
+            signals: None,
+            resolver: None,
+            waker: None,
+            generation: 0,
+            buffered: 0,
+            refused: 0,
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            #[cfg(test)]
+            fault_seed: None,
+        })
     }
 
     /// The next event, waiting for it at most `timeout` (`None`: for ever). `Ok(None)` when the
@@ -37,12 +134,27 @@ impl Reactor {
     /// # Errors
     /// Only when polling itself fails.
     pub fn next(&mut self, timeout: Option<Duration>) -> io::Result<Option<Event>> {
-        todo!()
+        self.tick();
+        let until = timeout.map(|timeout| self.now.saturating_add(timeout));
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            let waited = self.turn(until)?;
+            if waited && self.events.is_empty() && until.is_some_and(|until| self.now >= until) {
+                return Ok(None);
+            }
+        }
     }
 
     /// Time since this reactor was made, on the monotonic clock, as of the last event.
     pub fn now(&self) -> Duration {
-        todo!()
+        self.now
+    }
+
+    /// Changes how many connections there may be at a time. Those there are stay.
+    pub fn set_max_conns(&mut self, max_conns: usize) {
+        self.config.max_conns = max_conns;
     }
 
     /// Listens on `address` (port 0: any free one), with SO_REUSEADDR.
@@ -50,33 +162,79 @@ impl Reactor {
     /// # Errors
     /// Those of `socket`, `bind` and `listen`.
     pub fn listen(&mut self, address: SocketAddr, backlog: i32) -> io::Result<ListenerId> {
-        todo!()
+        let mut socket = TcpListener::bind(address)?;
+        // mio has its own idea of a backlog; a second call replaces it.
+        rustix::net::listen(&socket, backlog)?;
+        let address = socket.local_addr()?;
+        let generation = self.next_generation();
+        let entry = self.listeners.vacant_entry();
+        let id = ListenerId::at(entry.key(), generation);
+        let token = Target::Listener(id.slot).token();
+        self.poll
+            .registry()
+            .register(&mut socket, token, Interest::READABLE)?;
+        entry.insert(Listener {
+            id,
+            socket,
+            address,
+            queued: false,
+            alarm: Alarm::default(),
+        });
+        Ok(id)
     }
 
     /// The address a listener has.
     pub fn listener_addr(&self, listener: ListenerId) -> Option<SocketAddr> {
-        todo!()
+        let found = self.listeners.get(listener.index())?;
+        (found.id == listener).then_some(found.address)
     }
 
     /// Stops listening. Connections already accepted go on.
     pub fn close_listener(&mut self, listener: ListenerId) -> bool {
-        todo!()
+        if self.listener_addr(listener).is_none() {
+            return false;
+        }
+        let listener = self.listeners.remove(listener.index());
+        self.timers.forget(&listener.alarm);
+        true
     }
 
     /// Starts TLS on a connection of [`Event::Incoming`].
-    /// Every method below returns `false` for a connection that is gone or in the wrong state.
     pub fn serve(
         &mut self,
         conn: ConnId,
         tls: &Arc<ServerConfig>,
         limits: &Arc<ServerLimits>,
     ) -> bool {
-        todo!()
+        self.serve_inner(conn, Some(tls), limits)
     }
 
     /// Reads requests without TLS from a connection of [`Event::Incoming`].
     pub fn serve_plain(&mut self, conn: ConnId, limits: &Arc<ServerLimits>) -> bool {
-        todo!()
+        self.serve_inner(conn, None, limits)
+    }
+
+    fn serve_inner(
+        &mut self,
+        id: ConnId,
+        tls: Option<&Arc<ServerConfig>>,
+        limits: &Arc<ServerLimits>,
+    ) -> bool {
+        let now = self.now;
+        let registry = self.poll.registry();
+        let Some(conn) = conn_mut(&mut self.conns, id) else {
+            return false;
+        };
+        if !conn.serve(tls, limits, now) {
+            return false;
+        }
+        if let Some(link) = &mut conn.link {
+            if let Err(error) = link.register(registry, Target::Conn(id.slot).token()) {
+                conn.fail(&error);
+            }
+        }
+        self.drive_conn(id.slot);
+        true
     }
 
     /// Connects over TCP and TLS. What goes wrong, even at once, comes as [`Event::Closed`].
@@ -88,75 +246,143 @@ impl Reactor {
         name: ServerName<'static>,
         limits: &Arc<ClientLimits>,
     ) -> ConnId {
-        todo!()
+        let full = self.is_full();
+        let generation = self.next_generation();
+        let entry = self.conns.vacant_entry();
+        let id = ConnId::at(entry.key(), generation);
+        let conn = if full {
+            Conn::stillborn(id, CloseReason::Full)
+        } else {
+            let token = Target::Conn(id.slot).token();
+            let registry = self.poll.registry();
+            let link = TcpStream::connect(address).and_then(|socket| {
+                let mut link = Link::new(Socket::Tcp(socket));
+                link.register(registry, token)?;
+                Ok(link)
+            });
+            Conn::client(id, address, link, tls, name, limits, self.now)
+        };
+        entry.insert(conn);
+        self.inject_faults(id);
+        self.drive_conn(id.slot);
+        id
     }
 
-    /// Sends a request, head and body in one TLS record when it has at most 16,384 bytes, and
-    /// awaits the response. One at a time.
+    /// Connects to a Unix socket, sends `payload` and takes what comes until the peer closes. What
+    /// goes wrong, even at once, comes as [`Event::Closed`].
+    pub fn connect_unix(&mut self, path: &Path, payload: Vec<u8>, limits: RawLimits) -> ConnId {
+        let full = self.is_full();
+        let generation = self.next_generation();
+        let entry = self.conns.vacant_entry();
+        let id = ConnId::at(entry.key(), generation);
+        entry.insert(if full {
+            Conn::stillborn(id, CloseReason::Full)
+        } else {
+            Conn::raw(id, path.to_owned(), payload, limits, self.now)
+        });
+        self.try_unix(id.slot);
+        self.drive_conn(id.slot);
+        id
+    }
+
+    /// Sends a request, head and body in one TLS record when they have at most 16,384 bytes
+    /// together, and awaits the response. One at a time.
     pub fn request(&mut self, conn: ConnId, bytes: Vec<u8>) -> bool {
-        todo!()
+        self.send(conn, bytes, Then::AwaitResponse)
     }
 
     /// Awaits a further response to the same request (pairing has two), for at most `read`
     /// without progress.
     pub fn await_response(&mut self, conn: ConnId, read: Duration) -> bool {
-        todo!()
+        let now = self.now;
+        let done = conn_mut(&mut self.conns, conn).is_some_and(|c| c.await_response(read, now));
+        self.after(conn, done)
     }
 
-    /// Connects to a Unix socket, sends `payload` and takes what comes until the peer closes.
-    pub fn connect_unix(&mut self, path: &Path, payload: Vec<u8>, limits: RawLimits) -> ConnId {
-        todo!()
-    }
-
-    /// Sends bytes; `then` says what follows them.
+    /// Sends bytes; `then` says what follows them. A server sends when it owes a response, a
+    /// client when nothing is outstanding.
     pub fn send(&mut self, conn: ConnId, bytes: Vec<u8>, then: Then) -> bool {
-        todo!()
+        let now = self.now;
+        let done = conn_mut(&mut self.conns, conn).is_some_and(|c| c.send(bytes, then, now));
+        self.after(conn, done)
     }
 
     /// Ends a connection at once: before the handshake without a byte, afterwards with a
     /// close_notify if the socket takes it. [`Event::Closed`] still comes.
     pub fn close(&mut self, conn: ConnId) -> bool {
-        todo!()
+        let found = conn_mut(&mut self.conns, conn)
+            .map(|conn| conn.close())
+            .is_some();
+        self.after(conn, found)
     }
 
-    /// The peer's leaf certificate, DER.
+    fn after(&mut self, conn: ConnId, done: bool) -> bool {
+        if done {
+            self.drive_conn(conn.slot);
+        }
+        done
+    }
+
+    /// The peer's leaf certificate, DER. Known after the handshake.
     pub fn peer_certificate(&self, conn: ConnId) -> Option<&[u8]> {
-        todo!()
+        self.conn(conn)?.peer_certificate()
     }
 
     /// The TLS session was resumed.
     pub fn resumed(&self, conn: ConnId) -> bool {
-        todo!()
+        self.conn(conn).is_some_and(Conn::resumed)
     }
 
     /// The address of the peer.
     pub fn peer_addr(&self, conn: ConnId) -> Option<SocketAddr> {
-        todo!()
+        self.conn(conn)?.peer
     }
 
     /// Our address on this connection.
     pub fn local_addr(&self, conn: ConnId) -> Option<SocketAddr> {
-        todo!()
+        self.conn(conn)?.link.as_ref()?.local_addr()
     }
 
     /// Connections that exist.
     pub fn live_conns(&self) -> usize {
-        todo!()
+        self.conns.len()
+    }
+
+    /// Connections that were accepted and closed at once, because there was no place or no
+    /// descriptor left.
+    pub fn refused_conns(&self) -> u64 {
+        self.refused
     }
 
     /// Bytes held in bodies, unsent responses and captured output.
     pub fn buffered_bytes(&self) -> usize {
-        todo!()
+        self.buffered
     }
 
     /// Yields [`Event::Timer`] after `after`.
     pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
-        todo!()
+        let generation = self.next_generation();
+        let entry = self.user_timers.vacant_entry();
+        let id = TimerId::at(entry.key(), generation);
+        let mut alarm = Alarm::default();
+        let at = self.now.saturating_add(after);
+        self.timers.arm(&mut alarm, Owner::User(id.slot), Some(at));
+        entry.insert(UserTimer { id, token, alarm });
+        id
     }
 
     /// Forgets a timer; `false` when it has run out already.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        todo!()
+        if self
+            .user_timers
+            .get(timer.index())
+            .is_none_or(|found| found.id != timer)
+        {
+            return false;
+        }
+        let timer = self.user_timers.remove(timer.index());
+        self.timers.forget(&timer.alarm);
+        true
     }
 
     /// Starts a child process; [`Event::Child`] tells its end.
@@ -164,22 +390,38 @@ impl Reactor {
     /// # Errors
     /// When it could not be started; no event follows.
     pub fn spawn(&mut self, spec: ChildSpec) -> Result<ChildId, SpawnError> {
-        todo!()
+        self.watch(Watched::Child)
+            .map_err(|error| SpawnError::Pipe("signal", error))?;
+        let generation = self.next_generation();
+        let entry = self.children.vacant_entry();
+        let id = ChildId::at(entry.key(), generation);
+        let registry = self.poll.registry();
+        let token = |stdio| Target::Child(id.slot, stdio).token();
+        #[allow(unused_mut, reason = "tests change it")]
+        let mut child = Child::start(id, spec, self.now, registry, token)?;
+        #[cfg(test)]
+        {
+            child.faults = self.fault_seed.map(crate::faults::Faults::new);
+        }
+        entry.insert(Box::new(child));
+        self.drive_child(id.slot);
+        Ok(id)
     }
 
     /// Kills a child and its process group with SIGKILL. [`Event::Child`] follows.
     pub fn kill_group(&mut self, child: ChildId) -> bool {
-        todo!()
+        self.child(child).is_some_and(Child::kill)
     }
 
-    /// The process id of a child that runs.
+    /// The process id of a child, which is also its process group.
     pub fn child_pid(&self, child: ChildId) -> Option<u32> {
-        todo!()
+        self.child(child).map(Child::pid)
     }
 
-    /// Children that were started and not yet reported.
+    /// Children that were started and not yet reported. None of them is ended when the reactor is
+    /// dropped: that is the application's to decide.
     pub fn live_children(&self) -> usize {
-        todo!()
+        self.children.len()
     }
 
     /// Turns these signals into [`Event::Signal`].
@@ -187,7 +429,18 @@ impl Reactor {
     /// # Errors
     /// When a handler or its pipe cannot be made.
     pub fn watch_signals(&mut self, signals: &[Signal]) -> io::Result<()> {
-        todo!()
+        signals
+            .iter()
+            .try_for_each(|signal| self.watch(Watched::User(*signal)))
+    }
+
+    fn watch(&mut self, what: Watched) -> io::Result<()> {
+        if self.signals.is_none() {
+            self.signals = Some(Signals::new(self.poll.registry(), Target::Signals.token())?);
+        }
+        self.signals
+            .as_mut()
+            .map_or(Ok(()), |signals| signals.watch(what))
     }
 
     /// Resolves a host name on a worker thread; [`Event::Resolved`] brings the answer. A literal
@@ -196,7 +449,21 @@ impl Reactor {
     /// # Errors
     /// When no thread can be started.
     pub fn resolve(&mut self, name: &str) -> io::Result<QueryId> {
-        todo!()
+        let query = QueryId::at(0, self.next_generation());
+        if let Ok(address) = name.parse::<IpAddr>() {
+            self.events.push_back(Event::Resolved {
+                query,
+                result: Ok(vec![address]),
+            });
+            return Ok(query);
+        }
+        if self.resolver.is_none() {
+            self.resolver = Some(Box::new(Resolver::new(self.waker()?.waker)));
+        }
+        if let Some(resolver) = &mut self.resolver {
+            resolver.ask(query, name)?;
+        }
+        Ok(query)
     }
 
     /// A handle with which another thread can end the wait.
@@ -204,16 +471,63 @@ impl Reactor {
     /// # Errors
     /// When the operating system has no descriptor for it.
     pub fn waker(&mut self) -> io::Result<Waker> {
-        todo!()
+        if let Some(waker) = &self.waker {
+            return Ok(waker.clone());
+        }
+        let waker = Arc::new(mio::Waker::new(
+            self.poll.registry(),
+            Target::Waker.token(),
+        )?);
+        let waker = Waker {
+            waker,
+            woken: Arc::default(),
+        };
+        self.waker = Some(waker.clone());
+        Ok(waker)
+    }
+
+    fn conn(&self, id: ConnId) -> Option<&Conn> {
+        self.conns
+            .get(id.index())
+            .map(AsRef::as_ref)
+            .filter(|conn| conn.id == id)
+    }
+
+    fn child(&self, id: ChildId) -> Option<&Child> {
+        self.children
+            .get(id.index())
+            .map(AsRef::as_ref)
+            .filter(|child| child.id == id)
+    }
+
+    fn is_full(&self) -> bool {
+        self.conns.len() >= self.config.max_conns
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    #[allow(unused_variables, reason = "only tests have faults to inject")]
+    fn inject_faults(&mut self, id: ConnId) {
+        #[cfg(test)]
+        if let (Some(seed), Some(conn)) = (self.fault_seed, conn_mut(&mut self.conns, id)) {
+            if let Some(link) = &mut conn.link {
+                link.faults = Some(crate::faults::Faults::new(seed ^ id.generation));
+            }
+        }
     }
 }
 
-impl Waker {
-    /// Wakes the reactor.
-    ///
-    /// # Errors
-    /// Those of the write.
-    pub fn wake(&self) -> io::Result<()> {
-        todo!()
-    }
+fn conn_mut(conns: &mut Slab<Box<Conn>>, id: ConnId) -> Option<&mut Conn> {
+    conns
+        .get_mut(id.index())
+        .map(AsMut::as_mut)
+        .filter(|conn| conn.id == id)
 }
+
+/// Events taken from the system at a time.
+const POLL_EVENTS: usize = 256;
+/// One buffer for all clear-text reads: the size of a full TLS record.
+const SCRATCH: usize = 16 * 1024;

@@ -1,0 +1,361 @@
+//! A process that runs, with its pipes.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{self, ExitStatus};
+use std::time::Duration;
+
+use mio::unix::pipe::{Receiver, Sender};
+use mio::{Interest, Registry, Token};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::capture::Capture;
+use super::{ChildExit, ChildResult, ChildSpec, Output, SpawnError, start};
+use crate::event::ChildId;
+#[cfg(test)]
+use crate::faults::{Faults, Verdict};
+use crate::timers::Alarm;
+
+/// The pipes of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stdio {
+    In,
+    Out,
+    Err,
+}
+
+/// A child that was started and not yet reported.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub id: ChildId,
+    pub alarm: Alarm,
+    pub queued: bool,
+    pub counted: usize,
+    #[cfg(test)]
+    pub faults: Option<Faults>,
+    process: process::Child,
+    exit: Option<ChildExit>,
+    timed_out: bool,
+    stdin: Option<Feed>,
+    stdin_unwritten: usize,
+    stdin_timed_out: bool,
+    stdout: Drain,
+    stderr: Drain,
+    grace: Duration,
+    /// When to kill it.
+    kill_at: Option<Duration>,
+    /// When to stop waiting for the end of its output.
+    report_at: Option<Duration>,
+}
+
+/// Standard input on its way.
+#[derive(Debug)]
+struct Feed {
+    pipe: Sender,
+    bytes: Vec<u8>,
+    written: usize,
+    writable: bool,
+    until: Duration,
+}
+
+/// An output on its way. Without a pipe: not captured, or at its end.
+#[derive(Debug)]
+struct Drain {
+    pipe: Option<Receiver>,
+    readable: bool,
+    capture: Capture,
+}
+
+/// What to do with a child after it was advanced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It had its share of work and there is more.
+    More,
+    /// It is over.
+    Report,
+    Wait,
+}
+
+impl Child {
+    /// Starts it. `token` names each pipe for the poll.
+    pub fn start(
+        id: ChildId,
+        mut spec: ChildSpec,
+        now: Duration,
+        registry: &Registry,
+        token: impl Fn(Stdio) -> Token,
+    ) -> Result<Child, SpawnError> {
+        let mut process = start::start(&mut spec)?;
+        let pipes = Pipes::take(&mut process, registry, token);
+        let (stdin, stdout, stderr) = match pipes {
+            Ok(Pipes {
+                stdin,
+                stdout,
+                stderr,
+            }) => (stdin, stdout, stderr),
+            Err(error) => {
+                // It runs, but we could not watch it: better that it does not.
+                kill(&process);
+                let _ = process.wait();
+                return Err(error);
+            }
+        };
+        let until = now + spec.stdin_timeout;
+        let bytes = spec.stdin;
+        let feed = |pipe| Feed {
+            pipe,
+            bytes,
+            written: 0,
+            writable: true,
+            until,
+        };
+        Ok(Child {
+            id,
+            alarm: Alarm::default(),
+            queued: false,
+            counted: 0,
+            #[cfg(test)]
+            faults: None,
+            process,
+            exit: None,
+            timed_out: false,
+            stdin: stdin.map(feed),
+            stdin_unwritten: 0,
+            stdin_timed_out: false,
+            stdout: Drain::new(stdout, &spec.stdout),
+            stderr: Drain::new(stderr, &spec.stderr),
+            grace: spec.grace,
+            kill_at: spec.timeout.map(|timeout| now + timeout),
+            report_at: None,
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Notes that a pipe may be tried.
+    pub fn note(&mut self, stdio: Stdio) {
+        match stdio {
+            Stdio::In => {
+                if let Some(feed) = &mut self.stdin {
+                    feed.writable = true;
+                }
+            }
+            Stdio::Out => self.stdout.readable = true,
+            Stdio::Err => self.stderr.readable = true,
+        }
+    }
+
+    /// Asks the system whether it has ended. Only ever for this one process, so that other parts
+    /// of the program may have children of their own.
+    pub fn reap(&mut self, now: Duration) {
+        if self.exit.is_some() {
+            return;
+        }
+        let exit = match self.process.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => exit_of(status, self.timed_out),
+            // Somebody else has waited for it: it has ended, and nobody knows how.
+            Err(_) => ChildExit::Code(-1),
+        };
+        self.exit = Some(exit);
+        self.kill_at = None;
+        self.stop_feeding();
+        self.report_at = Some(now + self.grace);
+        // Whatever it wrote last is there by now.
+        self.stdout.readable = true;
+        self.stderr.readable = true;
+    }
+
+    /// Kills its whole group. Not after it was reaped: the number might be another's by then.
+    pub fn kill(&self) -> bool {
+        self.exit.is_none() && kill(&self.process)
+    }
+
+    /// Its next deadline.
+    pub fn deadline(&self) -> Option<Duration> {
+        let stdin = self.stdin.as_ref().map(|feed| feed.until);
+        [stdin, self.kill_at, self.report_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// A deadline has passed.
+    pub fn expire(&mut self, now: Duration) {
+        if self.stdin.as_ref().is_some_and(|feed| feed.until <= now) {
+            self.stdin_timed_out = true;
+            self.stop_feeding();
+        }
+        if self.kill_at.is_some_and(|at| at <= now) {
+            self.kill_at = None;
+            // It may have ended by itself just now.
+            self.reap(now);
+            self.timed_out = self.kill();
+        }
+    }
+
+    /// Heap bytes held.
+    pub fn held(&self) -> usize {
+        let stdin = self.stdin.as_ref().map_or(0, |feed| feed.bytes.capacity());
+        stdin + self.stdout.capture.held() + self.stderr.capture.held()
+    }
+
+    /// Moves bytes, up to its share.
+    pub fn advance(&mut self, now: Duration, scratch: &mut [u8]) -> Next {
+        self.feed();
+        #[cfg(test)]
+        let scratch = match self
+            .faults
+            .as_mut()
+            .map(|faults| faults.verdict(scratch.len()))
+        {
+            Some(Verdict::Limit(limit)) => &mut scratch[..limit],
+            _ => scratch,
+        };
+        let more = [&mut self.stdout, &mut self.stderr].map(|drain| drain.run(scratch));
+        if self.exit.is_some() {
+            let open = self.stdout.pipe.is_some() || self.stderr.pipe.is_some();
+            if !open || self.report_at.is_some_and(|at| at <= now) {
+                return Next::Report;
+            }
+        }
+        if more.contains(&true) {
+            Next::More
+        } else {
+            Next::Wait
+        }
+    }
+
+    /// How it ended. Only after [`Next::Report`].
+    pub fn into_result(self) -> ChildResult {
+        ChildResult {
+            exit: self.exit.unwrap_or(ChildExit::Code(-1)),
+            output_open: self.stdout.pipe.is_some() || self.stderr.pipe.is_some(),
+            stdout: self.stdout.capture.finish(),
+            stderr: self.stderr.capture.finish(),
+            stdin_unwritten: self.stdin_unwritten,
+            stdin_timed_out: self.stdin_timed_out,
+        }
+    }
+
+    fn feed(&mut self) {
+        let Some(feed) = &mut self.stdin else { return };
+        while feed.writable && feed.written < feed.bytes.len() {
+            match feed.pipe.write(&feed.bytes[feed.written..]) {
+                Ok(written) => feed.written += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => feed.writable = false,
+                // EPIPE: it does not want it, which is its right.
+                Err(_) => return self.stop_feeding(),
+            }
+        }
+        if feed.written == feed.bytes.len() {
+            self.stop_feeding();
+        }
+    }
+
+    /// Closes its standard input.
+    fn stop_feeding(&mut self) {
+        if let Some(feed) = self.stdin.take() {
+            self.stdin_unwritten = feed.bytes.len() - feed.written;
+        }
+    }
+}
+
+impl Drain {
+    fn new(pipe: Option<Receiver>, output: &Output) -> Self {
+        let capture = match output {
+            Output::Capture { head, tail } => Capture::new(*head, *tail),
+            _ => Capture::new(0, 0),
+        };
+        Drain {
+            pipe,
+            readable: true,
+            capture,
+        }
+    }
+
+    /// Reads its share; `true`: there is more.
+    fn run(&mut self, scratch: &mut [u8]) -> bool {
+        for _ in 0..SHARE {
+            let Some(pipe) = self.pipe.as_mut().filter(|_| self.readable) else {
+                return false;
+            };
+            match pipe.read(scratch) {
+                Ok(0) => self.pipe = None,
+                Ok(read) => self.capture.push(&scratch[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(_) => self.pipe = None,
+            }
+        }
+        self.pipe.is_some() && self.readable
+    }
+}
+
+/// The pipes of a process just started, registered.
+struct Pipes {
+    stdin: Option<Sender>,
+    stdout: Option<Receiver>,
+    stderr: Option<Receiver>,
+}
+
+impl Pipes {
+    fn take(
+        process: &mut process::Child,
+        registry: &Registry,
+        token: impl Fn(Stdio) -> Token,
+    ) -> Result<Pipes, SpawnError> {
+        let receiver = |pipe: Option<Receiver>, stdio, name| -> Result<_, SpawnError> {
+            let Some(mut pipe) = pipe else {
+                return Ok(None);
+            };
+            pipe.set_nonblocking(true)
+                .and_then(|()| registry.register(&mut pipe, token(stdio), Interest::READABLE))
+                .map_err(|error| SpawnError::Pipe(name, error))?;
+            Ok(Some(pipe))
+        };
+        let stdin = match process.stdin.take().map(Sender::from) {
+            None => None,
+            Some(mut pipe) => {
+                pipe.set_nonblocking(true)
+                    .and_then(|()| {
+                        registry.register(&mut pipe, token(Stdio::In), Interest::WRITABLE)
+                    })
+                    .map_err(|error| SpawnError::Pipe("stdin", error))?;
+                Some(pipe)
+            }
+        };
+        Ok(Pipes {
+            stdin,
+            stdout: receiver(
+                process.stdout.take().map(Receiver::from),
+                Stdio::Out,
+                "stdout",
+            )?,
+            stderr: receiver(
+                process.stderr.take().map(Receiver::from),
+                Stdio::Err,
+                "stderr",
+            )?,
+        })
+    }
+}
+
+fn exit_of(status: ExitStatus, timed_out: bool) -> ChildExit {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) if timed_out && signal == Signal::KILL.as_raw() => ChildExit::TimedOut,
+        (Some(signal), _) => ChildExit::Signal(signal),
+        (None, code) => ChildExit::Code(code.unwrap_or(-1)),
+    }
+}
+
+fn kill(process: &process::Child) -> bool {
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| kill_process_group(pid, Signal::KILL).is_ok())
+}
+
+/// Reads from each output before others get their turn.
+const SHARE: usize = 4;

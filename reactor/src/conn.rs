@@ -1,0 +1,536 @@
+//! One connection: a state machine that is advanced whenever something may have changed.
+//!
+//! It reads and writes through its [`Link`] and [`Stream`], puts what the application has to know
+//! into the queue of events, and names its next deadline. It does not know the poll.
+
+mod client;
+mod raw;
+mod server;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::event::{CloseReason, ConnId, Event, Phase};
+use crate::limits::{ClientLimits, RawLimits, ServerLimits, Then};
+use crate::link::Link;
+use crate::stream::{Fault, Out, Pulled, Stream};
+use crate::timers::Alarm;
+
+use client::Client;
+use raw::Raw;
+use server::Server;
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub id: ConnId,
+    pub peer: Option<SocketAddr>,
+    /// `None`: not connected yet (a Unix socket whose backlog is full), or never to be.
+    pub link: Option<Link>,
+    pub alarm: Alarm,
+    /// The connection waits in the ready queue.
+    pub queued: bool,
+    /// Bytes counted for it in the reactor's sum.
+    pub counted: usize,
+    stream: Stream,
+    state: State,
+    role: Role,
+    out: Out,
+    deadline: Option<Duration>,
+    /// Handshake: the peer has said something. Response: bytes sent since the deadline was set.
+    progress: usize,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// Accepted, and not yet known what for.
+    None,
+    Client(Client),
+    Raw(Raw),
+    Server(Server),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// Accepted; waits for the application's word.
+    Incoming,
+    /// TCP connect under way, or Unix connect to be tried again.
+    Connecting,
+    /// TLS handshake.
+    Handshake,
+    /// Server: receiving a request.
+    Reading,
+    /// Server: the application owes a response.
+    Busy,
+    /// Server: sending a response.
+    Writing(Then),
+    /// Client: sending a request or awaiting its response.
+    Asking,
+    /// Client: nothing outstanding.
+    Parked,
+    /// Raw: sending and receiving.
+    Raw,
+    /// Waiting for the peer to close; `drained` bytes were thrown away.
+    Lingering { reason: CloseReason, drained: usize },
+    /// Over.
+    Dead(CloseReason),
+}
+
+/// What a connection needs from the reactor while it is advanced.
+pub(crate) struct Cx<'a> {
+    pub now: Duration,
+    pub events: &'a mut VecDeque<Event>,
+    pub scratch: &'a mut [u8],
+    /// Bytes this connection may hold at most, in view of what all others hold.
+    pub room: usize,
+}
+
+/// What to do with a connection after it was advanced.
+pub(crate) enum Next {
+    /// It is over.
+    Dead(CloseReason),
+    /// It had its share of work and there is more: again, after the others.
+    More,
+    /// Nothing to be done before an event or the deadline.
+    Wait,
+}
+
+/// The outcome of one step.
+enum Flow {
+    Again,
+    /// Its share is used up.
+    Yield,
+    Wait,
+}
+
+impl Conn {
+    /// An accepted connection.
+    pub fn accepted(id: ConnId, link: Link, peer: SocketAddr) -> Box<Conn> {
+        Conn::new(
+            id,
+            Some(link),
+            Some(peer),
+            State::Incoming,
+            Role::None,
+            Stream::plain(),
+        )
+    }
+
+    /// A connection that is being made to a TLS server.
+    pub fn client(
+        id: ConnId,
+        peer: SocketAddr,
+        link: io::Result<Link>,
+        tls: &Arc<ClientConfig>,
+        name: ServerName<'static>,
+        limits: &Arc<ClientLimits>,
+        now: Duration,
+    ) -> Box<Conn> {
+        let role = Role::Client(Client::new(limits.clone()));
+        let (stream, link, state) = match (Stream::client(tls, name), link) {
+            (Ok(stream), Ok(link)) => (stream, Some(link), State::Connecting),
+            (Err(text), _) => {
+                let reason = CloseReason::Tls {
+                    phase: Phase::Connect,
+                    text,
+                };
+                (Stream::plain(), None, State::Dead(reason))
+            }
+            (_, Err(error)) => (Stream::plain(), None, State::Dead(connect_reason(&error))),
+        };
+        let mut conn = Conn::new(id, link, Some(peer), state, role, stream);
+        conn.deadline = Some(now + limits.connect);
+        conn
+    }
+
+    /// A raw connection; [`Conn::attach`] brings its socket.
+    pub fn raw(
+        id: ConnId,
+        path: PathBuf,
+        payload: Vec<u8>,
+        limits: RawLimits,
+        now: Duration,
+    ) -> Box<Conn> {
+        let deadline = now + limits.connect;
+        let role = Role::Raw(Raw::new(path, limits, deadline));
+        let mut conn = Conn::new(id, None, None, State::Connecting, role, Stream::plain());
+        conn.out.set(payload);
+        conn.deadline = Some(now);
+        conn
+    }
+
+    /// A connection for which there was no place.
+    pub fn stillborn(id: ConnId, reason: CloseReason) -> Box<Conn> {
+        Conn::new(
+            id,
+            None,
+            None,
+            State::Dead(reason),
+            Role::None,
+            Stream::plain(),
+        )
+    }
+
+    fn new(
+        id: ConnId,
+        link: Option<Link>,
+        peer: Option<SocketAddr>,
+        state: State,
+        role: Role,
+        stream: Stream,
+    ) -> Box<Conn> {
+        Box::new(Conn {
+            id,
+            peer,
+            link,
+            alarm: Alarm::default(),
+            queued: false,
+            counted: 0,
+            stream,
+            state,
+            role,
+            out: Out::default(),
+            deadline: None,
+            progress: 0,
+        })
+    }
+
+    /// The deadline as it stands.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    /// Heap bytes held for messages.
+    pub fn held(&self) -> usize {
+        let parsed = match &self.role {
+            Role::None => 0,
+            Role::Client(client) => client.parser.buffered(),
+            Role::Raw(raw) => raw.received.capacity(),
+            Role::Server(server) => server.parser.buffered(),
+        };
+        parsed + self.out.held() + self.stream.held()
+    }
+
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.stream.peer_certificate()
+    }
+
+    pub fn resumed(&self) -> bool {
+        self.stream.resumed()
+    }
+
+    /// The application's word on an accepted connection. `tls`: `None` for clear text.
+    pub fn serve(
+        &mut self,
+        tls: Option<&Arc<ServerConfig>>,
+        limits: &Arc<ServerLimits>,
+        now: Duration,
+    ) -> bool {
+        if self.state != State::Incoming {
+            return false;
+        }
+        self.role = Role::Server(Server::new(limits.clone()));
+        match tls.map(Stream::server) {
+            None => {
+                self.state = State::Reading;
+                self.deadline = Some(now + limits.request);
+            }
+            Some(Ok(stream)) => {
+                self.stream = stream;
+                self.state = State::Handshake;
+                self.deadline = Some(now + limits.handshake);
+            }
+            Some(Err(text)) => {
+                self.state = State::Dead(CloseReason::Tls {
+                    phase: Phase::Handshake,
+                    text,
+                });
+            }
+        }
+        true
+    }
+
+    /// The application wants bytes sent. `false`: not now.
+    pub fn send(&mut self, bytes: Vec<u8>, then: Then, now: Duration) -> bool {
+        match (&self.role, &self.state, then) {
+            (Role::Server(_), State::Busy, Then::Close | Then::Hold | Then::KeepAlive) => {
+                self.start_response(bytes, then, now);
+                true
+            }
+            (Role::Client(_), _, Then::AwaitResponse) => self.ask(bytes, now),
+            (Role::Client(_), _, Then::Close) if bytes.is_empty() => {
+                self.close();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The application awaits a further response.
+    pub fn await_response(&mut self, read: Duration, now: Duration) -> bool {
+        self.ask_again(read, now)
+    }
+
+    /// The application ends the connection.
+    pub fn close(&mut self) {
+        if matches!(self.state, State::Dead(_)) {
+            return;
+        }
+        let established = matches!(
+            self.state,
+            State::Reading | State::Busy | State::Writing(_) | State::Asking | State::Parked
+        );
+        if established {
+            self.say_goodbye();
+        }
+        self.state = match std::mem::replace(&mut self.state, State::Incoming) {
+            // The response is out and the peer may have it: that is what there was to do.
+            State::Lingering { reason, .. } => State::Dead(reason),
+            _ => State::Dead(CloseReason::Local),
+        };
+    }
+
+    /// The system refused what the connection needs.
+    pub fn fail(&mut self, error: &io::Error) {
+        let phase = self.phase(&self.state);
+        self.state = State::Dead(io_reason(phase, error));
+    }
+
+    /// The deadline has passed.
+    pub fn expire(&mut self, now: Duration) {
+        self.deadline = None;
+        let reason = match &self.state {
+            State::Dead(_) => return,
+            State::Lingering { reason, .. } => reason.clone(),
+            State::Connecting if self.wants_connect(now) => return,
+            state => CloseReason::Timeout(self.phase(state)),
+        };
+        if reason == CloseReason::Timeout(Phase::Idle) {
+            self.say_goodbye();
+        }
+        self.state = State::Dead(reason);
+    }
+
+    /// Does what can be done now, up to its share.
+    pub fn advance(&mut self, cx: &mut Cx<'_>) -> Next {
+        for _ in 0..SHARE {
+            let flow = match &self.state {
+                State::Dead(reason) => return Next::Dead(reason.clone()),
+                State::Incoming => Flow::Wait,
+                State::Connecting => self.step_connecting(cx),
+                State::Handshake => self.step_handshake(cx),
+                State::Reading => self.step_reading(cx),
+                State::Busy => self.step_busy(cx),
+                State::Writing(then) => {
+                    let then = *then;
+                    self.step_writing(then, cx)
+                }
+                State::Asking => self.step_asking(cx),
+                State::Parked => self.step_parked(cx),
+                State::Raw => self.step_raw(cx),
+                State::Lingering { .. } => self.step_lingering(cx),
+            };
+            match flow {
+                Flow::Again => {}
+                Flow::Yield => return self.next_or(Next::More),
+                Flow::Wait => return self.next_or(Next::Wait),
+            }
+        }
+        self.next_or(Next::More)
+    }
+
+    fn next_or(&self, next: Next) -> Next {
+        match &self.state {
+            State::Dead(reason) => Next::Dead(reason.clone()),
+            _ => next,
+        }
+    }
+
+    fn phase(&self, state: &State) -> Phase {
+        match state {
+            State::Incoming | State::Connecting => Phase::Connect,
+            State::Handshake => Phase::Handshake,
+            State::Reading => match &self.role {
+                Role::Server(server) if server.kept && server.parser.is_idle() => Phase::Idle,
+                _ => Phase::Request,
+            },
+            State::Busy => Phase::Busy,
+            State::Writing(_) => Phase::Write,
+            State::Asking | State::Raw if !self.out.is_empty() => Phase::Write,
+            State::Asking | State::Raw => Phase::Response,
+            State::Parked => Phase::Idle,
+            State::Lingering { .. } | State::Dead(_) => Phase::Linger,
+        }
+    }
+
+    fn step_connecting(&mut self, cx: &mut Cx<'_>) -> Flow {
+        let Some(link) = &mut self.link else {
+            return Flow::Wait;
+        };
+        if !link.writable {
+            return Flow::Wait;
+        }
+        match link.connected() {
+            Ok(false) => Flow::Wait,
+            Ok(true) => {
+                if let Role::Client(client) = &self.role {
+                    self.deadline = Some(cx.now + client.limits.handshake);
+                }
+                self.state = State::Handshake;
+                Flow::Again
+            }
+            Err(error) => self.die(connect_reason(&error)),
+        }
+    }
+
+    fn step_handshake(&mut self, cx: &mut Cx<'_>) -> Flow {
+        let Some(link) = &mut self.link else {
+            return Flow::Wait;
+        };
+        if !self.stream.is_handshaking() {
+            cx.events.push_back(Event::Handshaken { conn: self.id });
+            match self.role {
+                Role::Client(_) => self.client_established(cx.now),
+                _ => self.server_established(cx.now),
+            }
+            return Flow::Again;
+        }
+        if self.stream.wants_flush() {
+            if !link.writable {
+                return Flow::Wait;
+            }
+            match self.stream.push(link, &mut Out::default(), false) {
+                Ok((true, _)) => return Flow::Again,
+                Ok((false, _)) => {}
+                Err(error) => return self.die(io_reason(Phase::Handshake, &error)),
+            }
+        }
+        let Some(link) = &mut self.link else {
+            return Flow::Wait;
+        };
+        if !link.readable {
+            return Flow::Wait;
+        }
+        match self.stream.pull(link, cx.scratch) {
+            Ok(Pulled::Blocked) => Flow::Wait,
+            Ok(Pulled::Bytes) => {
+                self.progress = 1;
+                Flow::Again
+            }
+            Ok(Pulled::Eof) => {
+                let partial = self.progress > 0;
+                self.die(CloseReason::Eof {
+                    phase: Phase::Handshake,
+                    partial,
+                })
+            }
+            Err(Fault::Io(error)) => self.die(io_reason(Phase::Handshake, &error)),
+            Err(Fault::Tls(text)) => self.tls_failed(Phase::Handshake, text, cx),
+        }
+    }
+
+    /// Sends the alert. A server then waits a little for the peer to take it.
+    fn tls_failed(&mut self, phase: Phase, text: String, cx: &mut Cx<'_>) -> Flow {
+        self.flush_best_effort(false);
+        let reason = CloseReason::Tls { phase, text };
+        match &self.role {
+            Role::Server(server) => {
+                let linger = server.limits.linger;
+                self.linger(reason, linger, cx.now);
+                Flow::Again
+            }
+            _ => self.die(reason),
+        }
+    }
+
+    fn linger(&mut self, reason: CloseReason, time: Duration, now: Duration) {
+        if let Some(link) = &self.link {
+            link.shutdown_write();
+        }
+        self.out.clear();
+        self.deadline = Some(now + time);
+        self.state = State::Lingering { reason, drained: 0 };
+    }
+
+    fn step_lingering(&mut self, cx: &mut Cx<'_>) -> Flow {
+        let (Some(link), State::Lingering { reason, drained }) = (&mut self.link, &mut self.state)
+        else {
+            return Flow::Wait;
+        };
+        if !link.readable {
+            return Flow::Wait;
+        }
+        let over = match io::Read::read(link, cx.scratch) {
+            Ok(0) => true,
+            Ok(read) => {
+                *drained += read;
+                *drained > LINGER_MAX
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flow::Wait,
+            // Whatever it is, there is nothing left to lose.
+            Err(_) => true,
+        };
+        if over {
+            let reason = reason.clone();
+            return self.die(reason);
+        }
+        Flow::Again
+    }
+
+    fn die(&mut self, reason: CloseReason) -> Flow {
+        self.deadline = None;
+        self.state = State::Dead(reason);
+        Flow::Wait
+    }
+
+    /// A close_notify, if the socket takes it now.
+    fn say_goodbye(&mut self) {
+        self.out.clear();
+        self.flush_best_effort(true);
+    }
+
+    fn flush_best_effort(&mut self, close: bool) {
+        if let Some(link) = &mut self.link {
+            // The connection is given up: nobody would be helped by the error.
+            let _ = self.stream.push(link, &mut Out::default(), close);
+        }
+    }
+}
+
+/// Why a connect failed.
+fn connect_reason(error: &io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => CloseReason::Refused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            CloseReason::Unreachable
+        }
+        io::ErrorKind::TimedOut => CloseReason::Timeout(Phase::Connect),
+        _ => io_reason(Phase::Connect, error),
+    }
+}
+
+fn io_reason(phase: Phase, error: &io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::ConnectionReset => CloseReason::Reset { phase },
+        io::ErrorKind::TimedOut => CloseReason::Timeout(phase),
+        kind => CloseReason::Io {
+            phase,
+            kind,
+            errno: error.raw_os_error(),
+        },
+    }
+}
+
+/// Steps a connection may take before others get their turn: with one read of 4 KiB each, 64 KiB.
+const SHARE: usize = 16;
+/// Bytes thrown away at most while a peer is waited for after the last response.
+const LINGER_MAX: usize = 256 * 1024;

@@ -1,0 +1,236 @@
+//! The side that sends requests.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ctrl_exec_protocol::http::{HttpError, ResponseParser};
+
+use super::{Conn, Cx, Flow, Role, State, io_reason};
+use crate::event::{CloseReason, Event, Phase};
+use crate::limits::ClientLimits;
+use crate::stream::{Chunk, Fault, Pulled};
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub limits: Arc<ClientLimits>,
+    pub parser: ResponseParser,
+    /// The application asked before the connection stood.
+    asked: bool,
+    /// The longest time without progress while this response is awaited.
+    read: Duration,
+    /// The end of patience for this response, whatever the progress.
+    until: Option<Duration>,
+    /// The peer takes no more bytes, or what it got is no longer in step with what was asked:
+    /// there will be no further request.
+    spoilt: bool,
+}
+
+impl Client {
+    pub fn new(limits: Arc<ClientLimits>) -> Self {
+        let parser = ResponseParser::new(limits.http);
+        let read = limits.read;
+        Client {
+            limits,
+            parser,
+            asked: false,
+            read,
+            until: None,
+            spoilt: false,
+        }
+    }
+
+    fn next_deadline(&self, sending: bool, now: Duration) -> Duration {
+        let step = now
+            + if sending {
+                self.limits.write
+            } else {
+                self.read
+            };
+        self.until.map_or(step, |until| until.min(step))
+    }
+}
+
+impl Conn {
+    pub(super) fn ask(&mut self, bytes: Vec<u8>, now: Duration) -> bool {
+        let Role::Client(client) = &mut self.role else {
+            return false;
+        };
+        if bytes.is_empty() || client.asked || client.spoilt {
+            return false;
+        }
+        client.asked = true;
+        client.read = client.limits.read;
+        self.begin(bytes, now)
+    }
+
+    pub(super) fn ask_again(&mut self, read: Duration, now: Duration) -> bool {
+        let Role::Client(client) = &mut self.role else {
+            return false;
+        };
+        if client.asked {
+            return false;
+        }
+        client.asked = true;
+        client.read = read;
+        self.begin(Vec::new(), now)
+    }
+
+    fn begin(&mut self, bytes: Vec<u8>, now: Duration) -> bool {
+        match self.state {
+            State::Connecting | State::Handshake => self.out.set(bytes),
+            State::Parked => {
+                self.out.set(bytes);
+                self.start_asking(now);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    pub(super) fn client_established(&mut self, now: Duration) {
+        let Role::Client(client) = &self.role else {
+            return;
+        };
+        if client.asked {
+            self.start_asking(now);
+        } else {
+            self.deadline = Some(now + client.limits.idle);
+            self.state = State::Parked;
+        }
+    }
+
+    fn start_asking(&mut self, now: Duration) {
+        let Role::Client(client) = &mut self.role else {
+            return;
+        };
+        client.until = client.limits.total.map(|total| now + total);
+        self.deadline = Some(client.next_deadline(!self.out.is_empty(), now));
+        self.state = State::Asking;
+    }
+
+    /// Sends and receives at the same time: a server may answer before it has read everything.
+    pub(super) fn step_asking(&mut self, cx: &mut Cx<'_>) -> Flow {
+        let (Some(link), Role::Client(client)) = (&mut self.link, &mut self.role) else {
+            return Flow::Wait;
+        };
+        if link.writable && !client.spoilt && (!self.out.is_empty() || self.stream.wants_flush()) {
+            match self.stream.push(link, &mut self.out, false) {
+                Ok((_, 0)) => {}
+                Ok(_) => {
+                    self.deadline = Some(client.next_deadline(!self.out.is_empty(), cx.now));
+                }
+                Err(error) if is_reset(&error) => {
+                    // What the server said before it closed may still be there to read.
+                    client.spoilt = true;
+                    link.readable = true;
+                }
+                Err(error) => return self.die(io_reason(Phase::Write, &error)),
+            }
+        }
+        match self.stream.chunk() {
+            Chunk::Bytes(bytes) => {
+                match client.parser.push(bytes) {
+                    Ok(used) => self.stream.consume(used),
+                    Err(error) => return self.bad_response(error),
+                }
+                if client.parser.buffered() > cx.room {
+                    return self.bad_response(HttpError::Overloaded);
+                }
+                self.deadline = Some(client.next_deadline(!self.out.is_empty(), cx.now));
+                if client.parser.is_complete() {
+                    self.response_complete(cx)
+                } else {
+                    Flow::Again
+                }
+            }
+            Chunk::End { clean } => match client.parser.finish() {
+                Ok(()) if clean => self.response_complete(cx),
+                // Without a length and without a close_notify it may have been cut by anyone.
+                Ok(()) | Err(HttpError::Truncated) => self.ended_early(true),
+                Err(HttpError::Empty) => self.ended_early(false),
+                Err(error) => self.bad_response(error),
+            },
+            Chunk::Empty if !link.readable => Flow::Wait,
+            Chunk::Empty => match self.stream.pull(link, cx.scratch) {
+                Ok(Pulled::Blocked) => Flow::Wait,
+                Ok(Pulled::Bytes | Pulled::Eof) => Flow::Again,
+                Err(Fault::Io(error)) => {
+                    let phase = self.phase(&State::Asking);
+                    self.die(io_reason(phase, &error))
+                }
+                Err(Fault::Tls(text)) => self.tls_failed(Phase::Response, text, cx),
+            },
+        }
+    }
+
+    fn response_complete(&mut self, cx: &mut Cx<'_>) -> Flow {
+        let Role::Client(client) = &mut self.role else {
+            return Flow::Wait;
+        };
+        client.asked = false;
+        // The server answered before it had the whole request: it will not read the rest.
+        client.spoilt |= !self.out.is_empty();
+        if let Some(mut response) = client.parser.take() {
+            response.keep_alive &= !client.spoilt;
+            cx.events.push_back(Event::Response {
+                conn: self.id,
+                response,
+            });
+        }
+        self.out.clear();
+        self.deadline = Some(cx.now + client.limits.idle);
+        self.state = State::Parked;
+        Flow::Yield
+    }
+
+    fn bad_response(&mut self, error: HttpError) -> Flow {
+        self.say_goodbye();
+        self.die(CloseReason::Http(error))
+    }
+
+    fn ended_early(&mut self, partial: bool) -> Flow {
+        let phase = self.phase(&State::Asking);
+        self.die(match phase {
+            Phase::Write if !partial => CloseReason::Reset { phase },
+            _ => CloseReason::Eof {
+                phase: Phase::Response,
+                partial,
+            },
+        })
+    }
+
+    /// Watches for the end of the server. Bytes of a further response are kept by the stream
+    /// until the application awaits it.
+    pub(super) fn step_parked(&mut self, cx: &mut Cx<'_>) -> Flow {
+        let Some(link) = &mut self.link else {
+            return Flow::Wait;
+        };
+        match self.stream.chunk() {
+            Chunk::Bytes(_) => return Flow::Wait,
+            Chunk::End { .. } => {
+                self.say_goodbye();
+                return self.die(CloseReason::PeerClosed);
+            }
+            Chunk::Empty => {}
+        }
+        if link.readable && self.stream.wants_pull() {
+            match self.stream.pull(link, cx.scratch) {
+                Ok(Pulled::Blocked) => {}
+                Ok(Pulled::Bytes | Pulled::Eof) => return Flow::Again,
+                Err(Fault::Io(error)) => return self.die(io_reason(Phase::Idle, &error)),
+                Err(Fault::Tls(text)) => return self.tls_failed(Phase::Idle, text, cx),
+            }
+        }
+        self.flush_own(Phase::Idle)
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
