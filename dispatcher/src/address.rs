@@ -1,6 +1,6 @@
 //! From a host word to where the agent listens (dispatcher.md §7).
 
-use crate::registry::{DEFAULT_PORT, LookupBy, Record, Registry, RegistryError};
+use crate::registry::{DEFAULT_PORT, LookupBy, Record, Registry, RegistryError, SerialStatus};
 use std::fmt;
 
 /// Where one call goes.
@@ -12,6 +12,9 @@ pub struct Target {
     pub address: String,
     /// TCP port.
     pub port: u16,
+    /// What the agent is believed to trust: while it waits for our new serial, the old
+    /// certificate is presented.
+    pub serial_status: SerialStatus,
 }
 
 /// Why words could not be resolved.
@@ -60,6 +63,7 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
         name: record.name().to_owned(),
         address: address.to_owned(),
         port,
+        serial_status: record.serial_status(),
     }
 }
 

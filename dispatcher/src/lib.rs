@@ -3,6 +3,8 @@
 
 pub mod address;
 pub mod auth;
+pub mod ca;
+pub mod cli;
 pub mod config;
 pub mod dirs;
 pub mod engine;
@@ -10,8 +12,11 @@ pub mod jval;
 pub mod locks;
 pub mod ops;
 pub mod registry;
+pub mod renewal;
+pub mod revoked;
 pub mod run_store;
 pub mod select;
+pub mod trust;
 
 #[cfg(test)]
 mod testing;

@@ -1,3 +1,7 @@
-//! `ctrl-exec-dispatcher`: see `docs/DISPATCHER.md`.
+//! `ced`, the short name of `ctrl-exec-dispatcher`: see `docs/DISPATCHER.md`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ctrl_exec_dispatcher::cli::main()
+}

@@ -45,6 +45,8 @@ pub enum Fault {
     ReadTimeout(Duration),
     /// The handshake failed, in the TLS library's words.
     Tls(String),
+    /// It shows a certificate that was revoked here.
+    Revoked,
     /// The peer closed before it sent anything.
     NoAnswer,
     /// The connection broke in the middle of the answer.
@@ -80,7 +82,7 @@ impl CallError {
             Fault::Refused | Fault::Unreachable | Fault::ConnectTimeout | Fault::Local(_) => {
                 Phase::Connect
             }
-            Fault::Tls(_) | Fault::TlsTimeout => Phase::Tls,
+            Fault::Tls(_) | Fault::TlsTimeout | Fault::Revoked => Phase::Tls,
             Fault::ReadTimeout(_)
             | Fault::NoAnswer
             | Fault::Truncated
@@ -133,6 +135,10 @@ impl fmt::Display for CallError {
                 )
             }
             Fault::Tls(text) => write!(f, "TLS handshake with '{address}' failed: {text}"),
+            Fault::Revoked => write!(
+                f,
+                "TLS handshake with '{address}' failed: it shows a certificate that was revoked"
+            ),
             Fault::NoAnswer => {
                 write!(
                     f,

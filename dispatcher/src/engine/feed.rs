@@ -167,6 +167,7 @@ mod tests {
                     name: "n".into(),
                     address: (*address).into(),
                     port: 7443,
+                    serial_status: crate::registry::SerialStatus::Current,
                 };
                 Call::get(target, "/x")
             })

@@ -11,6 +11,7 @@ use crate::address::Target;
 use ctrl_exec_reactor::http::Response;
 use feed::Feed;
 use rustls::ClientConfig;
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -100,23 +101,35 @@ pub struct Engine {
     identities: Vec<Arc<ClientConfig>>,
     parallel: usize,
     step: Duration,
+    revoked: Arc<HashSet<String>>,
 }
 
 impl Engine {
     /// An engine that presents `identity`, makes at most `parallel` calls at once and gives each
     /// step of a call (connect, handshake, each read) `step`.
     pub fn new(identity: Arc<ClientConfig>, parallel: usize, step: Duration) -> Self {
-        Self {
-            identities: vec![identity],
-            parallel: parallel.max(1),
-            step,
-        }
+        Self { identities: vec![identity], parallel: parallel.max(1), step, revoked: Arc::default() }
     }
 
     /// Adds an identity that calls may choose; returns its number.
     pub fn add_identity(&mut self, identity: Arc<ClientConfig>) -> usize {
         self.identities.push(identity);
         self.identities.len() - 1
+    }
+
+    /// The same engine with another identity in place of all it had.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Arc<ClientConfig>) -> Self {
+        self.identities = vec![identity];
+        self
+    }
+
+    /// Refuses agents that show a certificate with one of these serials
+    /// ([`crate::revoked::normal`]) before anything is sent to them.
+    #[must_use]
+    pub fn refusing(mut self, revoked: HashSet<String>) -> Self {
+        self.revoked = Arc::new(revoked);
+        self
     }
 
     /// Changes the number of calls at once.

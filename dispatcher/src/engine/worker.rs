@@ -2,12 +2,13 @@
 
 use super::feed::Next;
 use super::{Answer, Call, Fault, Report, Shared};
-use ctrl_exec_protocol::tls;
+use crate::revoked;
+use ctrl_exec_protocol::{cert, tls};
 use ctrl_exec_reactor::http::{HttpError, Response, render_request};
 use ctrl_exec_reactor::{
     ClientLimits, CloseReason, Config, ConnId, Event, Phase, QueryId, Reactor,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -141,9 +142,7 @@ impl<'a> Worker<'a> {
             tls::server_name(&call.target.address),
             &self.limits,
         );
-        let keep = self.shared.feed().more_for(flight.index);
         // A refusal, even at once, comes as an event.
-        self.reactor.request(conn, request_bytes(call, keep));
         self.talking.insert(conn, flight);
     }
 
@@ -163,14 +162,7 @@ impl<'a> Worker<'a> {
                     None => self.end(flight, Err(Fault::Unresolved), reports),
                 }
             }
-            Event::Handshaken { conn } => {
-                if let Some(flight) = self.talking.get_mut(&conn) {
-                    if self.shared.calls[flight.index].want_certificate {
-                        flight.certificate =
-                            self.reactor.peer_certificate(conn).map(<[u8]>::to_vec);
-                    }
-                }
-            }
+            Event::Handshaken { conn } => self.handshaken(conn, reports),
             Event::Response { conn, response } => self.answered(conn, response, reports),
             Event::Closed { conn, reason } => {
                 let Some(mut flight) = self.talking.remove(&conn) else {
@@ -189,6 +181,25 @@ impl<'a> Worker<'a> {
             }
             _ => {}
         }
+    }
+
+    fn handshaken(&mut self, conn: ConnId, reports: &Sender<Report>) {
+        let Some(flight) = self.talking.get_mut(&conn) else { return };
+        let call = &self.shared.calls[flight.index];
+        let revoked = &self.shared.engine.revoked;
+        let certificate = self.reactor.peer_certificate(conn);
+        if !revoked.is_empty() && certificate.is_none_or(|der| is_revoked(der, revoked)) {
+            if let Some(flight) = self.talking.remove(&conn) {
+                self.reactor.close(conn);
+                self.end(flight, Err(Fault::Revoked), reports);
+            }
+            return;
+        }
+        if call.want_certificate {
+            flight.certificate = certificate.map(<[u8]>::to_vec);
+        }
+        let keep = self.shared.feed().more_for(flight.index);
+        self.reactor.request(conn, request_bytes(call, keep));
     }
 
     fn answered(&mut self, conn: ConnId, response: Response, reports: &Sender<Report>) {
@@ -265,6 +276,10 @@ fn request_bytes(call: &Call, keep_alive: bool) -> Vec<u8> {
         call.body.as_deref(),
         keep_alive,
     )
+}
+
+fn is_revoked(der: &[u8], revoked: &HashSet<String>) -> bool {
+    cert::facts(der).map_or(true, |facts| revoked.contains(&revoked::normal(&facts.serial_hex)))
 }
 
 /// Classifies the end of a connection that should have brought an answer.

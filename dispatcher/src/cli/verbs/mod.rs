@@ -1,0 +1,10 @@
+//! The verbs.
+
+pub mod agents;
+pub mod follow;
+pub mod maintain;
+pub mod ping;
+pub mod revoke;
+pub mod run;
+pub mod setup;
+pub mod shell;

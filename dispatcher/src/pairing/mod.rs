@@ -1,0 +1,26 @@
+//! Pairing on the dispatcher's side (pki-and-pairing.md §7, §8): the queue, the operator's
+//! decisions, the listener on 7444 and the interactive session.
+//!
+//! Listener and decisions meet only in the queue directory, in files of the reference's format, so
+//! that either may be the reference's.
+
+mod background;
+mod desk;
+mod identity;
+mod interactive;
+mod listener;
+mod queue;
+mod rate;
+
+pub use background::{
+    BackgroundError, PID_FILE, Started, Stopped, detach, report_ready, start, stop,
+};
+pub use desk::{Approved, Desk, DeskError, Overrides, list_text};
+pub use identity::{Identified, identify};
+pub use interactive::{Prompt, Reaction};
+pub use listener::{DEFAULT_PORT, Ended, Listener, ListenerOptions, ListenerError, Operator};
+pub use queue::{DIR, Decision, Queue, QueueError, Queued};
+pub use rate::{RateLimit, RateTable, Verdict};
+
+#[cfg(test)]
+mod tests;
