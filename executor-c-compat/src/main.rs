@@ -109,11 +109,10 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// For `poll`.
+/// For `poll`; a time beyond what it can express only means an early look around.
 fn timespec(time: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        // Below 10^9, so it fits; the field is 32 or 64 bits wide.
-        tv_nsec: i32::try_from(time.subsec_nanos()).unwrap_or(0).into(),
-    }
+    Timespec::try_from(time).unwrap_or(Timespec {
+        tv_sec: 3600,
+        tv_nsec: 0,
+    })
 }

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ctrl_exec_protocol::config::AgentConf;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::process::{Gid, Pid, Uid, WaitOptions, waitpid};
@@ -127,9 +128,10 @@ impl Server {
         }
         // Read here too, so that the child inherits a parsed copy and rarely has to parse.
         let limit = match conf.current().0 {
-            Ok(agent) => usize::try_from(agent.conf.executor_max_children).unwrap_or(usize::MAX),
-            Err(_) => 1,
+            Ok(agent) => agent.conf.executor_max_children,
+            Err(_) => AgentConf::default().executor_max_children,
         };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let running = self.children.len();
         if running >= limit.saturating_add(BUSY_ANSWERS) {
             return report::line("too many connections, one closed");

@@ -40,12 +40,12 @@ pub enum Deny {
 }
 
 impl Deny {
-    /// The text the executor sends to the caller (executor.md §4), without line end.
+    /// The text for the caller (executor.md §4, where `executor: ` precedes it).
     pub fn message(self) -> &'static str {
         match self {
-            Self::NotAllowlisted => "executor: script not permitted",
-            Self::NotInScriptDirs => "executor: script not in script_dirs",
-            Self::UndefinedProfile => "executor: undefined profile",
+            Self::NotAllowlisted => "script not permitted",
+            Self::NotInScriptDirs => "script not in script_dirs",
+            Self::UndefinedProfile => "undefined profile",
         }
     }
 }
