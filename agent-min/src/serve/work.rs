@@ -141,7 +141,7 @@ impl Server {
         let limits = self.run_limits();
         let stdin = run.stdin(Utc::now());
         if let Some(socket) = self.state.live.conf.executor_socket.clone() {
-            let most = limits.max_output.min(free / 8).max(MIN_OUTPUT);
+            let most = limits.max_output.min((free / 8).max(MIN_OUTPUT));
             self.call_executor(conn, run, &socket, stdin, most);
             return;
         }
