@@ -207,8 +207,9 @@ fn writable_is_all_that_can_be_written() {
          umount @/etc/ctrl-exec-agent 2>/dev/null && echo unmounted; true";
     site.scripts(
         "[profile w]\nwritable = @/w:@/absent\n[profile user]\nrun_as = nobody\nwritable = @/w\n\
-         [profile all]\nwritable = @\n[profile caps]\nwritable = @/w\ncaps = CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER\n",
-        &[("w", "w", probe), ("user", "user", probe), ("all", "all", probe), ("caps", "caps", probe)],
+         [profile all]\nwritable = @\n[profile ctl]\nwritable = @/etc/ctrl-exec-agent:@/etc/ctrl-exec-agent/sub\n[profile caps]\nwritable = @/w\ncaps = CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER\n",
+        &[("w", "w", probe), ("user", "user", probe), ("all", "all", probe),
+            ("ctl", "ctl", probe), ("caps", "caps", probe)],
     );
     let mut command = site.serve("nobody");
     fs::create_dir_all(site.path("w/mnt")).unwrap();
@@ -243,6 +244,12 @@ fn writable_is_all_that_can_be_written() {
             .replace("@/w yes", "@/w no")
             .replace("@/w/below yes", "@/w/below no"),
         "the file's permissions still count"
+    );
+    let ctl = writes("ctl");
+    assert!(ctl.contains("@/w no\n@/w/below no\n"), "{ctl}");
+    assert!(
+        ctl.contains("@/etc/ctrl-exec-agent no\n@/etc/ctrl-exec-agent/sub no\n"),
+        "{ctl}"
     );
     let all = writes("all");
     assert!(all.contains("@/other yes\n"), "{all}");
