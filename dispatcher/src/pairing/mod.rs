@@ -13,12 +13,12 @@ mod queue;
 mod rate;
 
 pub use background::{
-    BackgroundError, PID_FILE, Started, Stopped, detach, report_ready, start, stop,
+    BackgroundError, Child, PID_FILE, Started, Stopped, start, stop,
 };
 pub use desk::{Approved, Desk, DeskError, Overrides, list_text};
 pub use identity::{Identified, identify};
-pub use interactive::{Prompt, Reaction};
-pub use listener::{DEFAULT_PORT, Ended, Listener, ListenerOptions, ListenerError, Operator};
+pub use interactive::{Console, Prompt, Reaction};
+pub use listener::{DEFAULT_PORT, Ended, Listener, ListenerError, ListenerOptions, Operator};
 pub use queue::{DIR, Decision, Queue, QueueError, Queued};
 pub use rate::{RateLimit, RateTable, Verdict};
 

@@ -1,0 +1,516 @@
+//! The pairing listener on 7444 (pki-and-pairing.md §7): one loop, everything bounded.
+//!
+//! A connection costs its own slot and deadlines only: the handshake and the request have time
+//! limits, reverse DNS runs elsewhere, and waiting for the operator costs a map entry. The two
+//! answers go over one connection; decisions arrive as files in the queue, whoever writes them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use ctrl_exec_host::syslog::{Level, Syslog};
+use ctrl_exec_protocol::http::{HttpError, Limits, render_response};
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::pairing::{Ack, Outcome, PairRequest, Refusal};
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::tls::{self, Identity};
+use ctrl_exec_protocol::verify::system_clock;
+use ctrl_exec_reactor::{
+    Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal, Then, TimerId, Waker,
+};
+use rustls::ServerConfig;
+
+use super::identity::Identifier;
+use super::{Decision, Identified, Queue, Queued, RateLimit, RateTable, Verdict};
+
+/// The pairing port.
+pub const DEFAULT_PORT: u16 = 7444;
+
+/// Timer tokens; questions to DNS use the numbers from `FIRST_QUESTION` on.
+const SESSION: u64 = 0;
+const POLL: u64 = 1;
+const GRACE: u64 = 2;
+const FIRST_QUESTION: u64 = 16;
+
+/// How long answers may take to leave after a stop.
+const GRACE_TIME: Duration = Duration::from_secs(3);
+
+/// What bounds a session.
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// Address and port.
+    pub bind: SocketAddr,
+    /// How long new requests are accepted (1 to 600 s).
+    pub session: Duration,
+    /// Most undecided requests (`pairing_max_queue`).
+    pub max_queue: usize,
+    /// Volume limit per address (`pairing_rate_limit_volume`).
+    pub rate: RateLimit,
+    /// Most connections at a time, waiting ones included.
+    pub max_conns: usize,
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For the request.
+    pub request: Duration,
+    /// For the operator.
+    pub approval: Duration,
+    /// For reverse DNS.
+    pub dns: Duration,
+    /// Between looks into the queue directory.
+    pub poll: Duration,
+}
+
+impl Default for ListenerOptions {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
+            session: Duration::from_secs(600),
+            max_queue: 10,
+            rate: RateLimit::default(),
+            max_conns: 128,
+            handshake: Duration::from_secs(10),
+            request: Duration::from_secs(30),
+            approval: Duration::from_secs(600),
+            dns: Duration::from_secs(2),
+            poll: Duration::from_millis(500),
+        }
+    }
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its time was over and nobody waits any more.
+    Timeout,
+    /// SIGINT, SIGTERM or the operator's `quit`.
+    Stopped,
+}
+
+/// Why the listener cannot run.
+#[derive(Debug)]
+pub enum ListenerError {
+    /// The port.
+    Bind(SocketAddr, io::Error),
+    /// TLS.
+    Tls(rustls::Error),
+    /// The event loop.
+    Loop(io::Error),
+}
+
+impl fmt::Display for ListenerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Loop(error) => write!(f, "event loop: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenerError {}
+
+/// Who watches the session: the console, or nobody.
+pub trait Operator {
+    /// A request was queued.
+    fn arrived(&mut self, queued: &Queued);
+    /// A request is gone without a decision.
+    fn gone(&mut self, queued: &Queued, why: &str);
+    /// New requests are no longer accepted, but so many still wait.
+    fn draining(&mut self, waiting: usize);
+    /// The loop was woken through [`Listener::waker`]; `true` ends the session.
+    fn input(&mut self) -> bool;
+}
+
+/// Nobody watches.
+impl Operator for () {
+    fn arrived(&mut self, _: &Queued) {}
+    fn gone(&mut self, _: &Queued, _: &str) {}
+    fn draining(&mut self, _: usize) {}
+    fn input(&mut self) -> bool {
+        false
+    }
+}
+
+/// A listener that is bound and can run.
+pub struct Listener {
+    reactor: Reactor,
+    listener: ListenerId,
+    address: SocketAddr,
+    config: Arc<ServerConfig>,
+    limits: Arc<ServerLimits>,
+    options: ListenerOptions,
+    queue: Queue,
+    rate: RateTable,
+    waker: Waker,
+    identifier: Identifier,
+    answers: (Sender<(u64, Identified)>, Receiver<(u64, Identified)>),
+    next_question: u64,
+    asking: HashMap<u64, Asking>,
+    waiting: HashMap<ConnId, Waiting>,
+    poll: Option<TimerId>,
+    draining: bool,
+    stopping: bool,
+}
+
+/// A request whose sender is being looked up.
+struct Asking {
+    conn: ConnId,
+    source: Option<IpAddr>,
+    request: PairRequest,
+    timer: TimerId,
+}
+
+/// A request that waits for the operator.
+struct Waiting {
+    queued: Queued,
+    until: Duration,
+}
+
+impl Listener {
+    /// Binds the port and prepares everything; nothing is answered before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The port is taken or forbidden, or the system has no descriptors left.
+    pub fn bind(
+        options: ListenerOptions,
+        identity: &Identity,
+        queue: Queue,
+    ) -> Result<Self, ListenerError> {
+        let config = tls::pairing_server_config(identity, &system_clock())
+            .map_err(ListenerError::Tls)?;
+        let mut reactor =
+            Reactor::new(Config { max_conns: options.max_conns, ..Config::default() })
+                .map_err(ListenerError::Loop)?;
+        let bind = options.bind;
+        let listener =
+            reactor.listen(bind, 64).map_err(|error| ListenerError::Bind(bind, error))?;
+        let address = reactor.listener_addr(listener).unwrap_or(bind);
+        let waker = reactor.waker().map_err(ListenerError::Loop)?;
+        let limits = Arc::new(ServerLimits {
+            handshake: options.handshake,
+            request: options.request,
+            http: Limits::PAIRING_REQUEST,
+            ..ServerLimits::default()
+        });
+        Ok(Self {
+            reactor,
+            listener,
+            address,
+            config,
+            limits,
+            rate: RateTable::new(options.rate),
+            options,
+            queue,
+            waker,
+            identifier: Identifier::default(),
+            answers: channel(),
+            next_question: FIRST_QUESTION,
+            asking: HashMap::new(),
+            waiting: HashMap::new(),
+            poll: None,
+            draining: false,
+            stopping: false,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Wakes the loop, which then asks [`Operator::input`].
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Serves until the session's time is over and nobody waits, or until it is stopped.
+    ///
+    /// When the time is over, the port is closed and connections that wait for a decision keep
+    /// waiting, each up to its own limit. A stop tells them so at once.
+    ///
+    /// # Errors
+    /// The event loop's.
+    pub fn run(
+        mut self,
+        operator: &mut dyn Operator,
+        log: &Syslog,
+    ) -> Result<Ended, ListenerError> {
+        self.reactor
+            .watch_signals(&[Signal::Int, Signal::Term])
+            .map_err(ListenerError::Loop)?;
+        let _ = self.queue.expire();
+        self.reactor.set_timer(self.options.session, SESSION);
+        let port = self.address.port();
+        log.log(Level::Info, &Line::new("pairing-mode-start").field("PORT", port));
+        loop {
+            let Some(event) = self.reactor.next(None).map_err(ListenerError::Loop)? else {
+                continue;
+            };
+            if self.handle(event, operator, log) || self.is_over() {
+                break;
+            }
+        }
+        let action = if self.stopping { "pairing-mode-stop" } else { "pairing-mode-timeout" };
+        log.log(Level::Info, &Line::new(action).field("PORT", port));
+        Ok(if self.stopping { Ended::Stopped } else { Ended::Timeout })
+    }
+
+    fn is_over(&self) -> bool {
+        (self.draining || self.stopping) && self.reactor.live_conns() == 0
+    }
+
+    /// Handles one event; `true` when the session must end now.
+    fn handle(&mut self, event: Event, operator: &mut dyn Operator, log: &Syslog) -> bool {
+        match event {
+            Event::Incoming { conn, peer, .. } => self.incoming(conn, peer.ip(), log),
+            Event::Request { conn, request } => match PairRequest::parse(&request.body) {
+                Ok(request) => self.look_up(conn, request, operator, log),
+                Err(refusal) => self.refuse(conn, refusal, log),
+            },
+            Event::BadRequest { conn, error } => {
+                let refusal = match error {
+                    HttpError::BodyTooLarge => Refusal::TooLarge,
+                    _ => Refusal::InvalidRequest,
+                };
+                self.refuse(conn, refusal, log);
+            }
+            // A pairing client that closes its side has gone: it does not close half-way.
+            Event::PeerClosed { conn } => {
+                self.reactor.close(conn);
+            }
+            Event::Closed { conn, .. } => self.closed(conn, operator, log),
+            Event::Woken => {
+                self.answered(operator, log);
+                if operator.input() {
+                    self.stop();
+                }
+                self.look_for_decisions(operator, log);
+            }
+            Event::Timer { token: SESSION, .. } => self.drain(operator),
+            Event::Timer { token: GRACE, .. } => return true,
+            Event::Timer { token: POLL, .. } => {
+                self.poll = None;
+                self.look_for_decisions(operator, log);
+                self.arm_poll();
+            }
+            Event::Timer { token, .. } => {
+                if let Some(asking) = self.asking.remove(&token) {
+                    self.enqueue(asking, &Identified::default(), operator, log);
+                }
+            }
+            Event::Signal(_) => self.stop(),
+            _ => {}
+        }
+        false
+    }
+
+    fn incoming(&mut self, conn: ConnId, peer: IpAddr, log: &Syslog) {
+        let verdict = self.rate.check(peer, self.reactor.now());
+        if verdict == Verdict::Block {
+            let line = Line::new("rate-block").field("PEER", peer).field("REASON", "volume");
+            log.log(Level::Warning, &line);
+        }
+        if verdict != Verdict::Accept || self.stopping {
+            self.reactor.close(conn);
+        } else {
+            self.reactor.serve(conn, &self.config, &self.limits);
+        }
+    }
+
+    /// Asks DNS about the sender before the request is queued, within its time.
+    fn look_up(
+        &mut self,
+        conn: ConnId,
+        request: PairRequest,
+        operator: &mut dyn Operator,
+        log: &Syslog,
+    ) {
+        let source = self.reactor.peer_addr(conn).map(|peer| peer.ip().to_canonical());
+        let token = self.next_question;
+        self.next_question += 1;
+        let timer = self.reactor.set_timer(self.options.dns, token);
+        let asking = Asking { conn, source, request, timer };
+        let waker = self.waker.clone();
+        let asked = source.is_some_and(|source| {
+            self.identifier.ask(source, token, self.answers.0.clone(), move || {
+                let _ = waker.wake();
+            })
+        });
+        if asked {
+            self.asking.insert(token, asking);
+        } else {
+            self.reactor.cancel_timer(timer);
+            self.enqueue(asking, &Identified::default(), operator, log);
+        }
+    }
+
+    fn answered(&mut self, operator: &mut dyn Operator, log: &Syslog) {
+        while let Ok((token, identified)) = self.answers.1.try_recv() {
+            if let Some(asking) = self.asking.remove(&token) {
+                self.reactor.cancel_timer(asking.timer);
+                self.enqueue(asking, &identified, operator, log);
+            }
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        asking: Asking,
+        identified: &Identified,
+        operator: &mut dyn Operator,
+        log: &Syslog,
+    ) {
+        let Asking { conn, source, request, .. } = asking;
+        if self.reactor.peer_addr(conn).is_none() {
+            return;
+        }
+        let source = source.map_or_else(|| "unknown".to_owned(), |source| source.to_string());
+        let full = self
+            .queue
+            .expire()
+            .and_then(|()| self.queue.len())
+            .is_ok_and(|length| length >= self.options.max_queue);
+        if full {
+            return self.refuse(conn, Refusal::QueueFull, log);
+        }
+        let queued = match self.queue.add(&request, &source, identified, Utc::now()) {
+            Ok(queued) => queued,
+            Err(error) => {
+                log.log(Level::Err, &Line::new("pair-reject").field("ERROR", error));
+                let body = Outcome::Denied { reason: "dispatcher error".to_owned() }.render();
+                self.answer(conn, body.replace("\"denied\"", "\"error\"").as_bytes(), Then::Close);
+                return;
+            }
+        };
+        let mut line = Line::new("pair-request")
+            .field("AGENT", &queued.hostname)
+            .field("IP", &queued.source_ip)
+            .field("REQID", &queued.id)
+            .field("STATUS", "pending");
+        if queued.ip != queued.source_ip {
+            line = line.field("REPORTED_IP", &queued.ip);
+        }
+        log.log(Level::Info, &line);
+        self.answer(conn, Ack::render_pending(&queued.id).as_bytes(), Then::Hold);
+        operator.arrived(&queued);
+        let until = self.reactor.now() + self.options.approval;
+        self.waiting.insert(conn, Waiting { queued, until });
+        self.arm_poll();
+    }
+
+    fn refuse(&mut self, conn: ConnId, refusal: Refusal, log: &Syslog) {
+        let reason = match refusal {
+            Refusal::TooLarge => "body-too-large",
+            Refusal::InvalidHostname => "invalid-hostname",
+            Refusal::QueueFull => "queue-full",
+            Refusal::InvalidRequest => "invalid-request",
+        };
+        let peer = self.reactor.peer_addr(conn).map(|peer| peer.ip().to_canonical());
+        let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+        log.log(Level::Info, &Line::new("pair-reject").field("IP", peer).field("REASON", reason));
+        self.answer(conn, refusal.render().as_bytes(), Then::Close);
+    }
+
+    /// Sends what the operator decided, and gives up on what nobody decided in time.
+    fn look_for_decisions(&mut self, operator: &mut dyn Operator, log: &Syslog) {
+        let now = self.reactor.now();
+        let due: Vec<(ConnId, Option<Vec<u8>>)> = self
+            .waiting
+            .iter()
+            .filter_map(|(conn, waiting)| match self.queue.answer(&waiting.queued.id) {
+                Some((_, bytes)) => Some((*conn, Some(bytes))),
+                None if now >= waiting.until => Some((*conn, None)),
+                None => None,
+            })
+            .collect();
+        for (conn, decision) in due {
+            let Some(waiting) = self.waiting.remove(&conn) else { continue };
+            let bytes = decision.unwrap_or_else(|| {
+                operator.gone(&waiting.queued, "nobody decided in time");
+                Outcome::Denied { reason: "approval timeout".to_owned() }.render().into_bytes()
+            });
+            self.answer(conn, &bytes, Then::Close);
+            self.finish(&waiting.queued.id, log);
+        }
+    }
+
+    /// A connection is over. Whoever waited on it is withdrawn: nobody would get the answer.
+    fn closed(&mut self, conn: ConnId, operator: &mut dyn Operator, log: &Syslog) {
+        let questions: Vec<u64> = self
+            .asking
+            .iter()
+            .filter(|(_, asking)| asking.conn == conn)
+            .map(|(token, _)| *token)
+            .collect();
+        for token in questions {
+            if let Some(asking) = self.asking.remove(&token) {
+                self.reactor.cancel_timer(asking.timer);
+            }
+        }
+        let Some(waiting) = self.waiting.remove(&conn) else { return };
+        let queued = waiting.queued;
+        let mut line =
+            Line::new("pair-withdrawn").field("AGENT", &queued.hostname).field("REQID", &queued.id);
+        let mut level = Level::Info;
+        if self.queue.decision(&queued.id) == Some(Decision::Approved) {
+            line = line.field("ERROR", "approved, but the agent had gone and has no certificate");
+            level = Level::Warning;
+        }
+        log.log(level, &line);
+        operator.gone(&queued, "the agent closed the connection");
+        self.finish(&queued.id, log);
+    }
+
+    /// The session's time is over.
+    fn drain(&mut self, operator: &mut dyn Operator) {
+        self.draining = true;
+        self.reactor.close_listener(self.listener);
+        if !self.waiting.is_empty() {
+            operator.draining(self.waiting.len());
+        }
+    }
+
+    /// Ends the session: whoever waits is told at once.
+    fn stop(&mut self) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.reactor.close_listener(self.listener);
+        let stopped = Outcome::Denied { reason: "pairing mode stopped".to_owned() }.render();
+        let waiting: Vec<(ConnId, Waiting)> = self.waiting.drain().collect();
+        for (conn, waiting) in waiting {
+            // A decision that was just made still counts.
+            let decision = self.queue.answer(&waiting.queued.id);
+            let bytes = decision.map_or_else(|| stopped.clone().into_bytes(), |(_, bytes)| bytes);
+            self.answer(conn, &bytes, Then::Close);
+            let _ = self.queue.finish(&waiting.queued.id);
+        }
+        let asking: Vec<Asking> = self.asking.drain().map(|(_, asking)| asking).collect();
+        for asking in asking {
+            self.answer(asking.conn, stopped.as_bytes(), Then::Close);
+        }
+        self.reactor.set_timer(GRACE_TIME, GRACE);
+    }
+
+    fn answer(&mut self, conn: ConnId, body: &[u8], then: Then) {
+        let body = String::from_utf8_lossy(body);
+        self.reactor.send(conn, render_response(200, &body, false), then);
+    }
+
+    fn finish(&self, id: &str, log: &Syslog) {
+        if let Err(error) = self.queue.finish(id) {
+            log.log(Level::Err, &Line::new("pair-queue").field("ERROR", error));
+        }
+    }
+
+    fn arm_poll(&mut self) {
+        if self.poll.is_none() && !self.waiting.is_empty() {
+            self.poll = Some(self.reactor.set_timer(self.options.poll, POLL));
+        }
+    }
+}
