@@ -5,12 +5,12 @@ mod work;
 
 use crate::admission::{self, Admission};
 use crate::handlers::State;
-use crate::live::{Live, LoadError, Notes};
+use crate::live::{Live, LoadError, Notes, host_name};
 use crate::places::Places;
 use crate::ratelimit::{RateLimiter, Rule};
 use conns::Conn;
 use ctrl_exec_host::syslog::{Level, Syslog};
-use ctrl_exec_host::{Root, hostname};
+use ctrl_exec_host::Root;
 use ctrl_exec_protocol::config::RateLimit;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_reactor::{Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal};
@@ -121,7 +121,7 @@ impl Server {
             rate: limiter(&live),
             state: State {
                 places,
-                host: hostname::fqdn(),
+                host: host_name(&live.conf),
                 live,
                 lines: Vec::new(),
             },
@@ -196,6 +196,7 @@ impl Server {
                     }
                 }
                 self.rate = limiter(&live);
+                self.state.host = host_name(&live.conf);
                 self.state.live = live;
                 notes
                     .lines
