@@ -264,6 +264,11 @@ impl Conn {
                 self.start_response(bytes, then, now);
                 true
             }
+            // An answer to a peer that has not asked yet, such as a refusal of its certificate.
+            (Role::Server(_), State::Reading, Then::Close) => {
+                self.start_response(bytes, then, now);
+                true
+            }
             (Role::Client(_), _, Then::AwaitResponse) => self.ask(bytes, now),
             (Role::Client(_), _, Then::Close) if bytes.is_empty() => {
                 self.close();
@@ -533,4 +538,4 @@ fn io_reason(phase: Phase, error: &io::Error) -> CloseReason {
 /// Steps a connection may take before others get their turn: with one read of 4 KiB each, 64 KiB.
 const SHARE: usize = 16;
 /// Bytes thrown away at most while a peer is waited for after the last response.
-const LINGER_MAX: usize = 256 * 1024;
+const LINGER_MAX: usize = 4 * 1024 * 1024;

@@ -40,7 +40,7 @@ pub struct ServerLimits {
     /// Between a response and the first byte of the next request on a kept connection.
     pub idle: Duration,
     /// How long after the last response the peer may take to close, while whatever it still sends
-    /// (at most 256 KiB) is thrown away so that it gets the response rather than a reset.
+    /// (at most 4 MiB) is thrown away so that it gets the response rather than a reset.
     pub linger: Duration,
     /// Bounds of a request.
     pub http: Limits,

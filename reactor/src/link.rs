@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr};
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 #[cfg(test)]
 use crate::faults::{Faults, Verdict};
@@ -61,6 +62,15 @@ impl Link {
         self.hup |= ended;
         self.readable |= event.is_readable() || ended;
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
+    /// Bounds what the system holds for a peer that is slow to take a big response. It also makes
+    /// a write deadline mean what the peer took, and not what the system did.
+    pub fn bound_send_buffer(&self) {
+        if let Socket::Tcp(socket) = &self.socket {
+            // Best effort: without it the system's own bounds hold.
+            let _ = set_socket_send_buffer_size(socket, SEND_BUFFER);
+        }
     }
 
     /// The outcome of a TCP connect: `Ok(false)` while it is under way.
@@ -173,3 +183,6 @@ impl Link {
         }
     }
 }
+
+/// A response larger than this is given to the system in pieces.
+pub(crate) const SEND_BUFFER: usize = 128 * 1024;

@@ -8,6 +8,7 @@ use ctrl_exec_protocol::http::{HttpError, RequestParser};
 use super::{Conn, Cx, Flow, Role, State, io_reason};
 use crate::event::{CloseReason, Event, Phase};
 use crate::limits::{ServerLimits, Then};
+use crate::link::SEND_BUFFER;
 use crate::stream::{Chunk, Fault, Pulled};
 
 #[derive(Debug)]
@@ -62,6 +63,9 @@ impl Conn {
             then
         };
         self.deadline = Some(now + server.limits.write);
+        if let Some(link) = self.link.as_ref().filter(|_| bytes.len() > SEND_BUFFER) {
+            link.bound_send_buffer();
+        }
         self.out.set(bytes);
         self.progress = 0;
         self.state = State::Writing(then);

@@ -9,7 +9,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -33,6 +33,10 @@ impl Pki {
     pub fn new() -> Pki {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Every CA has a name of its own, or a foreign certificate would only fail later.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("CA {}", COUNT.fetch_add(1, Ordering::SeqCst));
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         Pki {
             ca: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
         }
@@ -254,7 +258,7 @@ pub fn patient() -> ServerLimits {
         request: secs(60),
         write: secs(60),
         idle: secs(60),
-        linger: secs(20),
+        linger: millis(500),
         ..ServerLimits::default()
     }
 }
