@@ -11,6 +11,7 @@ pub mod engine;
 pub mod jval;
 pub mod locks;
 pub mod ops;
+pub mod pairing;
 pub mod registry;
 pub mod renewal;
 pub mod revoked;

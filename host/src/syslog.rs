@@ -45,6 +45,7 @@ pub struct Syslog {
     ident: &'static str,
     path: PathBuf,
     socket: RefCell<Option<UnixDatagram>>,
+    to_stderr: bool,
 }
 
 impl Syslog {
@@ -55,9 +56,18 @@ impl Syslog {
             ident,
             path: root.path("/dev/log"),
             socket: RefCell::new(None),
+            to_stderr: true,
         };
         *log.socket.borrow_mut() = log.connect();
         log
+    }
+
+    /// The same log, but lines are dropped where no log socket answers: for commands whose
+    /// standard error is read by a person.
+    #[must_use]
+    pub fn socket_only(mut self) -> Self {
+        self.to_stderr = false;
+        self
     }
 
     /// Writes one line. A full socket buffer loses the line rather than blocking the caller.
@@ -68,7 +78,7 @@ impl Syslog {
             self.ident,
             std::process::id()
         );
-        if self.send(message.as_bytes()) {
+        if self.send(message.as_bytes()) || !self.to_stderr {
             return;
         }
         // Nothing can be done about a standard error that is closed.

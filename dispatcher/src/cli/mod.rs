@@ -48,13 +48,13 @@ pub struct Ctx {
     pub root: Root,
     /// `--config`.
     pub config_path: Option<PathBuf>,
-    log: Option<Syslog>,
+    log: Syslog,
 }
 
 impl Ctx {
     fn new(root: Root, config_path: Option<PathBuf>) -> Self {
         // Without a log socket, lines would go to standard error, among what the operator reads.
-        let log = root.path("/dev/log").exists().then(|| Syslog::open(IDENT, &root));
+        let log = Syslog::open(IDENT, &root).socket_only();
         Self { root, config_path, log }
     }
 
@@ -78,11 +78,19 @@ impl Ctx {
         self.root.path(crate::locks::DIR)
     }
 
-    /// Writes a log line, if there is a log.
+    /// Writes a log line, if a log listens.
     pub fn log(&self, level: Level, line: &Line) {
-        if let Some(log) = &self.log {
-            log.log(level, line);
-        }
+        self.log.log(level, line);
+    }
+
+    /// The log, for what writes to it by itself.
+    pub fn syslog(&self) -> &Syslog {
+        &self.log
+    }
+
+    /// Another handle of the log, for a part that keeps its own.
+    pub fn new_syslog(&self) -> Syslog {
+        Syslog::open(IDENT, &self.root).socket_only()
     }
 }
 

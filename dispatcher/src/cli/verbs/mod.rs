@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod follow;
 pub mod maintain;
+pub mod pairing;
 pub mod ping;
 pub mod revoke;
 pub mod run;
