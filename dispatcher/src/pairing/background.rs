@@ -95,9 +95,10 @@ pub fn start(mut command: Command, pid_file: &Path) -> Result<Started, Backgroun
     }
     let line = receiver.recv_timeout(PATIENCE).unwrap_or_default();
     match line.trim().split_once(' ') {
-        Some(("ready", port)) => {
-            Ok(Started { pid, port: port.parse().unwrap_or_default() })
-        }
+        Some(("ready", port)) => Ok(Started {
+            pid,
+            port: port.parse().unwrap_or_default(),
+        }),
         Some(("error", why)) => {
             let _ = child.wait();
             Err(BackgroundError::Child(why.to_owned()))
@@ -105,7 +106,9 @@ pub fn start(mut command: Command, pid_file: &Path) -> Result<Started, Backgroun
         _ => {
             let _ = child.kill();
             let _ = child.wait();
-            Err(BackgroundError::Child("pairing mode did not start".to_owned()))
+            Err(BackgroundError::Child(
+                "pairing mode did not start".to_owned(),
+            ))
         }
     }
 }
@@ -147,7 +150,10 @@ impl Child {
     /// `Some` when this process was made by [`start`].
     pub fn recognise(pid_file: &Path) -> Option<Self> {
         std::env::var_os(VARIABLE)?;
-        Some(Self { pid_file: pid_file.to_owned(), written: false })
+        Some(Self {
+            pid_file: pid_file.to_owned(),
+            written: false,
+        })
     }
 
     /// The port is bound: leave the terminal, write the pid file, tell the parent.
@@ -167,7 +173,10 @@ impl Child {
         self.written = true;
         tell(&format!("ready {port}"));
         // The parent reads until the pipe closes: nothing of the terminal stays open.
-        let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null");
         if let Ok(null) = null {
             let _ = rustix::stdio::dup2_stdout(&null);
             let _ = rustix::stdio::dup2_stderr(&null);

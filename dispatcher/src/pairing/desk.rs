@@ -119,7 +119,9 @@ impl Desk {
 
         let mut warnings = self.warnings(&queued);
         let serial = ca::trust_serial(&self.cert).unwrap_or_else(|error| {
-            warnings.push(format!("the agent will not trust this dispatcher yet: {error}"));
+            warnings.push(format!(
+                "the agent will not trust this dispatcher yet: {error}"
+            ));
             String::new()
         });
         let mut approved = Approved {
@@ -144,8 +146,9 @@ impl Desk {
             dispatcher_id: self.dispatcher_id.clone(),
         });
         self.queue.decide(id, &outcome)?;
-        let line =
-            Line::new("pair-approve").field("AGENT", &approved.queued.hostname).field("REQID", id);
+        let line = Line::new("pair-approve")
+            .field("AGENT", &approved.queued.hostname)
+            .field("REQID", id);
         log.log(Level::Info, &line);
         approved.warnings = warnings;
         Ok(approved)
@@ -157,8 +160,15 @@ impl Desk {
     /// Unknown or decided request.
     pub fn deny(&self, id: &str, log: &Syslog) -> Result<Queued, DeskError> {
         let queued = self.queue.undecided(id)?;
-        self.queue.decide(id, &Outcome::Denied { reason: "rejected by operator".to_owned() })?;
-        let line = Line::new("pair-deny").field("AGENT", &queued.hostname).field("REQID", id);
+        self.queue.decide(
+            id,
+            &Outcome::Denied {
+                reason: "rejected by operator".to_owned(),
+            },
+        )?;
+        let line = Line::new("pair-deny")
+            .field("AGENT", &queued.hostname)
+            .field("REQID", id);
         log.log(Level::Info, &line);
         Ok(queued)
     }
@@ -170,7 +180,11 @@ impl Desk {
             Ok(Some(old)) => warnings.push(format!(
                 "'{}' is paired already (address {}, since {}); approving replaces that agent",
                 queued.hostname,
-                if old.ip().is_empty() { "unknown" } else { old.ip() },
+                if old.ip().is_empty() {
+                    "unknown"
+                } else {
+                    old.ip()
+                },
                 old.raw().get("paired").and_then(text).unwrap_or("unknown")
             )),
             Ok(None) => {}
@@ -209,7 +223,14 @@ impl Approved {
             .set("reqid", self.queued.id.as_str())
             .set("dispatcher_serial", serial)
             .set("serial_broadcast", "")
-            .set("serial_confirmed", if serial.is_empty() { String::new() } else { now.iso() })
+            .set(
+                "serial_confirmed",
+                if serial.is_empty() {
+                    String::new()
+                } else {
+                    now.iso()
+                },
+            )
             .set_serial_status(if serial.is_empty() {
                 SerialStatus::Unknown
             } else {
@@ -227,7 +248,11 @@ impl Approved {
             LookupBy::Ip => &self.ip,
             LookupBy::Hostname => name,
         };
-        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.clone()
+        };
         let mut out = format!(
             "Approved '{name}' ({}). Cert delivered on next poll.\n  Registered:  {name}   \
              lookup_by={}   addr={host}:{}\n",
@@ -302,5 +327,7 @@ pub(super) fn reverse_text(queued: &Queued) -> String {
 
 /// Text of a queue file for a terminal: control characters shown, not obeyed.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }

@@ -40,7 +40,10 @@ pub fn identify(address: IpAddr) -> Identified {
     let confirmed = (name.as_str(), 0)
         .to_socket_addrs()
         .is_ok_and(|mut found| found.any(|socket| socket.ip().to_canonical() == address));
-    Identified { name: Some(name), confirmed }
+    Identified {
+        name: Some(name),
+        confirmed,
+    }
 }
 
 /// Asks off the loop.
@@ -64,13 +67,15 @@ impl Identifier {
             return false;
         }
         let running = Arc::clone(&self.running);
-        let started = std::thread::Builder::new().name("reverse-dns".to_owned()).spawn(move || {
-            let identified = identify(address);
-            running.fetch_sub(1, Ordering::Relaxed);
-            if answers.send((token, identified)).is_ok() {
-                wake();
-            }
-        });
+        let started = std::thread::Builder::new()
+            .name("reverse-dns".to_owned())
+            .spawn(move || {
+                let identified = identify(address);
+                running.fetch_sub(1, Ordering::Relaxed);
+                if answers.send((token, identified)).is_ok() {
+                    wake();
+                }
+            });
         if started.is_err() {
             self.running.fetch_sub(1, Ordering::Relaxed);
         }

@@ -107,7 +107,10 @@ impl Prompt {
                 if !good {
                     return say(HELP.trim_end());
                 }
-                let index = digits.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+                let index = digits
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|number| number.checked_sub(1));
                 match index.and_then(|index| self.shown.get(index)) {
                     Some(id) => id,
                     None => return say(&format!("There is no request number {digits}.")),
@@ -117,7 +120,11 @@ impl Prompt {
         if !pending.contains(id) {
             return say(&format!("Request {id} is gone."));
         }
-        if verb == 'a' { Reaction::Approve(id.clone()) } else { Reaction::Deny(id.clone()) }
+        if verb == 'a' {
+            Reaction::Approve(id.clone())
+        } else {
+            Reaction::Deny(id.clone())
+        }
     }
 }
 
@@ -138,8 +145,14 @@ fn details(queued: &Queued, desk: &Desk) -> String {
     for warning in desk.warnings(queued) {
         let _ = writeln!(out, "  Warning: {warning}");
     }
-    let _ = match (queued.reverse_confirmed, queued.reverse_dns.eq_ignore_ascii_case(name)) {
-        (true, true) => writeln!(out, "  The name resolves to the source: look-up by name is fine."),
+    let _ = match (
+        queued.reverse_confirmed,
+        queued.reverse_dns.eq_ignore_ascii_case(name),
+    ) {
+        (true, true) => writeln!(
+            out,
+            "  The name resolves to the source: look-up by name is fine."
+        ),
         (true, false) => writeln!(
             out,
             "  Afterwards perhaps: edit-agent {name} --rename {}",
@@ -178,16 +191,24 @@ impl<W: Write> Console<W> {
         out: W,
     ) -> std::io::Result<Self> {
         let (sender, lines) = sync_channel(16);
-        std::thread::Builder::new().name("console".to_owned()).spawn(move || {
-            loop {
-                let line = read_line(&mut input);
-                let last = line.is_none();
-                if sender.send(line).is_err() || waker.wake().is_err() || last {
-                    return;
+        std::thread::Builder::new()
+            .name("console".to_owned())
+            .spawn(move || {
+                loop {
+                    let line = read_line(&mut input);
+                    let last = line.is_none();
+                    if sender.send(line).is_err() || waker.wake().is_err() || last {
+                        return;
+                    }
                 }
-            }
-        })?;
-        Ok(Self { desk, log, prompt: Prompt::default(), lines, out })
+            })?;
+        Ok(Self {
+            desk,
+            log,
+            prompt: Prompt::default(),
+            lines,
+            out,
+        })
     }
 
     fn say(&mut self, text: &str) {
@@ -246,7 +267,10 @@ impl<W: Write> Operator for Console<W> {
     }
 
     fn gone(&mut self, queued: &Queued, why: &str) {
-        self.say(&format!("\nRequest {} of {} is gone: {why}.\n", queued.id, queued.hostname));
+        self.say(&format!(
+            "\nRequest {} of {} is gone: {why}.\n",
+            queued.id, queued.hostname
+        ));
     }
 
     fn draining(&mut self, waiting: usize) {

@@ -180,14 +180,17 @@ impl Listener {
         identity: &Identity,
         queue: Queue,
     ) -> Result<Self, ListenerError> {
-        let config = tls::pairing_server_config(identity, &system_clock())
-            .map_err(ListenerError::Tls)?;
-        let mut reactor =
-            Reactor::new(Config { max_conns: options.max_conns, ..Config::default() })
-                .map_err(ListenerError::Loop)?;
+        let config =
+            tls::pairing_server_config(identity, &system_clock()).map_err(ListenerError::Tls)?;
+        let mut reactor = Reactor::new(Config {
+            max_conns: options.max_conns,
+            ..Config::default()
+        })
+        .map_err(ListenerError::Loop)?;
         let bind = options.bind;
-        let listener =
-            reactor.listen(bind, 64).map_err(|error| ListenerError::Bind(bind, error))?;
+        let listener = reactor
+            .listen(bind, 64)
+            .map_err(|error| ListenerError::Bind(bind, error))?;
         let address = reactor.listener_addr(listener).unwrap_or(bind);
         let waker = reactor.waker().map_err(ListenerError::Loop)?;
         let limits = Arc::new(ServerLimits {
@@ -245,7 +248,10 @@ impl Listener {
         let _ = self.queue.expire();
         self.reactor.set_timer(self.options.session, SESSION);
         let port = self.address.port();
-        log.log(Level::Info, &Line::new("pairing-mode-start").field("PORT", port));
+        log.log(
+            Level::Info,
+            &Line::new("pairing-mode-start").field("PORT", port),
+        );
         loop {
             let Some(event) = self.reactor.next(None).map_err(ListenerError::Loop)? else {
                 continue;
@@ -254,9 +260,17 @@ impl Listener {
                 break;
             }
         }
-        let action = if self.stopping { "pairing-mode-stop" } else { "pairing-mode-timeout" };
+        let action = if self.stopping {
+            "pairing-mode-stop"
+        } else {
+            "pairing-mode-timeout"
+        };
         log.log(Level::Info, &Line::new(action).field("PORT", port));
-        Ok(if self.stopping { Ended::Stopped } else { Ended::Timeout })
+        Ok(if self.stopping {
+            Ended::Stopped
+        } else {
+            Ended::Timeout
+        })
     }
 
     fn is_over(&self) -> bool {
@@ -311,7 +325,9 @@ impl Listener {
     fn incoming(&mut self, conn: ConnId, peer: IpAddr, log: &Syslog) {
         let verdict = self.rate.check(peer, self.reactor.now());
         if verdict == Verdict::Block {
-            let line = Line::new("rate-block").field("PEER", peer).field("REASON", "volume");
+            let line = Line::new("rate-block")
+                .field("PEER", peer)
+                .field("REASON", "volume");
             log.log(Level::Warning, &line);
         }
         if verdict != Verdict::Accept || self.stopping {
@@ -329,16 +345,25 @@ impl Listener {
         operator: &mut dyn Operator,
         log: &Syslog,
     ) {
-        let source = self.reactor.peer_addr(conn).map(|peer| peer.ip().to_canonical());
+        let source = self
+            .reactor
+            .peer_addr(conn)
+            .map(|peer| peer.ip().to_canonical());
         let token = self.next_question;
         self.next_question += 1;
         let timer = self.reactor.set_timer(self.options.dns, token);
-        let asking = Asking { conn, source, request, timer };
+        let asking = Asking {
+            conn,
+            source,
+            request,
+            timer,
+        };
         let waker = self.waker.clone();
         let asked = source.is_some_and(|source| {
-            self.identifier.ask(source, token, self.answers.0.clone(), move || {
-                let _ = waker.wake();
-            })
+            self.identifier
+                .ask(source, token, self.answers.0.clone(), move || {
+                    let _ = waker.wake();
+                })
         });
         if asked {
             self.asking.insert(token, asking);
@@ -364,7 +389,12 @@ impl Listener {
         operator: &mut dyn Operator,
         log: &Syslog,
     ) {
-        let Asking { conn, source, request, .. } = asking;
+        let Asking {
+            conn,
+            source,
+            request,
+            ..
+        } = asking;
         if self.reactor.peer_addr(conn).is_none() {
             return;
         }
@@ -381,8 +411,15 @@ impl Listener {
             Ok(queued) => queued,
             Err(error) => {
                 log.log(Level::Err, &Line::new("pair-reject").field("ERROR", error));
-                let body = Outcome::Denied { reason: "dispatcher error".to_owned() }.render();
-                self.answer(conn, body.replace("\"denied\"", "\"error\"").as_bytes(), Then::Close);
+                let body = Outcome::Denied {
+                    reason: "dispatcher error".to_owned(),
+                }
+                .render();
+                self.answer(
+                    conn,
+                    body.replace("\"denied\"", "\"error\"").as_bytes(),
+                    Then::Close,
+                );
                 return;
             }
         };
@@ -409,9 +446,17 @@ impl Listener {
             Refusal::QueueFull => "queue-full",
             Refusal::InvalidRequest => "invalid-request",
         };
-        let peer = self.reactor.peer_addr(conn).map(|peer| peer.ip().to_canonical());
+        let peer = self
+            .reactor
+            .peer_addr(conn)
+            .map(|peer| peer.ip().to_canonical());
         let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
-        log.log(Level::Info, &Line::new("pair-reject").field("IP", peer).field("REASON", reason));
+        log.log(
+            Level::Info,
+            &Line::new("pair-reject")
+                .field("IP", peer)
+                .field("REASON", reason),
+        );
         self.answer(conn, refusal.render().as_bytes(), Then::Close);
     }
 
@@ -421,17 +466,25 @@ impl Listener {
         let due: Vec<(ConnId, Option<Vec<u8>>)> = self
             .waiting
             .iter()
-            .filter_map(|(conn, waiting)| match self.queue.answer(&waiting.queued.id) {
-                Some((_, bytes)) => Some((*conn, Some(bytes))),
-                None if now >= waiting.until => Some((*conn, None)),
-                None => None,
-            })
+            .filter_map(
+                |(conn, waiting)| match self.queue.answer(&waiting.queued.id) {
+                    Some((_, bytes)) => Some((*conn, Some(bytes))),
+                    None if now >= waiting.until => Some((*conn, None)),
+                    None => None,
+                },
+            )
             .collect();
         for (conn, decision) in due {
-            let Some(waiting) = self.waiting.remove(&conn) else { continue };
+            let Some(waiting) = self.waiting.remove(&conn) else {
+                continue;
+            };
             let bytes = decision.unwrap_or_else(|| {
                 operator.gone(&waiting.queued, "nobody decided in time");
-                Outcome::Denied { reason: "approval timeout".to_owned() }.render().into_bytes()
+                Outcome::Denied {
+                    reason: "approval timeout".to_owned(),
+                }
+                .render()
+                .into_bytes()
             });
             self.answer(conn, &bytes, Then::Close);
             self.finish(&waiting.queued.id, log);
@@ -451,13 +504,19 @@ impl Listener {
                 self.reactor.cancel_timer(asking.timer);
             }
         }
-        let Some(waiting) = self.waiting.remove(&conn) else { return };
+        let Some(waiting) = self.waiting.remove(&conn) else {
+            return;
+        };
         let queued = waiting.queued;
-        let mut line =
-            Line::new("pair-withdrawn").field("AGENT", &queued.hostname).field("REQID", &queued.id);
+        let mut line = Line::new("pair-withdrawn")
+            .field("AGENT", &queued.hostname)
+            .field("REQID", &queued.id);
         let mut level = Level::Info;
         if self.queue.decision(&queued.id) == Some(Decision::Approved) {
-            line = line.field("ERROR", "approved, but the agent had gone and has no certificate");
+            line = line.field(
+                "ERROR",
+                "approved, but the agent had gone and has no certificate",
+            );
             level = Level::Warning;
         }
         log.log(level, &line);
@@ -481,7 +540,10 @@ impl Listener {
         }
         self.stopping = true;
         self.reactor.close_listener(self.listener);
-        let stopped = Outcome::Denied { reason: "pairing mode stopped".to_owned() }.render();
+        let stopped = Outcome::Denied {
+            reason: "pairing mode stopped".to_owned(),
+        }
+        .render();
         let waiting: Vec<(ConnId, Waiting)> = self.waiting.drain().collect();
         for (conn, waiting) in waiting {
             // A decision that was just made still counts.
@@ -499,7 +561,8 @@ impl Listener {
 
     fn answer(&mut self, conn: ConnId, body: &[u8], then: Then) {
         let body = String::from_utf8_lossy(body);
-        self.reactor.send(conn, render_response(200, &body, false), then);
+        self.reactor
+            .send(conn, render_response(200, &body, false), then);
     }
 
     fn finish(&self, id: &str, log: &Syslog) {

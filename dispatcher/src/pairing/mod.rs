@@ -12,9 +12,7 @@ mod listener;
 mod queue;
 mod rate;
 
-pub use background::{
-    BackgroundError, Child, PID_FILE, Started, Stopped, start, stop,
-};
+pub use background::{BackgroundError, Child, PID_FILE, Started, Stopped, start, stop};
 pub use desk::{Approved, Desk, DeskError, Overrides, list_text};
 pub use identity::{Identified, identify};
 pub use interactive::{Console, Prompt, Reaction};

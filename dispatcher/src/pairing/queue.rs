@@ -163,7 +163,8 @@ impl Queue {
     /// # Errors
     /// The operating system's; an absent directory is an empty queue.
     pub fn pending(&self) -> Result<Vec<Queued>, QueueError> {
-        self.expire()?;
+        // Whoever may only look cannot clear away what is overdue.
+        let _ = self.expire();
         let mut found = Vec::new();
         for id in self.ids("json")? {
             if self.decision(&id).is_some() {
@@ -296,7 +297,9 @@ impl Queue {
         };
         let mut found = Vec::new();
         for entry in entries {
-            let name = entry.map_err(|error| self.io(&self.dir, error))?.file_name();
+            let name = entry
+                .map_err(|error| self.io(&self.dir, error))?
+                .file_name();
             let Some((id, rest)) = name.to_str().and_then(|name| name.split_once('.')) else {
                 continue;
             };
@@ -322,7 +325,9 @@ impl Queue {
 
     fn remove(&self, id: &str, suffix: &str) -> Result<(), QueueError> {
         let path = self.path(id, suffix)?;
-        durable::remove(&path).map(|_| ()).map_err(|error| self.io(&path, error))
+        durable::remove(&path)
+            .map(|_| ())
+            .map_err(|error| self.io(&path, error))
     }
 
     fn io(&self, path: &Path, error: io::Error) -> QueueError {
@@ -352,8 +357,12 @@ impl Queued {
     }
 
     fn to_json(&self) -> String {
-        let port = self.port.map_or_else(|| "null".to_owned(), |port| port.to_string());
-        let lookup_by = self.lookup_by.map_or("null".to_owned(), |by| format!("\"{}\"", by.word()));
+        let port = self
+            .port
+            .map_or_else(|| "null".to_owned(), |port| port.to_string());
+        let lookup_by = self
+            .lookup_by
+            .map_or("null".to_owned(), |by| format!("\"{}\"", by.word()));
         json::object()
             .str("id", &self.id)
             .str("hostname", &self.hostname)
@@ -374,7 +383,9 @@ impl Queued {
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     use io::Read;
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    fs::File::open(path)?
+        .take(MAX_FILE)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

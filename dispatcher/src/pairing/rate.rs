@@ -20,14 +20,21 @@ pub struct RateLimit {
 
 impl Default for RateLimit {
     fn default() -> Self {
-        Self { limit: 10, window: Duration::from_secs(60), block: Duration::from_secs(300) }
+        Self {
+            limit: 10,
+            window: Duration::from_secs(60),
+            block: Duration::from_secs(300),
+        }
     }
 }
 
 impl RateLimit {
     /// Parses `limit/window/block` (seconds), each at most 86400.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.trim().split('/').map(|part| part.trim().parse::<u32>().ok());
+        let mut parts = text
+            .trim()
+            .split('/')
+            .map(|part| part.trim().parse::<u32>().ok());
         let (limit, window, block) = (parts.next()??, parts.next()??, parts.next()??);
         let fits = limit <= 86_400 && window <= 86_400 && block <= 86_400;
         (parts.next().is_none() && fits).then(|| Self {
@@ -65,7 +72,10 @@ struct Peer {
 impl RateTable {
     /// An empty table.
     pub fn new(limit: RateLimit) -> Self {
-        Self { limit, peers: HashMap::new() }
+        Self {
+            limit,
+            peers: HashMap::new(),
+        }
     }
 
     /// Judges a connection from `address` at `now` and counts it if accepted.
@@ -82,7 +92,11 @@ impl RateTable {
             Some(_) => *peer = Peer::default(),
             None => {}
         }
-        while peer.recent.front().is_some_and(|time| now.saturating_sub(*time) >= limit.window) {
+        while peer
+            .recent
+            .front()
+            .is_some_and(|time| now.saturating_sub(*time) >= limit.window)
+        {
             peer.recent.pop_front();
         }
         if peer.recent.len() >= limit.limit as usize {
@@ -101,11 +115,12 @@ impl RateTable {
             return;
         }
         let window = self.limit.window;
-        self.peers.retain(|_, peer| match (peer.blocked_until, peer.recent.back()) {
-            (Some(until), _) => now < until,
-            (None, Some(last)) => now.saturating_sub(*last) < window,
-            (None, None) => false,
-        });
+        self.peers
+            .retain(|_, peer| match (peer.blocked_until, peer.recent.back()) {
+                (Some(until), _) => now < until,
+                (None, Some(last)) => now.saturating_sub(*last) < window,
+                (None, None) => false,
+            });
         if self.peers.len() < MAX_ADDRESSES {
             return;
         }
@@ -137,7 +152,10 @@ mod tests {
         }
         assert_eq!(table.check(peer, at(2)), Verdict::Block);
         assert_eq!(table.check(peer, at(3)), Verdict::Refuse);
-        assert_eq!(table.check("127.0.0.2".parse().unwrap(), at(3)), Verdict::Accept);
+        assert_eq!(
+            table.check("127.0.0.2".parse().unwrap(), at(3)),
+            Verdict::Accept
+        );
         assert_eq!(table.check(peer, at(301)), Verdict::Refuse);
         assert_eq!(table.check(peer, at(302)), Verdict::Accept);
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();

@@ -21,7 +21,15 @@ fn fixture() -> Fixture {
     let ca = CaDir::new(temp.path().join("etc"));
     let authority = setup_ca(&ca, &CaOptions::default(), Utc::now()).unwrap();
     let files = IdentityFiles::new(ca.dir().join("d.crt"), ca.dir().join("d.key"));
-    setup_dispatcher(&authority, &files, None, KeyType::EcdsaP256, 825, Utc::now()).unwrap();
+    setup_dispatcher(
+        &authority,
+        &files,
+        None,
+        KeyType::EcdsaP256,
+        825,
+        Utc::now(),
+    )
+    .unwrap();
     let desk = Desk {
         queue: Queue::new(temp.path().join("pairing")),
         registry: Registry::new(temp.path().join("agents")),
@@ -44,13 +52,18 @@ fn request(hostname: &str, cn: &str) -> PairRequest {
 }
 
 fn queue(fixture: &Fixture, request: &PairRequest) -> Queued {
-    fixture.desk.queue.add(request, "127.0.0.9", &Identified::default(), Utc::now()).unwrap()
+    fixture
+        .desk
+        .queue
+        .add(request, "127.0.0.9", &Identified::default(), Utc::now())
+        .unwrap()
 }
 
 fn age(fixture: &Fixture, id: &str, suffix: &str) {
     let path = fixture.desk.queue.dir().join(format!("{id}.{suffix}"));
     let file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
-    file.set_modified(SystemTime::now() - Duration::from_secs(700)).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(700))
+        .unwrap();
 }
 
 #[test]
@@ -58,8 +71,15 @@ fn queue_files_are_the_references() {
     let fixture = fixture();
     let mut wanted = request("router1.example", "router1.example");
     wanted.port = Some(7443);
-    let identified = Identified { name: Some("localhost".to_owned()), confirmed: true };
-    let queued = fixture.desk.queue.add(&wanted, "127.0.0.1", &identified, Utc::now()).unwrap();
+    let identified = Identified {
+        name: Some("localhost".to_owned()),
+        confirmed: true,
+    };
+    let queued = fixture
+        .desk
+        .queue
+        .add(&wanted, "127.0.0.1", &identified, Utc::now())
+        .unwrap();
     let path = fixture.desk.queue.dir().join(format!("{}.json", queued.id));
     let text = std::fs::read_to_string(path).unwrap();
     let ours = crate::jval::parse_object(text.as_bytes()).unwrap();
@@ -67,8 +87,12 @@ fn queue_files_are_the_references() {
     let recorded = include_str!("../../tests/fixtures/pairing-transcripts.json");
     let wrapped = format!("{{\"all\":{recorded}}}");
     let all = crate::jval::parse_object(wrapped.as_bytes()).unwrap();
-    let miniserde::json::Value::Array(cases) = &all["all"] else { panic!() };
-    let miniserde::json::Value::Object(case) = &cases[0] else { panic!() };
+    let miniserde::json::Value::Array(cases) = &all["all"] else {
+        panic!()
+    };
+    let miniserde::json::Value::Object(case) = &cases[0] else {
+        panic!()
+    };
     let theirs = crate::jval::sub_object(case, "queue_file").unwrap();
     let keys = |object: &crate::jval::Object| object.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&ours), keys(theirs));
@@ -93,12 +117,23 @@ fn what_nobody_waits_for_is_cleaned_up() {
     let old = queue(&fixture, &request("a", "a"));
     let approved = queue(&fixture, &request("b", "b"));
     let fresh = queue(&fixture, &request("c", "c"));
-    fixture.desk.approve(&approved.id, &Overrides::default(), &fixture.log, Utc::now()).unwrap();
+    fixture
+        .desk
+        .approve(
+            &approved.id,
+            &Overrides::default(),
+            &fixture.log,
+            Utc::now(),
+        )
+        .unwrap();
     age(&fixture, &old.id, "json");
     // The request is old, its approval is not: the listener may still fetch it.
     age(&fixture, &approved.id, "json");
     let pending = queue_of.pending().unwrap();
-    assert_eq!(pending.iter().map(|q| &q.id).collect::<Vec<_>>(), [&fresh.id]);
+    assert_eq!(
+        pending.iter().map(|q| &q.id).collect::<Vec<_>>(),
+        [&fresh.id]
+    );
     assert!(queue_of.load(&old.id).is_err());
     assert_eq!(queue_of.decision(&approved.id), Some(Decision::Approved));
     // Nobody came for it.
@@ -122,17 +157,30 @@ fn approval_registers_then_releases() {
     wanted.ip = Some("127.0.0.8".to_owned());
     let queued = queue(&fixture, &wanted);
     let now = Utc::now();
-    let approved =
-        fixture.desk.approve(&queued.id, &Overrides::default(), &fixture.log, now).unwrap();
+    let approved = fixture
+        .desk
+        .approve(&queued.id, &Overrides::default(), &fixture.log, now)
+        .unwrap();
     assert!(approved.warnings.is_empty(), "{:?}", approved.warnings);
     let text = approved.text();
-    assert!(text.contains("lookup_by=hostname   addr=router1.example:7600"), "{text}");
+    assert!(
+        text.contains("lookup_by=hostname   addr=router1.example:7600"),
+        "{text}"
+    );
 
     let (decision, bytes) = fixture.desk.queue.answer(&queued.id).unwrap();
     assert_eq!(decision, Decision::Approved);
-    let Outcome::Approved(answer) = Outcome::parse(&bytes).unwrap() else { panic!() };
-    assert_eq!((answer.nonce.as_str(), answer.dispatcher_id.as_str()), ("n0", "disp"));
-    assert_eq!(answer.dispatcher_serial, crate::ca::trust_serial(&fixture.desk.cert).unwrap());
+    let Outcome::Approved(answer) = Outcome::parse(&bytes).unwrap() else {
+        panic!()
+    };
+    assert_eq!(
+        (answer.nonce.as_str(), answer.dispatcher_id.as_str()),
+        ("n0", "disp")
+    );
+    assert_eq!(
+        answer.dispatcher_serial,
+        crate::ca::trust_serial(&fixture.desk.cert).unwrap()
+    );
     let leaf = cert::from_pem(&answer.cert).unwrap();
     ctrl_exec_protocol::verify::verify_leaf(&answer.ca, &leaf, now.0).unwrap();
 
@@ -144,8 +192,13 @@ fn approval_registers_then_releases() {
     let expiry = Utc(cert::facts(&leaf).unwrap().not_after).openssl();
     assert_eq!(record.expiry(), expiry);
     // Approving or denying again is refused until the agent has fetched it.
-    let again = fixture.desk.approve(&queued.id, &Overrides::default(), &fixture.log, now);
-    assert!(matches!(again, Err(DeskError::Queue(QueueError::Decided(_)))));
+    let again = fixture
+        .desk
+        .approve(&queued.id, &Overrides::default(), &fixture.log, now);
+    assert!(matches!(
+        again,
+        Err(DeskError::Queue(QueueError::Decided(_)))
+    ));
     assert!(fixture.desk.deny(&queued.id, &fixture.log).is_err());
 }
 
@@ -158,20 +211,38 @@ fn overrides_and_warnings() {
         ip: Some("::1".parse().unwrap()),
         port: Some(9000),
     };
-    let approved = fixture.desk.approve(&queued.id, &overrides, &fixture.log, Utc::now()).unwrap();
-    assert!(approved.text().contains("lookup_by=ip   addr=[::1]:9000"), "{}", approved.text());
+    let approved = fixture
+        .desk
+        .approve(&queued.id, &overrides, &fixture.log, Utc::now())
+        .unwrap();
+    assert!(
+        approved.text().contains("lookup_by=ip   addr=[::1]:9000"),
+        "{}",
+        approved.text()
+    );
     assert!(approved.warnings[0].contains("certificate of 'other', not 'a'"));
     let record = fixture.desk.registry.require("a").unwrap();
-    assert_eq!((record.ip(), record.port(), record.paired_cn()), ("::1", 9000, "other"));
+    assert_eq!(
+        (record.ip(), record.port(), record.paired_cn()),
+        ("::1", 9000, "other")
+    );
 
     // The same name again: said before and after.
     let again = queue(&fixture, &request("a", "a"));
     assert!(fixture.desk.warnings(&again)[0].contains("'a' is paired already (address ::1"));
     // Without the dispatcher's certificate: approved, but said.
     std::fs::remove_file(&fixture.desk.cert).unwrap();
-    let approved =
-        fixture.desk.approve(&again.id, &Overrides::default(), &fixture.log, Utc::now()).unwrap();
-    assert!(approved.text().contains("will not trust this dispatcher yet"), "{}", approved.text());
+    let approved = fixture
+        .desk
+        .approve(&again.id, &Overrides::default(), &fixture.log, Utc::now())
+        .unwrap();
+    assert!(
+        approved
+            .text()
+            .contains("will not trust this dispatcher yet"),
+        "{}",
+        approved.text()
+    );
     let record = fixture.desk.registry.require("a").unwrap();
     assert_eq!(record.serial_status(), SerialStatus::Unknown);
 }
@@ -186,9 +257,16 @@ fn a_request_that_cannot_be_signed_stays_and_is_marked() {
         .desk
         .approve(&queued.id, &Overrides::default(), &fixture.log, Utc::now())
         .unwrap_err();
-    assert!(error.to_string().contains("CSR does not begin with"), "{error}");
+    assert!(
+        error.to_string().contains("CSR does not begin with"),
+        "{error}"
+    );
     let pending = fixture.desk.queue.pending().unwrap();
-    assert!(list_text(&pending).contains("cannot be signed"), "{}", list_text(&pending));
+    assert!(
+        list_text(&pending).contains("cannot be signed"),
+        "{}",
+        list_text(&pending)
+    );
     assert!(fixture.desk.registry.load("a").unwrap().is_none());
     fixture.desk.deny(&queued.id, &fixture.log).unwrap();
     assert!(fixture.desk.queue.pending().unwrap().is_empty());
@@ -205,29 +283,62 @@ fn numbers_mean_what_was_displayed() {
     let first = queue(&fixture, &request("a", "a"));
     let mut prompt = Prompt::default();
     let pending = || fixture.desk.queue.pending().unwrap();
-    let ids = || pending().into_iter().map(|queued| queued.id).collect::<Vec<_>>();
+    let ids = || {
+        pending()
+            .into_iter()
+            .map(|queued| queued.id)
+            .collect::<Vec<_>>()
+    };
     let text = prompt.show(&pending(), &fixture.desk);
-    assert!(text.contains(&first.code) && text.contains(&first.id), "{text}");
-    assert_eq!(prompt.line(" a ", &ids()), Reaction::Approve(first.id.clone()));
+    assert!(
+        text.contains(&first.code) && text.contains(&first.id),
+        "{text}"
+    );
+    assert_eq!(
+        prompt.line(" a ", &ids()),
+        Reaction::Approve(first.id.clone())
+    );
     assert_eq!(prompt.line("D", &ids()), Reaction::Deny(first.id.clone()));
 
     // Another arrives: bare letters are ambiguous, numbers still mean the display.
     let second = queue(&fixture, &request("b", "b"));
     assert!(matches!(prompt.line("a", &ids()), Reaction::Say(_)));
-    assert_eq!(prompt.line("a1", &ids()), Reaction::Approve(first.id.clone()));
+    assert_eq!(
+        prompt.line("a1", &ids()),
+        Reaction::Approve(first.id.clone())
+    );
     assert!(matches!(prompt.line("a2", &ids()), Reaction::Say(_)));
     let text = prompt.show(&pending(), &fixture.desk);
     assert!(text.contains("2 pending"), "{text}");
     let order = ids();
     assert_eq!(prompt.line("d2", &ids()), Reaction::Deny(order[1].clone()));
-    for odd in ["a0", "d0", "a3", "a-1", "a1x", "a99999999999999999999", "x", "add", "a 1"] {
-        assert!(matches!(prompt.line(odd, &ids()), Reaction::Say(_)), "{odd}");
+    for odd in [
+        "a0",
+        "d0",
+        "a3",
+        "a-1",
+        "a1x",
+        "a99999999999999999999",
+        "x",
+        "add",
+        "a 1",
+    ] {
+        assert!(
+            matches!(prompt.line(odd, &ids()), Reaction::Say(_)),
+            "{odd}"
+        );
     }
     // One goes away: its number does not slide to the next.
     fixture.desk.queue.finish(&order[0]).unwrap();
     let said = prompt.line("a1", &ids());
-    assert!(matches!(&said, Reaction::Say(text) if text.contains("is gone")), "{said:?}");
-    assert_eq!(prompt.line("a2", &ids()), Reaction::Approve(order[1].clone()));
+    assert!(
+        matches!(&said, Reaction::Say(text) if text.contains("is gone")),
+        "{said:?}"
+    );
+    assert_eq!(
+        prompt.line("a2", &ids()),
+        Reaction::Approve(order[1].clone())
+    );
     assert_eq!(prompt.line("list", &ids()), Reaction::List);
     assert_eq!(prompt.line("quit", &ids()), Reaction::Quit);
     assert_eq!(prompt.line("  ", &ids()), Reaction::Nothing);
