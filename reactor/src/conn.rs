@@ -260,6 +260,8 @@ impl Conn {
     /// The application wants bytes sent. `false`: not now.
     pub fn send(&mut self, bytes: Vec<u8>, then: Then, now: Duration) -> bool {
         match (&self.role, &self.state, then) {
+            // It failed at once, which the application has yet to be told.
+            (_, State::Dead(_), Then::AwaitResponse) => true,
             (Role::Server(_), State::Busy, Then::Close | Then::Hold | Then::KeepAlive) => {
                 self.start_response(bytes, then, now);
                 true

@@ -106,7 +106,8 @@ pub enum RawMode {
     /// In pieces as they arrive, each an [`Event::Received`](crate::Event::Received) of at most
     /// 16 KiB, with [`CloseReason::PeerClosed`](crate::CloseReason::PeerClosed) at the end.
     Stream,
-    /// In one [`Event::Received`](crate::Event::Received) when the peer has closed.
+    /// In one [`Event::Received`](crate::Event::Received) when the peer has closed or reset the
+    /// connection.
     Whole,
 }
 

@@ -264,7 +264,8 @@ impl Reactor {
         };
         entry.insert(conn);
         self.inject_faults(id);
-        self.drive_conn(id.slot);
+        // Not driven at once: the application is to know the id before anything can end it.
+        self.start_conn(id.slot);
         id
     }
 
@@ -281,7 +282,7 @@ impl Reactor {
             Conn::raw(id, path.to_owned(), payload, limits, self.now)
         });
         self.try_unix(id.slot);
-        self.drive_conn(id.slot);
+        self.start_conn(id.slot);
         id
     }
 

@@ -147,6 +147,9 @@ impl Conn {
                 Ok(Pulled::Blocked) => Flow::Wait,
                 Ok(Pulled::Bytes | Pulled::Eof) => Flow::Again,
                 Err(Fault::Io(error)) => {
+                    // A peer that closes without having read everything causes a reset, and yet
+                    // may have said all there was to say.
+                    self.hand_over(cx);
                     let phase = self.phase(&State::Raw);
                     self.die(io_reason(phase, &error))
                 }
@@ -155,6 +158,15 @@ impl Conn {
                     text,
                 }),
             },
+        }
+    }
+
+    /// Gives the application what came as a whole.
+    fn hand_over(&mut self, cx: &mut Cx<'_>) {
+        let Role::Raw(raw) = &mut self.role else { return };
+        if !raw.received.is_empty() {
+            let bytes = std::mem::take(&mut raw.received);
+            cx.events.push_back(Event::Received { conn: self.id, bytes });
         }
     }
 }

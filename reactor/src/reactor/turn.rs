@@ -121,6 +121,15 @@ impl Reactor {
         self.polled = polled;
     }
 
+    /// Has a new connection driven in the next turn.
+    pub(super) fn start_conn(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot as usize) {
+            let deadline = conn.deadline();
+            self.timers.arm(&mut conn.alarm, Owner::Conn(slot), deadline);
+        }
+        self.queue_conn(slot);
+    }
+
     fn queue_conn(&mut self, slot: u32) {
         if let Some(conn) = self
             .conns

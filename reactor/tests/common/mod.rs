@@ -36,7 +36,9 @@ impl Pki {
         // Every CA has a name of its own, or a foreign certificate would only fail later.
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("CA {}", COUNT.fetch_add(1, Ordering::SeqCst));
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
         Pki {
             ca: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
         }
