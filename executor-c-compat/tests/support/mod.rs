@@ -15,6 +15,13 @@ use ctrl_exec_protocol::frame::{Request, Response, ResponseDecoder};
 /// Generous, for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The program under test; `CTRL_EXEC_EXEC_BIN` names another one, for another architecture, say.
+fn binary() -> PathBuf {
+    std::env::var_os("CTRL_EXEC_EXEC_BIN")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_ctrl-exec-exec").into())
+        .into()
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -90,7 +97,7 @@ impl Site {
     }
 
     pub fn exec(&self) -> Command {
-        Command::new(env!("CARGO_BIN_EXE_ctrl-exec-exec"))
+        Command::new(binary())
     }
 
     pub fn run(&self, args: &[&str]) -> (i32, String, String) {
