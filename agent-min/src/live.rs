@@ -308,7 +308,9 @@ pub fn expiry_of(path: &Path) -> String {
 
 /// The name this host goes by: the configured one, else its own (agent.md §9.6).
 pub fn host_name(conf: &AgentConf) -> String {
-    conf.hostname.clone().unwrap_or_else(ctrl_exec_host::hostname::fqdn)
+    conf.hostname
+        .clone()
+        .unwrap_or_else(ctrl_exec_host::hostname::fqdn)
 }
 
 /// A clock that never says less than `floor`: a router without a battery boots in 1970, and an

@@ -236,7 +236,9 @@ fn pair(
 ) -> Result<Approval, Failure> {
     writable(&places.etc())?;
     let known = live::load_conf(places, &mut Notes::default()).ok();
-    let host = known.as_ref().map_or_else(hostname::fqdn, |(conf, _, _)| live::host_name(conf));
+    let host = known
+        .as_ref()
+        .map_or_else(hostname::fqdn, |(conf, _, _)| live::host_name(conf));
     let port = known.as_ref().map_or(7443, |(_, port, _)| *port);
     if let Some((_, _, files)) = &known {
         warn_of_other_paths(places, files, voice);

@@ -306,7 +306,7 @@ impl Ring {
 /// An IPv6 host commands a whole /64, so that is what is counted; IPv4 counts per address.
 pub(crate) fn key(peer: IpAddr) -> u128 {
     match peer.to_canonical() {
-        IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped().to_bits()),
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits() & !u128::from(u64::MAX),
     }
 }

@@ -96,7 +96,9 @@ fn approval(ca: &Ca, request: &str, serial: &[u8]) -> Approval {
     }
 }
 
-fn approve(ca: &Arc<Ca>, change: fn(&mut Approval)) -> Script {
+type Change = fn(&mut Approval);
+
+fn approve(ca: &Arc<Ca>, change: Change) -> Script {
     let ca = Arc::clone(ca);
     Box::new(move |request| {
         let mut approval = approval(&ca, request, &[0xaa, 7]);
@@ -220,7 +222,7 @@ fn an_rsa_dispatcher_gets_an_rsa_key_unless_told_otherwise() {
 fn unusable_answers_store_nothing() {
     let ca = Arc::new(Ca::new());
     let host = unpaired(&ca);
-    let cases: [(fn(&mut Approval), &str); 7] = [
+    let cases: [(Change, &str); 7] = [
         (
             |a| a.nonce = "0".repeat(32),
             "nonce mismatch in pairing result",

@@ -46,7 +46,7 @@ impl Server {
             Step::Reply(reply) => self.answer(conn, &reply),
             Step::AskHook(hook, intent) => self.ask_hook(conn, peer, &hook, intent),
             Step::Run(run) => self.run_script(conn, run),
-            Step::RunAsync(run) => self.start_async(conn, run),
+            Step::RunAsync(run) => self.start_async(conn, *run),
         }
     }
 
@@ -194,7 +194,7 @@ impl Server {
         }
     }
 
-    fn start_async(&mut self, conn: ConnId, run: Box<Run>) {
+    fn start_async(&mut self, conn: ConnId, run: Run) {
         let conf = &self.state.live.conf;
         let now = Utc::now();
         let job = Job {
@@ -207,7 +207,7 @@ impl Server {
                 records: conf.async_max_records,
                 bytes: conf.async_max_bytes,
             },
-            run: *run,
+            run,
         };
         let spec = ChildSpec {
             args: vec![job::START.into()],

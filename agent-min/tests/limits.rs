@@ -1,0 +1,275 @@
+//! Who is kept out, and that nobody can take the place of others (agent.md §1.2, §11).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use common::*;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+fn ping(caller: &Caller) -> Option<u16> {
+    let answer = caller.raw(request("POST", "/ping", "{}").as_bytes()).ok()?;
+    (!answer.is_empty()).then(|| split(&answer).0)
+}
+
+/// Whether the agent closes the connection without a byte.
+fn closed_without_a_word(mut socket: TcpStream) -> bool {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    !matches!(socket.read(&mut [0; 16]), Ok(1..))
+}
+
+#[test]
+fn addresses_outside_the_list_are_closed_before_tls() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("allowed_ips = 127.0.0.1, 10.0.0.0/8, fe80::/10");
+    host.start();
+    assert_eq!(ping(&host.caller()), Some(200));
+    assert!(closed_without_a_word(
+        tcp(host.port, Some(IpAddr::V4(STRANGER))).unwrap()
+    ));
+    host.wait_log("ACTION=ip-block PEER=127.0.0.2");
+    host.configure("allowed_ips = 127.0.0.0/8");
+    host.reload();
+    assert_eq!(ping(&host.caller().from(STRANGER)), Some(200));
+}
+
+#[test]
+fn a_list_with_only_bad_entries_lets_nobody_in() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("allowed_ips = 300.1.1.1, 10.0.0.0/99");
+    host.start();
+    assert_eq!(ping(&host.caller()), None);
+    host.wait_log("ACTION=config-warn ENTRY=300.1.1.1");
+    host.wait_log("ACTION=ip-block PEER=127.0.0.1");
+}
+
+#[test]
+fn the_eleventh_connection_in_a_minute_is_closed_and_others_go_on() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("rate_limit_volume = 10/60/300");
+    host.start();
+    for _ in 0..10 {
+        assert_eq!(ping(&host.caller().from(STRANGER)), Some(200));
+    }
+    for _ in 0..3 {
+        assert_eq!(ping(&host.caller().from(STRANGER)), None);
+    }
+    assert_eq!(
+        host.log()
+            .matches("ACTION=rate-block PEER=127.0.0.2 REASON=volume")
+            .count(),
+        1
+    );
+    assert_eq!(ping(&host.caller()), Some(200));
+    // A reload forgets.
+    host.reload();
+    assert_eq!(ping(&host.caller().from(STRANGER)), Some(200));
+}
+
+#[test]
+fn three_failed_handshakes_block_the_address() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("rate_limit_probe = 3/600/3600");
+    host.start();
+    for round in 1..=3 {
+        let mut socket = tcp(host.port, Some(IpAddr::V4(STRANGER))).unwrap();
+        socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        wait_for("the failure", || {
+            host.log()
+                .matches("ACTION=tls-failure PEER=127.0.0.2")
+                .count()
+                == round
+        });
+    }
+    host.wait_log("ACTION=rate-block PEER=127.0.0.2 REASON=probe");
+    assert_eq!(ping(&host.caller().from(STRANGER)), None);
+    assert_eq!(ping(&host.caller()), Some(200));
+}
+
+#[test]
+fn at_max_children_new_connections_are_closed_at_once() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("max_children = 2");
+    host.script(
+        "wait",
+        "#!/bin/sh\ntouch ${0%/*}/s$1\nwhile [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
+    );
+    host.start();
+    let busy: Vec<_> = ["1", "2"]
+        .into_iter()
+        .map(|n| {
+            let caller = host.caller();
+            std::thread::spawn(move || {
+                caller.post("/run", &format!(r#"{{"script":"wait","args":["{n}"]}}"#))
+            })
+        })
+        .collect();
+    wait_for("both scripts", || {
+        host.path("opt/s1").exists() && host.path("opt/s2").exists()
+    });
+    let start = Instant::now();
+    assert!(closed_without_a_word(tcp(host.port, None).unwrap()));
+    assert!(start.elapsed() < Duration::from_secs(5));
+    host.wait_log("ACTION=overload LIVE=2 PEER=127.0.0.1");
+    host.write("opt/go", "");
+    for run in busy {
+        assert_eq!(run.join().unwrap().0, 200);
+    }
+    assert_eq!(ping(&host.caller()), Some(200));
+}
+
+#[test]
+fn an_idle_kept_connection_gives_way_to_a_new_one() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("max_children = 1");
+    host.start();
+    let mut kept = host.caller().connect().unwrap();
+    kept.write_all(b"POST /ping HTTP/1.1\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}")
+        .unwrap();
+    let mut buffer = [0; 4096];
+    assert!(kept.read(&mut buffer).unwrap() > 0);
+    assert_eq!(ping(&host.caller()), Some(200));
+    let end = kept.read(&mut buffer);
+    assert!(matches!(end, Ok(0) | Err(_)), "closed: {end:?}");
+}
+
+#[test]
+fn scripts_of_callers_that_went_away_still_count() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("max_children = 2");
+    host.script(
+        "wait",
+        "#!/bin/sh\ntouch ${0%/*}/s$1\nwhile [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
+    );
+    host.start();
+    for n in ["1", "2"] {
+        let mut stream = host.caller().connect().unwrap();
+        let body = format!(r#"{{"script":"wait","args":["{n}"]}}"#);
+        stream
+            .write_all(request("POST", "/run", &body).as_bytes())
+            .unwrap();
+        wait_for("the script", || host.path(&format!("opt/s{n}")).exists());
+        stream.sock.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+    for _ in 0..3 {
+        let body = r#"{"script":"wait","args":["3"]}"#;
+        let answer = host.caller().raw(request("POST", "/run", body).as_bytes());
+        assert!(answer.map_or(true, |text| text.is_empty() || text.contains("agent busy")));
+    }
+    assert!(!host.path("opt/s3").exists());
+    host.write("opt/go", "");
+}
+
+/// Half-open connections and garbage by the thousand from one address, honest runs from another.
+#[test]
+fn two_hundred_honest_runs_beside_a_thousand_hostile_connections() {
+    let mut host = Host::new(&Ca::new());
+    host.script("echo", "#!/bin/sh\necho \"$1\"\n");
+    host.start();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let port = host.port;
+    let mut held = Vec::new();
+    let attack = move |count: usize| {
+        let mut sockets = Vec::new();
+        for n in 0..count {
+            let Ok(mut socket) = tcp(port, Some(IpAddr::V4(STRANGER))) else {
+                continue;
+            };
+            let _ = match n % 4 {
+                0 => Ok(()),
+                1 => socket.write_all(b"GARBAGE GARBAGE GARBAGE\r\n\r\n"),
+                // The beginning of a ClientHello that never ends.
+                2 => socket.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]),
+                _ => socket.write_all(&[22, 3, 1, 0x40, 0]),
+            };
+            sockets.push(socket);
+        }
+        sockets
+    };
+    held.extend(attack(600));
+    let attacker = std::thread::spawn(move || attack(400));
+    let callers: Vec<_> = (0..4)
+        .map(|worker| {
+            let caller = host.caller();
+            std::thread::spawn(move || {
+                for n in 0..50 {
+                    let body = format!(r#"{{"script":"echo","args":["{worker}-{n}"]}}"#);
+                    let (status, answer) = caller.post("/run", &body);
+                    assert_eq!(
+                        (status, text(&answer, "stdout")),
+                        (200, format!("{worker}-{n}\n"))
+                    );
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.join().unwrap();
+    }
+    held.extend(attacker.join().unwrap());
+    assert!(held.len() > 900, "{} held", held.len());
+    assert_eq!(ping(&host.caller()), Some(200));
+    assert!(host.is_alive());
+}
+
+#[test]
+fn malformed_requests_are_answered_in_the_references_words() {
+    let mut host = Host::new(&Ca::new());
+    host.start();
+    let many = format!("POST /ping HTTP/1.0\r\n{}\r\n", "X: y\r\n".repeat(33));
+    let fits = format!("POST /ping HTTP/1.0\r\n{}\r\n", "X: y\r\n".repeat(32));
+    for (raw, status, body) in [
+        (many.as_str(), 431, r#"{"error":"too many headers"}"#),
+        (fits.as_str(), 200, r#""status":"ok""#),
+        (
+            "POST /run HTTP/1.0\r\nContent-Length: 1048577\r\n\r\n",
+            413,
+            r#"{"error":"request too large"}"#,
+        ),
+        (
+            "POST /run HTTP/1.0\r\nContent-Length: -1\r\n\r\n",
+            400,
+            r#"{"error":"#,
+        ),
+        ("\r\n\r\n", 400, r#"{"error":"empty request"}"#),
+        (
+            "GET /nope HTTP/1.0\r\n\r\n",
+            404,
+            r#"{"error":"not found"}"#,
+        ),
+        (
+            "post /ping HTTP/1.0\r\n\r\n",
+            404,
+            r#"{"error":"not found"}"#,
+        ),
+        (
+            "POST /ping/ HTTP/1.0\r\n\r\n",
+            404,
+            r#"{"error":"not found"}"#,
+        ),
+        ("POST /ping\r\n\r\n", 200, r#""status":"ok""#),
+    ] {
+        let answer = host.caller().raw(raw.as_bytes()).unwrap();
+        let (got, text) = split(&answer);
+        assert!(got == status && text.contains(body), "{raw:?}: {answer}");
+    }
+    // A head without an end.
+    let mut stream = host.caller().connect().unwrap();
+    let _ = stream.write_all(&vec![b'x'; 200_000]);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.0 4"),
+        "{:?}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert_eq!(ping(&host.caller()), Some(200));
+}
