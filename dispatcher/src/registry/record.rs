@@ -141,6 +141,11 @@ impl Record {
         }
     }
 
+    /// Canonical serial of ours that the agent last confirmed, or `""`.
+    pub fn dispatcher_serial(&self) -> &str {
+        self.text("dispatcher_serial")
+    }
+
     /// Common name the agent was paired with. Ours only; older records do not have it, and then
     /// it is the registry name (dispatcher.md §17.3).
     pub fn paired_cn(&self) -> &str {

@@ -1,0 +1,442 @@
+//! Replacing the dispatcher's own certificate while agents go on trusting it (pki-and-pairing.md
+//! §9).
+//!
+//! Agents trust a serial. The reference overwrites the old pair and then has nothing to announce
+//! the new serial with; here the old pair stays beside the new one as `<cert>.prev`, `<key>.prev`
+//! and makes the announcements, until the overlap is over and the old serial has been taken back.
+//!
+//! Order of a rotation, each step durable before the next: old pair copied to `.prev`; new pair put
+//! in place ([`IdentityFiles::replace`](crate::ca::IdentityFiles::replace)); agents marked pending;
+//! state written. [`Rotator::reconcile`] finishes whatever a crash left.
+
+mod broadcast;
+mod retire;
+mod state;
+
+pub use broadcast::Broadcast;
+pub use retire::Retired;
+pub use state::RotationState;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ctrl_exec_host::syslog::{Level, Syslog};
+use ctrl_exec_protocol::keys::KeyType;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::{DAY, Utc};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::ca::{self, Authority, CaError, IdentityFiles, Owner};
+use crate::registry::{Record, Registry, RegistryError, SerialStatus};
+
+/// What agents are told about a serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Trust it as well.
+    Add,
+    /// Trust it no more.
+    Remove,
+}
+
+impl Action {
+    /// The word in `/rotate-serial`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// Which of our pairs a call is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pair {
+    /// The configured one.
+    Current,
+    /// The one before the last rotation.
+    Previous,
+}
+
+/// One `/rotate-serial` call to be made.
+#[derive(Clone, Debug)]
+pub struct RotateCall {
+    /// The agent, to be addressed as for a run.
+    pub agent: Record,
+    /// The serial it is about.
+    pub serial: String,
+    /// What to do with it.
+    pub action: Action,
+    /// Our certificate for this call.
+    pub with: Pair,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFailure {
+    /// The agent answered and said no (it does not know the certificate, for example), so that
+    /// another certificate may do; otherwise it was not reached.
+    pub refused: bool,
+    /// For people.
+    pub text: String,
+}
+
+/// How agents are called; the engine implements it.
+pub trait Agents {
+    /// Makes all the calls, in parallel, and returns one result for each, in order. Success means
+    /// that the agent answered `status` `ok`.
+    fn rotate_serial(&mut self, calls: &[RotateCall]) -> Vec<Result<(), CallFailure>>;
+}
+
+/// Everything a rotation works on.
+#[derive(Clone, Debug)]
+pub struct Rotator {
+    /// `rotation.json`.
+    pub state: PathBuf,
+    /// The dispatcher's pair.
+    pub files: IdentityFiles,
+    /// The agents.
+    pub registry: Registry,
+    /// Owner of a new key.
+    pub owner: Option<Owner>,
+    /// Kind of a new key.
+    pub key: KeyType,
+    /// Days of a new certificate (`cert_days`, else 825).
+    pub cert_days: u32,
+    /// Rotate when at most so many days are left (`cert_renewal_days`, 90).
+    pub renewal_days: u32,
+    /// Overlap (`cert_overlap_days`, 30).
+    pub overlap_days: u32,
+}
+
+/// How long the dispatcher's certificate still lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Whole days left, truncated; negative when it has expired.
+    pub days_left: i64,
+    /// Days at which it is rotated.
+    pub threshold: i64,
+}
+
+impl Check {
+    /// Whether it is time.
+    pub fn is_due(self) -> bool {
+        self.days_left <= self.threshold
+    }
+}
+
+/// A rotation that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotated {
+    /// Canonical serial of the new certificate.
+    pub new_serial: String,
+    /// Canonical serial of the old one, if there was one.
+    pub old_serial: Option<String>,
+    /// Until when the old serial stays trusted.
+    pub overlap_expires: Utc,
+    /// Agents that have to be told.
+    pub pending: usize,
+}
+
+/// Why a rotation step failed.
+#[derive(Debug)]
+pub enum RotationError {
+    /// Certificates or the CA.
+    Ca(CaError),
+    /// The registry.
+    Registry(RegistryError),
+    /// The state file or its lock.
+    Io(PathBuf, io::Error),
+    /// Agents still know only the certificate before the present one; another rotation would cut
+    /// them off.
+    Unfinished(Vec<String>),
+}
+
+impl fmt::Display for RotationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ca(error) => error.fmt(f),
+            Self::Registry(error) => error.fmt(f),
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Unfinished(names) => {
+                let shown: Vec<&str> = names.iter().take(5).map(String::as_str).collect();
+                write!(
+                    f,
+                    "the last rotation is not finished: {} agent(s) have not been told the present \
+                     serial ({}{}); another rotation would cut them off",
+                    names.len(),
+                    shown.join(", "),
+                    if names.len() > shown.len() {
+                        ", …"
+                    } else {
+                        ""
+                    }
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for RotationError {}
+
+impl From<CaError> for RotationError {
+    fn from(error: CaError) -> Self {
+        Self::Ca(error)
+    }
+}
+
+impl From<RegistryError> for RotationError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl Rotator {
+    /// The pair before the last rotation; it may not exist.
+    pub fn previous(&self) -> IdentityFiles {
+        self.files.suffixed(".prev")
+    }
+
+    /// The state, `None` when no rotation happened. A damaged file counts as none and is logged.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn status(&self, log: &Syslog) -> Result<Option<RotationState>, RotationError> {
+        RotationState::load(&self.state, log).map_err(|error| self.io(error))
+    }
+
+    /// Looks whether the certificate has to be rotated. A certificate whose whole life is short is
+    /// due in its last third, lest a new one be due at once.
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn check(&self, log: &Syslog, now: Utc) -> Result<Check, RotationError> {
+        let identity = self.files.load()?;
+        let facts = identity.facts();
+        let third = (facts.not_after - facts.not_before) / DAY / 3;
+        let check = Check {
+            days_left: (facts.not_after - now.0) / DAY,
+            threshold: i64::from(self.renewal_days).min(third),
+        };
+        let line = Line::new("cert-check")
+            .field("DAYS_LEFT", check.days_left)
+            .field("THRESHOLD", check.threshold);
+        log.log(Level::Info, &line);
+        Ok(check)
+    }
+
+    /// Makes a new pair, keeps the old one as the previous, marks all agents pending.
+    ///
+    /// Refuses while agents still know only the previous certificate, unless `force`: they would
+    /// have to be paired again.
+    ///
+    /// # Errors
+    /// See [`RotationError`]; before the new pair is in place nothing has changed, and after it
+    /// [`reconcile`](Self::reconcile) goes on.
+    pub fn rotate(
+        &self,
+        authority: &Authority,
+        force: bool,
+        log: &Syslog,
+        now: Utc,
+    ) -> Result<Rotated, RotationError> {
+        let result = self.rotate_inner(authority, force, log, now);
+        match &result {
+            Ok(rotated) => {
+                let line = Line::new("cert-rotated")
+                    .field(
+                        "OLD_SERIAL",
+                        rotated.old_serial.as_deref().unwrap_or("(none)"),
+                    )
+                    .field("NEW_SERIAL", &rotated.new_serial)
+                    .field("OVERLAP_EXPIRES", rotated.overlap_expires.iso())
+                    .field("AGENTS", rotated.pending);
+                log.log(Level::Info, &line);
+            }
+            Err(error) => {
+                log.log(
+                    Level::Err,
+                    &Line::new("cert-rotation-fail").field("ERROR", error),
+                );
+            }
+        }
+        result
+    }
+
+    fn rotate_inner(
+        &self,
+        authority: &Authority,
+        force: bool,
+        log: &Syslog,
+        now: Utc,
+    ) -> Result<Rotated, RotationError> {
+        let _lock = self.lock()?;
+        self.reconcile_locked(log, now)?;
+        let state = self.status(log)?;
+        let unfinished = self.unfinished()?;
+        if !force && !unfinished.is_empty() {
+            return Err(RotationError::Unfinished(unfinished));
+        }
+        let (issued, key_pem) = ca::new_identity(authority, self.key, self.cert_days, now)?;
+        let old = self
+            .files
+            .exist()
+            .then(|| ca::trust_serial(&self.files.cert))
+            .transpose()?;
+        if old.is_some() {
+            self.files.copy_to(&self.previous())?;
+        }
+        self.files.replace(&issued.pem, &key_pem, self.owner)?;
+        let (state, pending) = self.adopt(state, old.as_deref(), now)?;
+        Ok(Rotated {
+            new_serial: state.current_serial().to_owned(),
+            old_serial: old,
+            overlap_expires: state.overlap_expires().unwrap_or(now),
+            pending,
+        })
+    }
+
+    /// Finishes or takes back what a crash left of a rotation. Cheap when there is nothing to do.
+    ///
+    /// # Errors
+    /// See [`RotationError`].
+    pub fn reconcile(&self, log: &Syslog, now: Utc) -> Result<(), RotationError> {
+        if !self.previous().cert.exists() && !self.files.suffixed(".new").cert.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        self.reconcile_locked(log, now)
+    }
+
+    fn reconcile_locked(&self, log: &Syslog, now: Utc) -> Result<(), RotationError> {
+        self.files.recover()?;
+        let previous = self.previous();
+        if !previous.exist() || !self.files.exist() {
+            return Ok(());
+        }
+        let (actual, before) = (
+            ca::trust_serial(&self.files.cert)?,
+            ca::trust_serial(&previous.cert)?,
+        );
+        if actual == before {
+            // The copy was made, the new pair not.
+            previous.remove()?;
+            return Ok(());
+        }
+        let state = self.status(log)?;
+        let known = state.as_ref().map(RotationState::current_serial);
+        if known == Some(actual.as_str()) || known.is_some_and(|known| known != before) {
+            return Ok(());
+        }
+        self.adopt(state, Some(&before), now)?;
+        Ok(())
+    }
+
+    /// The new pair is in place: marks agents and writes the state.
+    fn adopt(
+        &self,
+        state: Option<RotationState>,
+        old: Option<&str>,
+        now: Utc,
+    ) -> Result<(RotationState, usize), RotationError> {
+        let current = ca::trust_serial(&self.files.cert)?;
+        let names = self.registry.names()?;
+        let broadcast = now.iso();
+        let pending = self.registry.update_many(&names, |record| {
+            // Whoever was told already, before the crash that this run repairs, stays told.
+            if record.dispatcher_serial() == current {
+                return false;
+            }
+            record
+                .set_serial_status(SerialStatus::Pending)
+                .set("serial_broadcast", broadcast.as_str());
+            true
+        })?;
+        let mut state = state.unwrap_or_default();
+        state.rotated(&current, old, self.overlap_days, now);
+        state.store(&self.state).map_err(|error| self.io(error))?;
+        Ok((state, pending))
+    }
+
+    /// Agents that an announcement made with the previous pair would still reach, and no other.
+    fn unfinished(&self) -> Result<Vec<String>, RotationError> {
+        if !self.previous().exist() {
+            return Ok(Vec::new());
+        }
+        let before = ca::trust_serial(&self.previous().cert)?;
+        let only_before = |record: &Record| {
+            record.serial_status() == SerialStatus::Pending && record.dispatcher_serial() == before
+        };
+        let records = self.registry.list()?;
+        Ok(records
+            .iter()
+            .filter(|record| only_before(record))
+            .map(|record| record.name().to_owned())
+            .collect())
+    }
+
+    /// Marks agents stale that were not told before the overlap ended; returns their names.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub fn expire_stale(&self, log: &Syslog, now: Utc) -> Result<Vec<String>, RotationError> {
+        let Some(state) = self.status(log)? else {
+            return Ok(Vec::new());
+        };
+        if state.overlap_expires().is_none_or(|end| now <= end) {
+            return Ok(Vec::new());
+        }
+        let mut stale = Vec::new();
+        self.registry
+            .update_many(&self.registry.names()?, |record| {
+                if record.serial_status() != SerialStatus::Pending {
+                    return false;
+                }
+                record.set_serial_status(SerialStatus::Stale);
+                stale.push(record.name().to_owned());
+                true
+            })?;
+        for name in &stale {
+            let line = Line::new("serial-stale")
+                .field("AGENT", name)
+                .field("REASON", "not told before the overlap ended; pair it again");
+            log.log(Level::Warning, &line);
+        }
+        Ok(stale)
+    }
+
+    fn lock(&self) -> Result<RotationLock, RotationError> {
+        let path = self.state.with_extension("lock");
+        let failed = |error: io::Error| RotationError::Io(path.clone(), error);
+        if let Some(dir) = path.parent() {
+            crate::dirs::ensure(dir).map_err(failed)?;
+        }
+        let flags = OFlags::CLOEXEC | OFlags::RDWR | OFlags::CREATE;
+        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o660))
+            .map_err(|errno| failed(errno.into()))?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(RotationLock { _file: file }),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+    }
+
+    fn io(&self, error: io::Error) -> RotationError {
+        RotationError::Io(self.state.clone(), error)
+    }
+
+    /// The directory of the state file.
+    pub fn dir(&self) -> Option<&Path> {
+        self.state.parent()
+    }
+}
+
+/// Held while it lives.
+struct RotationLock {
+    _file: std::os::fd::OwnedFd,
+}
+
+#[cfg(test)]
+mod tests;
