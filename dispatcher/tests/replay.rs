@@ -42,7 +42,10 @@ fn cases() -> BTreeMap<String, Case> {
                 Some(Value::Array(answers)) => answers.iter().map(act).collect(),
                 _ => Vec::new(),
             };
-            let asked = items(case, "agent_saw").iter().filter(|s| s.contains_key("request")).count();
+            let asked = items(case, "agent_saw")
+                .iter()
+                .filter(|s| s.contains_key("request"))
+                .count();
             let case = Case {
                 name: text_of(case, "case"),
                 command: strings("command").split_off(1),
@@ -91,12 +94,17 @@ fn replay(root: &Root, case: Case) -> (Ended, Agent) {
     let agent = Agent::scripted(&agent_identity(), &root.ca_pem(), answers);
     let port = agent.address.port();
     root.register("vm", agent.address);
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let command: Vec<String> = case
         .command
         .iter()
         .map(|word| {
-            word.replace("vm:7600", &format!("vm:{port}")).replace("vm:7601", &format!("vm:{closed}"))
+            word.replace("vm:7600", &format!("vm:{port}"))
+                .replace("vm:7601", &format!("vm:{closed}"))
         })
         .collect();
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -132,10 +140,12 @@ fn comparable(line: &str) -> String {
 /// Text with times and generated ids taken out.
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace()
-        .map(|word| match word.strip_suffix("ms").and_then(|n| n.parse::<u64>().ok()) {
-            Some(_) => "1ms".to_owned(),
-            None => word.to_owned(),
-        })
+        .map(
+            |word| match word.strip_suffix("ms").and_then(|n| n.parse::<u64>().ok()) {
+                Some(_) => "1ms".to_owned(),
+                None => word.to_owned(),
+            },
+        )
         .collect()
 }
 
@@ -158,7 +168,12 @@ fn answers_of_agents_print_the_same_json() {
         assert_eq!(ended.stderr, "", "{name}");
     }
     // The request id in these is the dispatcher's own.
-    for name in ["run 413", "run not json", "run async accepted", "run async refused in band"] {
+    for name in [
+        "run 413",
+        "run not json",
+        "run async accepted",
+        "run async refused in band",
+    ] {
         let case = cases.remove(name).unwrap();
         let expected = without_ids(&case.stdout);
         let (ended, _) = replay(&root, case);
@@ -195,9 +210,15 @@ fn a_close_without_an_answer() {
     let results = object(&ended.stdout);
     let result = items(&results, "results")[0];
     assert_eq!(text(result, "status"), "error");
-    assert!(text(result, "error").contains("without sending any data back"), "{ended:?}");
+    assert!(
+        text(result, "error").contains("without sending any data back"),
+        "{ended:?}"
+    );
     assert!(text(result, "error").contains("'127.0.0.1'"));
-    assert_eq!((text(result, "outcome"), text(result, "phase")), ("unreached", "http"));
+    assert_eq!(
+        (text(result, "outcome"), text(result, "phase")),
+        ("unreached", "http")
+    );
 }
 
 #[test]
@@ -217,7 +238,10 @@ fn text_is_laid_out_alike() {
     let case = cases.remove("run async busy").unwrap();
     let (ended, _) = replay(&root, case);
     let lines: Vec<&str> = ended.stdout.lines().collect();
-    assert!(lines[0].starts_with("Submitted async run  req:"), "{ended:?}");
+    assert!(
+        lines[0].starts_with("Submitted async run  req:"),
+        "{ended:?}"
+    );
     assert_eq!(lines[1], "==> vm  [BUSY: script already running]");
     assert!(lines[2].starts_with("Check progress with: ctrl-exec-dispatcher status "));
 }
@@ -229,20 +253,35 @@ fn requests_carry_the_same_and_leave_in_one_record() {
     let root = Root::of_reference();
     let mut cases = cases();
     for (name, body) in [
-        ("run ok", r#"{"args":["a b","--port","5"],"script":"hello","token":"T","username":"op"}"#),
-        ("run async accepted", r#"{"args":[],"async":true,"script":"slow","token":"","username":"op"}"#),
+        (
+            "run ok",
+            r#"{"args":["a b","--port","5"],"script":"hello","token":"T","username":"op"}"#,
+        ),
+        (
+            "run async accepted",
+            r#"{"args":[],"async":true,"script":"slow","token":"","username":"op"}"#,
+        ),
         ("ping ok json", "{}"),
     ] {
         let (_, agent) = replay(&root, cases.remove(name).unwrap());
         let seen = &agent.seen()[0];
         let mut sent = object(&seen.body);
         let reqid = sent.remove("reqid");
-        assert!(matches!(reqid, Some(Value::String(id)) if id.len() == 16), "{name}");
+        assert!(
+            matches!(reqid, Some(Value::String(id)) if id.len() == 16),
+            "{name}"
+        );
         assert_eq!(jval::line(&sent), body, "{name}");
         assert_eq!(seen.reads.len(), 1, "{name}: one record");
         assert!(seen.head.contains("Connection: close"), "{}", seen.head);
-        assert!(seen.head.contains(&format!("Content-Length: {}", seen.body.len())));
-        assert_eq!(seen.client_serial, "02", "the reference's certificate is presented");
+        assert!(
+            seen.head
+                .contains(&format!("Content-Length: {}", seen.body.len()))
+        );
+        assert_eq!(
+            seen.client_serial, "02",
+            "the reference's certificate is presented"
+        );
     }
 }
 
@@ -279,9 +318,13 @@ fn an_async_run_is_followed_to_its_end() {
         jval::line(&record),
         r#"{"complete":false,"hosts":{"vm":{"status":"accepted"}},"mode":"async","pending":["vm"],"script":"slow"}"#
     );
-    for name in
-        ["status running", "status 403", "wait timeout", "status done", "wait done with failure"]
-    {
+    for name in [
+        "status running",
+        "status 403",
+        "wait timeout",
+        "status done",
+        "wait done with failure",
+    ] {
         let mut case = cases.remove(name).unwrap();
         for word in &mut case.command {
             *word = word.replace("1c69eef310d06a09", &reqid);
@@ -295,7 +338,10 @@ fn an_async_run_is_followed_to_its_end() {
         }
     }
     let entry = jval::line(&stored()["hosts"]);
-    assert_eq!(entry, r#"{"vm":{"exit":4,"status":"done","stderr":"e\n","stdout":"o\n"}}"#);
+    assert_eq!(
+        entry,
+        r#"{"vm":{"exit":4,"status":"done","stderr":"e\n","stdout":"o\n"}}"#
+    );
 }
 
 #[test]
@@ -313,18 +359,36 @@ fn lists_and_edits() {
     let run = |name: &str| {
         let command: Vec<&str> = cases[name].command.iter().map(String::as_str).collect();
         let ended = root.run(&command);
-        assert_eq!((i64::from(ended.exit), ended.stderr.as_str()), (cases[name].exit, ""), "{name}");
+        assert_eq!(
+            (i64::from(ended.exit), ended.stderr.as_str()),
+            (cases[name].exit, ""),
+            "{name}"
+        );
         ended.stdout
     };
     // Days left depend on the day.
     let without_days = |text: &str| -> Vec<String> {
-        text.lines().map(|line| line.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()).collect()
+        text.lines()
+            .map(|line| {
+                line.trim_end_matches(|c: char| c.is_ascii_digit())
+                    .to_owned()
+            })
+            .collect()
     };
-    assert_eq!(without_days(&run("list-agents")), without_days(&cases["list-agents"].stdout));
-    assert_eq!(comparable(&run("list-agents json")), comparable(&cases["list-agents json"].stdout));
+    assert_eq!(
+        without_days(&run("list-agents")),
+        without_days(&cases["list-agents"].stdout)
+    );
+    assert_eq!(
+        comparable(&run("list-agents json")),
+        comparable(&cases["list-agents json"].stdout)
+    );
     assert_eq!(run("list-locks"), cases["list-locks"].stdout);
     let edited = object(&run("edit-agent"));
-    assert_eq!((text(&edited, "ip"), jval::integer(&edited, "port")), ("127.0.0.9", Some(7600)));
+    assert_eq!(
+        (text(&edited, "ip"), jval::integer(&edited, "port")),
+        ("127.0.0.9", Some(7600))
+    );
     assert_eq!(text(&root.record("vm"), "ip"), "127.0.0.9");
     assert_eq!(run("unpair"), cases["unpair"].stdout);
     assert_eq!(root.run(&["unpair", "router1.example"]).exit, 3);

@@ -54,7 +54,12 @@ impl<'a> Fanout<'a> {
             None => engine.clone(),
         };
         let max_failures = portion(&MAX_FAILURES)?.unwrap_or(usize::MAX);
-        Ok(Self { engine, calls, max_failures, quiet: args.has(&QUIET) })
+        Ok(Self {
+            engine,
+            calls,
+            max_failures,
+            quiet: args.has(&QUIET),
+        })
     }
 
     /// Runs it. `result` makes an object of an answer; `arrived` is called with each in turn.
@@ -103,7 +108,9 @@ impl<'a> Fanout<'a> {
                     flow = Flow::Abort;
                 } else {
                     interrupted = true;
-                    let names = running.iter().map(|index| self.calls[*index].target.name.as_str());
+                    let names = running
+                        .iter()
+                        .map(|index| self.calls[*index].target.name.as_str());
                     still_running(names, running.len(), self.calls.len() - results.len());
                 }
             }
@@ -111,7 +118,10 @@ impl<'a> Fanout<'a> {
             flow
         })?;
         progress.clear();
-        Ok(Results { results, interrupted: flow == Flow::Abort })
+        Ok(Results {
+            results,
+            interrupted: flow == Flow::Abort,
+        })
     }
 }
 
@@ -150,7 +160,11 @@ impl Interrupts {
             signal_hook::flag::register(SIGINT, Arc::clone(&interrupt))?,
             signal_hook::flag::register(SIGTERM, Arc::clone(&terminate))?,
         ];
-        Ok(Self { interrupt, terminate, ids })
+        Ok(Self {
+            interrupt,
+            terminate,
+            ids,
+        })
     }
 
     fn interrupted(&self) -> bool {
@@ -181,7 +195,12 @@ struct Progress {
 impl Progress {
     fn new(total: usize, quiet: bool) -> Self {
         let shown = !quiet && total >= MANY && std::io::stderr().is_terminal();
-        Self { total, shown, drawn: Instant::now(), visible: false }
+        Self {
+            total,
+            shown,
+            drawn: Instant::now(),
+            visible: false,
+        }
     }
 
     fn draw(&mut self, done: usize, failed: usize, running: usize) {

@@ -5,9 +5,7 @@ use std::fmt::Write;
 
 /// The overview.
 pub fn overview() -> String {
-    let mut text = String::from(
-        "Usage: ctrl-exec-dispatcher <verb> [options] [words]\n\nVerbs:\n",
-    );
+    let mut text = String::from("Usage: ctrl-exec-dispatcher <verb> [options] [words]\n\nVerbs:\n");
     for verb in VERBS {
         let _ = writeln!(text, "  {:<16}{}", verb.name, verb.summary);
     }

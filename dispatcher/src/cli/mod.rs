@@ -55,7 +55,11 @@ impl Ctx {
     fn new(root: Root, config_path: Option<PathBuf>) -> Self {
         // Without a log socket, lines would go to standard error, among what the operator reads.
         let log = Syslog::open(IDENT, &root).socket_only();
-        Self { root, config_path, log }
+        Self {
+            root,
+            config_path,
+            log,
+        }
     }
 
     /// Reads the configuration.
@@ -141,6 +145,8 @@ fn raise_file_limit() {
 
 impl fmt::Debug for Ctx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ctx").field("root", &self.root).finish_non_exhaustive()
+        f.debug_struct("Ctx")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
     }
 }

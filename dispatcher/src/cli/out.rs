@@ -17,7 +17,9 @@ pub fn raw(text: &str) {
 
 /// A line on standard error.
 pub fn error(text: impl fmt::Display) {
-    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    let _ = io::stderr()
+        .lock()
+        .write_all(format!("{text}\n").as_bytes());
 }
 
 /// Text on standard error, as it is.
@@ -27,5 +29,7 @@ pub fn error_raw(text: &str) {
 
 /// Text of a peer, fit for a terminal line: control characters are replaced.
 pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }

@@ -47,7 +47,11 @@ pub struct UsageError {
 impl Args {
     /// The last value given for a flag.
     pub fn value(&self, flag: &Flag) -> Option<&str> {
-        self.given.iter().rev().find(|(name, _)| *name == flag.name).map(|(_, v)| v.as_str())
+        self.given
+            .iter()
+            .rev()
+            .find(|(name, _)| *name == flag.name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// Whether a flag was given.
@@ -57,7 +61,9 @@ impl Args {
 
     /// A number flag's value; its range was checked when parsing.
     pub fn number<N: TryFrom<i64>>(&self, flag: &Flag) -> Option<N> {
-        self.value(flag).and_then(|text| text.parse::<i64>().ok()).and_then(|n| n.try_into().ok())
+        self.value(flag)
+            .and_then(|text| text.parse::<i64>().ok())
+            .and_then(|n| n.try_into().ok())
     }
 }
 
@@ -69,7 +75,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
     let flags = table::all_flags();
     let mut args = args.into_iter().enumerate().map(|(at, arg)| {
         arg.into_string().map_err(|arg| UsageError {
-            message: format!("argument {} ({}) is not valid UTF-8", at + 1, arg.to_string_lossy()),
+            message: format!(
+                "argument {} ({}) is not valid UTF-8",
+                at + 1,
+                arg.to_string_lossy()
+            ),
             show_usage: false,
         })
     });
@@ -126,7 +136,10 @@ fn finish(
         return if has(&table::HELP) {
             Ok(Parsed::Help(None))
         } else {
-            Err(UsageError { message: "no verb given".to_owned(), show_usage: true })
+            Err(UsageError {
+                message: "no verb given".to_owned(),
+                show_usage: true,
+            })
         };
     };
     let Some(verb) = table::verb(&mode) else {
@@ -138,10 +151,14 @@ fn finish(
     if has(&table::HELP) {
         return Ok(Parsed::Help(Some(verb)));
     }
-    if let Some((flag, _)) =
-        given.iter().find(|(flag, _)| !verb.all_flags().any(|known| known.name == flag.name))
+    if let Some((flag, _)) = given
+        .iter()
+        .find(|(flag, _)| !verb.all_flags().any(|known| known.name == flag.name))
     {
-        return Err(usage(format!("option --{} does not apply to '{}'", flag.name, verb.name)));
+        return Err(usage(format!(
+            "option --{} does not apply to '{}'",
+            flag.name, verb.name
+        )));
     }
     let mut words: Vec<String> = words.collect();
     let mut rest = rest;
@@ -149,7 +166,11 @@ fn finish(
         words.extend(rest.take().into_iter().flatten());
     }
     if words.len() < verb.words.0 {
-        return Err(usage(format!("'{}' needs more words. Usage: {}", verb.name, verb.synopsis())));
+        return Err(usage(format!(
+            "'{}' needs more words. Usage: {}",
+            verb.name,
+            verb.synopsis()
+        )));
     }
     if words.len() > verb.words.1 {
         return Err(usage(format!(
@@ -159,7 +180,10 @@ fn finish(
             verb.synopsis()
         )));
     }
-    let given = given.into_iter().map(|(flag, value)| (flag.name, value)).collect();
+    let given = given
+        .into_iter()
+        .map(|(flag, value)| (flag.name, value))
+        .collect();
     Ok(Parsed::Verb(verb, Args { given, words, rest }))
 }
 
@@ -177,7 +201,11 @@ fn find(flags: &[&'static Flag], name: &str) -> Result<&'static Flag, UsageError
             .collect()
     };
     let of_reference = fits(true);
-    let candidates = if of_reference.is_empty() { fits(false) } else { of_reference };
+    let candidates = if of_reference.is_empty() {
+        fits(false)
+    } else {
+        of_reference
+    };
     match candidates[..] {
         [flag] => Ok(flag),
         [] => Err(usage(format!("unknown option '--{}'", name.escape_debug()))),
@@ -194,14 +222,16 @@ fn find(flags: &[&'static Flag], name: &str) -> Result<&'static Flag, UsageError
 
 fn check(flag: &Flag, value: &str) -> Result<(), UsageError> {
     match flag.takes {
-        Takes::Number(_, min, max) => {
-            if !value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number)) {
-                return Err(usage(format!(
-                    "option --{}: '{}' is not a whole number from {min} to {max}",
-                    flag.name,
-                    value.escape_debug()
-                )));
-            }
+        Takes::Number(_, min, max)
+            if !value
+                .parse::<i64>()
+                .is_ok_and(|number| (min..=max).contains(&number)) =>
+        {
+            return Err(usage(format!(
+                "option --{}: '{}' is not a whole number from {min} to {max}",
+                flag.name,
+                value.escape_debug()
+            )));
         }
         Takes::OneOf(words) if !words.contains(&value) => {
             return Err(usage(format!(
@@ -217,7 +247,10 @@ fn check(flag: &Flag, value: &str) -> Result<(), UsageError> {
 }
 
 fn usage(message: String) -> UsageError {
-    UsageError { message, show_usage: false }
+    UsageError {
+        message,
+        show_usage: false,
+    }
 }
 
 #[cfg(test)]
@@ -235,12 +268,16 @@ mod tests {
 
     #[test]
     fn options_stand_anywhere_before_the_double_dash() {
-        let (verb, args) =
-            args(&["--json", "run", "a", "b", "-port=9", "s", "--TOKEN", "T", "--", "--port", "5"])
-                .unwrap();
+        let (verb, args) = args(&[
+            "--json", "run", "a", "b", "-port=9", "s", "--TOKEN", "T", "--", "--port", "5",
+        ])
+        .unwrap();
         assert_eq!(verb, "run");
         assert_eq!(args.words, ["a", "b", "s"]);
-        assert_eq!(args.rest.as_deref(), Some(&["--port".to_owned(), "5".to_owned()][..]));
+        assert_eq!(
+            args.rest.as_deref(),
+            Some(&["--port".to_owned(), "5".to_owned()][..])
+        );
         assert_eq!(args.number(&PORT), Some(9_u16));
         assert_eq!(args.value(&TOKEN), Some("T"));
         assert!(args.has(&JSON));
@@ -249,8 +286,18 @@ mod tests {
 
     #[test]
     fn abbreviations_are_those_of_the_reference() {
-        assert_eq!(args(&["wait", "x", "--tim", "5"]).unwrap().1.number(&TIMEOUT), Some(5_i64));
-        assert!(args(&["wait", "x", "--t", "5"]).unwrap_err().contains("ambiguous"));
+        assert_eq!(
+            args(&["wait", "x", "--tim", "5"])
+                .unwrap()
+                .1
+                .number(&TIMEOUT),
+            Some(5_i64)
+        );
+        assert!(
+            args(&["wait", "x", "--t", "5"])
+                .unwrap_err()
+                .contains("ambiguous")
+        );
         // --json and ours, --json-lines: the reference's is meant.
         assert!(args(&["run", "a", "s", "--js"]).unwrap().1.has(&JSON));
         assert!(args(&["approve", "x", "--l", "ip"]).is_ok());
@@ -259,13 +306,22 @@ mod tests {
     #[test]
     fn what_is_no_option_is_an_error() {
         for (line, word) in [
-            (&["run", "a", "s", "--verbose"][..], "unknown option '--verbose'"),
-            (&["run", "a", "s", "--port", "abc"], "'abc' is not a whole number"),
+            (
+                &["run", "a", "s", "--verbose"][..],
+                "unknown option '--verbose'",
+            ),
+            (
+                &["run", "a", "s", "--port", "abc"],
+                "'abc' is not a whole number",
+            ),
             (&["run", "a", "s", "--port", "0"], "from 1 to 65535"),
             (&["run", "a", "s", "--port"], "needs a value"),
             (&["run", "a", "s", "--json=1"], "takes no value"),
             (&["ping", "a", "--async"], "does not apply to 'ping'"),
-            (&["approve", "x", "--lookup-by", "dns"], "not one of: ip, hostname"),
+            (
+                &["approve", "x", "--lookup-by", "dns"],
+                "not one of: ip, hostname",
+            ),
             (&["frobnicate"], "unknown verb 'frobnicate'"),
             (&[], "no verb"),
             (&["unpair"], "needs more words"),
@@ -289,6 +345,9 @@ mod tests {
         assert!(matches!(parse(["--version".into()]), Ok(Parsed::Version)));
         assert!(matches!(parse(["--vers".into()]), Ok(Parsed::Version)));
         assert!(matches!(parse(["--help".into()]), Ok(Parsed::Help(None))));
-        assert!(matches!(parse(["run".into(), "--help".into()]), Ok(Parsed::Help(Some(_)))));
+        assert!(matches!(
+            parse(["run".into(), "--help".into()]),
+            Ok(Parsed::Help(Some(_)))
+        ));
     }
 }

@@ -54,9 +54,15 @@ fn outputs(result: &Object) -> String {
     if !stderr.trim().is_empty() {
         let _ = writeln!(text, "    STDERR: {stderr}");
     }
-    for (stream, key) in [("stdout", "stdout_truncated"), ("stderr", "stderr_truncated")] {
+    for (stream, key) in [
+        ("stdout", "stdout_truncated"),
+        ("stderr", "stderr_truncated"),
+    ] {
         if let Some(dropped) = jval::integer(result, key) {
-            let _ = writeln!(text, "    NOTE: {dropped} bytes are missing in the middle of {stream}");
+            let _ = writeln!(
+                text,
+                "    NOTE: {dropped} bytes are missing in the middle of {stream}"
+            );
         }
     }
     text
@@ -68,7 +74,10 @@ pub fn async_result(result: &Object) -> String {
     let error = clean(&jval::text(result, "error").unwrap_or_default());
     match jval::str_or_empty(result, "status") {
         "accepted" => {
-            format!("==> {host}  [accepted  {}]\n", clean(jval::str_or_empty(result, "rtt")))
+            format!(
+                "==> {host}  [accepted  {}]\n",
+                clean(jval::str_or_empty(result, "rtt"))
+            )
         }
         "busy" => format!("==> {host}  [BUSY: {error}]\n"),
         _ => format!("==> {host}  [ERROR: {error}]\n"),
@@ -86,16 +95,24 @@ pub fn ping_result(result: &Object) -> String {
     let text = |key| clean(&jval::text(result, key).unwrap_or_default());
     let host = host(result);
     match text("error") {
-        error if error.is_empty() => {
-            ping_row(&host, &text("status"), &text("rtt"), &text("expiry"), &text("version"))
-        }
+        error if error.is_empty() => ping_row(
+            &host,
+            &text("status"),
+            &text("rtt"),
+            &text("expiry"),
+            &text("version"),
+        ),
         error => {
             let note = match Outcome::of(result) {
                 Outcome::Refused => " [refused]".to_owned(),
                 Outcome::Unreached => format!(" [not reached: {}]", text("phase")),
                 _ => String::new(),
             };
-            format!("{host:<30}  {:<8}  {:<8}  {error}{note}\n", text("status"), text("rtt"))
+            format!(
+                "{host:<30}  {:<8}  {:<8}  {error}{note}\n",
+                text("status"),
+                text("rtt")
+            )
         }
     }
 }
@@ -108,9 +125,16 @@ fn ping_row(host: &str, status: &str, rtt: &str, expiry: &str, version: &str) ->
 /// A run record (dispatcher.md §3.2).
 pub fn record(record: &Object) -> String {
     let word = |key| clean(jval::str_or_empty(record, key));
-    let state = if jval::truthy(record, "complete") { "COMPLETE" } else { "PENDING" };
-    let mut text =
-        format!("Request {}  (script: {})  [{state}]\n", word("reqid"), word("script"));
+    let state = if jval::truthy(record, "complete") {
+        "COMPLETE"
+    } else {
+        "PENDING"
+    };
+    let mut text = format!(
+        "Request {}  (script: {})  [{state}]\n",
+        word("reqid"),
+        word("script")
+    );
     if jval::str_or_empty(record, "mode") != "async" {
         for result in run_store::results(record) {
             text.push_str(&run_result(result));
@@ -147,18 +171,29 @@ pub fn folded<'a>(results: impl Iterator<Item = &'a Object>) -> String {
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
     let mut by_text = std::collections::HashMap::new();
     for result in results {
-        let text = format!("[{}  exit:{}]\n{}", verdict(result), exit(result), body(result));
+        let text = format!(
+            "[{}  exit:{}]\n{}",
+            verdict(result),
+            exit(result),
+            body(result)
+        );
         let group = *by_text.entry(text.clone()).or_insert_with(|| {
             groups.push((text, Vec::new()));
             groups.len() - 1
         });
-        groups[group].1.push(clean(jval::str_or_empty(result, "host")));
+        groups[group]
+            .1
+            .push(clean(jval::str_or_empty(result, "host")));
     }
     let mut text = String::new();
     for (body, mut hosts) in groups {
         hosts.sort();
         let count = hosts.len();
-        let _ = write!(text, "==> {}  ({count} host(s))  {body}", fold_names(&hosts));
+        let _ = write!(
+            text,
+            "==> {}  ({count} host(s))  {body}",
+            fold_names(&hosts)
+        );
     }
     text
 }
@@ -196,7 +231,10 @@ fn ranges(numbers: &[(u64, &str)]) -> String {
     let mut at = 0;
     while at < numbers.len() {
         let mut end = at;
-        while numbers.get(end + 1).is_some_and(|next| next.0 <= numbers[end].0 + 1) {
+        while numbers
+            .get(end + 1)
+            .is_some_and(|next| next.0 <= numbers[end].0 + 1)
+        {
             end += 1;
         }
         if !out.is_empty() {
@@ -214,12 +252,20 @@ fn ranges(numbers: &[(u64, &str)]) -> String {
 fn split_digits(name: &str) -> (&str, &str) {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
     // More digits than a number holds are part of the name.
-    let stem = if name.len() - stem.len() > 18 { name } else { stem };
+    let stem = if name.len() - stem.len() > 18 {
+        name
+    } else {
+        stem
+    };
     name.split_at(stem.len())
 }
 
 fn verdict(result: &Object) -> &'static str {
-    if jval::integer(result, "exit") == Some(0) { "OK" } else { "FAIL" }
+    if jval::integer(result, "exit") == Some(0) {
+        "OK"
+    } else {
+        "FAIL"
+    }
 }
 
 fn exit(result: &Object) -> i64 {
@@ -260,15 +306,19 @@ mod tests {
 
     #[test]
     fn names_fold() {
-        let fold = |names: &[&str]| {
-            fold_names(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
-        };
+        let fold =
+            |names: &[&str]| fold_names(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         assert_eq!(fold(&["a1", "a2", "a3", "a7", "b"]), "a[1-3,7],b");
         assert_eq!(fold(&["w01", "w02", "w10"]), "w[01-02,10]");
         assert_eq!(fold(&["w1", "w01"]), "w1,w01");
         assert_eq!(fold(&["x"]), "x");
         assert_eq!(fold(&["1", "2"]), "[1-2]");
-        assert_eq!(fold(&["n99999999999999999999", "n99999999999999999998"]).matches(',').count(), 1);
+        assert_eq!(
+            fold(&["n99999999999999999999", "n99999999999999999998"])
+                .matches(',')
+                .count(),
+            1
+        );
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! What verbs that talk to agents share: the auth hook, the engine with our identities, the
 //! selection of hosts.
 
-use super::table::{
-    ALL, FAILED_OF, JSON, LIST, PARALLEL, PORT, TAGS, TIMEOUT, TOKEN, USERNAME,
-};
+use super::table::{ALL, FAILED_OF, JSON, LIST, PARALLEL, PORT, TAGS, TIMEOUT, TOKEN, USERNAME};
 use super::{Ctx, Fatal, out, parse::Args};
 use crate::address::{self, Target};
 use crate::config::Config;
@@ -50,15 +48,24 @@ impl Session {
         resumption: bool,
         timeout: Duration,
     ) -> Result<Self, Fatal> {
-        let parallel = args.number(&PARALLEL).unwrap_or_else(|| config.max_parallel());
+        let parallel = args
+            .number(&PARALLEL)
+            .unwrap_or_else(|| config.max_parallel());
         let tls = trust::client_config(&config, resumption)?;
         let revoked = revoked::load(&ctx.root).map_err(|error| {
-            Fatal(format!("cannot read {}: {error}", revoked::path(&ctx.root).display()))
+            Fatal(format!(
+                "cannot read {}: {error}",
+                revoked::path(&ctx.root).display()
+            ))
         })?;
         let mut engine = Engine::new(tls, parallel, timeout).refusing(revoked);
         let previous = trust::previous_client_config(&config, resumption)?
             .map(|previous| engine.add_identity(previous));
-        Ok(Self { config, engine, previous })
+        Ok(Self {
+            config,
+            engine,
+            previous,
+        })
     }
 
     /// Which of our identities an agent is to be shown.
@@ -78,9 +85,9 @@ pub fn credentials(args: &Args) -> Result<(String, String), Fatal> {
         None => match std::env::var(variable) {
             Ok(text) => Ok(text),
             Err(std::env::VarError::NotPresent) => Ok(String::new()),
-            Err(std::env::VarError::NotUnicode(_)) => {
-                Err(Fatal(format!("the environment variable {variable} is not valid UTF-8")))
-            }
+            Err(std::env::VarError::NotUnicode(_)) => Err(Fatal(format!(
+                "the environment variable {variable} is not valid UTF-8"
+            ))),
         },
     };
     Ok((or_env(&USERNAME, "USER")?, or_env(&TOKEN, "ENVEXEC_TOKEN")?))
@@ -98,18 +105,31 @@ pub fn authorise(
             .field("RESULT", result)
             .field("REASON", reason)
             .field("AUTHACTION", request.action)
-            .field("USER", if request.username.is_empty() { "(none)" } else { &request.username })
+            .field(
+                "USER",
+                if request.username.is_empty() {
+                    "(none)"
+                } else {
+                    &request.username
+                },
+            )
             .field("IP", &request.source_ip)
     };
     let Some(hook) = config.auth_hook() else {
-        ctx.log(Level::Info, &line("pass", "no hook configured").field("DISPATCHER", ""));
+        ctx.log(
+            Level::Info,
+            &line("pass", "no hook configured").field("DISPATCHER", ""),
+        );
         return Ok(true);
     };
     let limit = config.auth_hook_timeout()?;
     let verdict = crate::auth::ask(hook, limit, &request);
     if verdict.timed_out {
         let seconds = limit.unwrap_or_default().as_secs();
-        ctx.log(Level::Warning, &Line::new("auth-hook-timeout").field("TIMEOUT", seconds));
+        ctx.log(
+            Level::Warning,
+            &Line::new("auth-hook-timeout").field("TIMEOUT", seconds),
+        );
     }
     match verdict.result {
         Ok(()) => {
@@ -134,7 +154,11 @@ pub fn authorise(
 }
 
 /// A hook request of this command line.
-pub fn hook_request(action: &'static str, hosts: &[String], credentials: (String, String)) -> HookRequest {
+pub fn hook_request(
+    action: &'static str,
+    hosts: &[String],
+    credentials: (String, String),
+) -> HookRequest {
     HookRequest {
         action,
         hosts: hosts.to_vec(),
@@ -165,11 +189,17 @@ pub fn select(ctx: &Ctx, args: &Args, words: &[String]) -> Result<Vec<String>, F
     let selection = Selection {
         words: words.to_vec(),
         all: args.has(&ALL),
-        tags: args.value(&TAGS).map(TagFilter::parse).transpose().map_err(Fatal)?,
+        tags: args
+            .value(&TAGS)
+            .map(TagFilter::parse)
+            .transpose()
+            .map_err(Fatal)?,
         among,
     };
     if selection.is_empty() {
-        return Err(Fatal("no host given (name one, or use --all or --tags)".to_owned()));
+        return Err(Fatal(
+            "no host given (name one, or use --all or --tags)".to_owned(),
+        ));
     }
     Ok(selection.words(&ctx.registry())?)
 }
@@ -197,7 +227,10 @@ pub fn list(ctx: &Ctx, args: &Args, words: &[String]) -> Result<bool, Fatal> {
     } else {
         let mut text = String::new();
         for target in &targets {
-            text.push_str(&format!("{:<30}  {}:{}\n", target.name, target.address, target.port));
+            text.push_str(&format!(
+                "{:<30}  {}:{}\n",
+                target.name, target.address, target.port
+            ));
         }
         out::raw(&text);
         out::error(format_args!("{} host(s)", targets.len()));

@@ -70,40 +70,206 @@ const MANY: usize = usize::MAX;
 macro_rules! flag {
     ($id:ident, $name:literal, $takes:expr, $reference:literal, $help:literal) => {
         #[doc = $help]
-        pub static $id: Flag =
-            Flag { name: $name, takes: $takes, help: $help, reference: $reference };
+        pub static $id: Flag = Flag {
+            name: $name,
+            takes: $takes,
+            help: $help,
+            reference: $reference,
+        };
     };
 }
 
-flag!(CONFIG, "config", Takes::File, true, "Configuration file (default /etc/ctrl-exec/ctrl-exec.conf).");
-flag!(ROOT, "root", Takes::File, false, "Prefix of all default absolute paths.");
+flag!(
+    CONFIG,
+    "config",
+    Takes::File,
+    true,
+    "Configuration file (default /etc/ctrl-exec/ctrl-exec.conf)."
+);
+flag!(
+    ROOT,
+    "root",
+    Takes::File,
+    false,
+    "Prefix of all default absolute paths."
+);
 flag!(HELP, "help", Takes::Nothing, false, "Show help and stop.");
-flag!(VERSION, "version", Takes::Nothing, true, "Show the version and stop.");
-flag!(JSON, "json", Takes::Nothing, true, "Print one line of JSON in place of text.");
-flag!(PORT, "port", Takes::Number("PORT", 1, 65_535), true, "Port in place of the default one.");
-flag!(USERNAME, "username", Takes::Text("NAME"), true, "User name for hooks and scripts (default $USER).");
-flag!(TOKEN, "token", Takes::Text("TOKEN"), true, "Token for hooks and scripts (default $ENVEXEC_TOKEN).");
-flag!(LOOKUP_BY, "lookup-by", Takes::OneOf(&["ip", "hostname"]), true, "How the agent's address is found.");
-flag!(AGENT_PORT, "agent-port", Takes::Number("PORT", 1, 65_535), true, "Port the agent listens on.");
-flag!(IP, "ip", Takes::Text("ADDRESS"), true, "Address of the agent.");
-flag!(RENAME, "rename", Takes::Text("NAME"), true, "New registry name.");
-flag!(TAGS, "tags", Takes::Text("K=V[,K=V...]"), true, "Only agents that carry all these tags.");
-flag!(ASYNC, "async", Takes::Nothing, true, "Submit and return; see status and wait.");
-flag!(TIMEOUT, "timeout", Takes::Number("SECONDS", 1, 86_400), true, "Time limit in seconds.");
+flag!(
+    VERSION,
+    "version",
+    Takes::Nothing,
+    true,
+    "Show the version and stop."
+);
+flag!(
+    JSON,
+    "json",
+    Takes::Nothing,
+    true,
+    "Print one line of JSON in place of text."
+);
+flag!(
+    PORT,
+    "port",
+    Takes::Number("PORT", 1, 65_535),
+    true,
+    "Port in place of the default one."
+);
+flag!(
+    USERNAME,
+    "username",
+    Takes::Text("NAME"),
+    true,
+    "User name for hooks and scripts (default $USER)."
+);
+flag!(
+    TOKEN,
+    "token",
+    Takes::Text("TOKEN"),
+    true,
+    "Token for hooks and scripts (default $ENVEXEC_TOKEN)."
+);
+flag!(
+    LOOKUP_BY,
+    "lookup-by",
+    Takes::OneOf(&["ip", "hostname"]),
+    true,
+    "How the agent's address is found."
+);
+flag!(
+    AGENT_PORT,
+    "agent-port",
+    Takes::Number("PORT", 1, 65_535),
+    true,
+    "Port the agent listens on."
+);
+flag!(
+    IP,
+    "ip",
+    Takes::Text("ADDRESS"),
+    true,
+    "Address of the agent."
+);
+flag!(
+    RENAME,
+    "rename",
+    Takes::Text("NAME"),
+    true,
+    "New registry name."
+);
+flag!(
+    TAGS,
+    "tags",
+    Takes::Text("K=V[,K=V...]"),
+    true,
+    "Only agents that carry all these tags."
+);
+flag!(
+    ASYNC,
+    "async",
+    Takes::Nothing,
+    true,
+    "Submit and return; see status and wait."
+);
+flag!(
+    TIMEOUT,
+    "timeout",
+    Takes::Number("SECONDS", 1, 86_400),
+    true,
+    "Time limit in seconds."
+);
 flag!(ALL, "all", Takes::Nothing, false, "Every registered agent.");
-flag!(FAILED_OF, "failed-of", Takes::Text("REQID"), false, "Only the hosts where that run failed.");
-flag!(LIST, "list", Takes::Nothing, false, "Show who would be reached, and stop.");
-flag!(JSON_LINES, "json-lines", Takes::Nothing, false, "Print each result as a line of JSON as it arrives.");
-flag!(FOLD, "fold", Takes::Nothing, false, "Show equal outputs once, under the list of hosts.");
-flag!(SORT, "sort", Takes::Nothing, false, "Results in order of host name, not of arrival.");
-flag!(BATCH, "batch", Takes::Text("N|N%"), false, "Rolling run: at most so many hosts at a time.");
-flag!(MAX_FAILURES, "max-failures", Takes::Text("N|N%"), false, "Start no further host after so many failures.");
-flag!(STRICT, "strict", Takes::Nothing, false, "Exit 5 if a host was not reached, else 4 if one refused, else 1 if a script failed.");
-flag!(QUIET, "quiet", Takes::Nothing, false, "No progress and no summary on standard error.");
-flag!(PARALLEL, "parallel", Takes::Number("N", 1, 65_535), false, "Calls at once, in place of max_parallel.");
-flag!(YES, "yes", Takes::Nothing, false, "Do not ask for confirmation.");
-flag!(EXPIRED, "allow-expired", Takes::Nothing, false, "Also take an agent certificate that has expired but is otherwise valid.");
-flag!(OFFLINE, "offline", Takes::Nothing, false, "Contact no agent.");
+flag!(
+    FAILED_OF,
+    "failed-of",
+    Takes::Text("REQID"),
+    false,
+    "Only the hosts where that run failed."
+);
+flag!(
+    LIST,
+    "list",
+    Takes::Nothing,
+    false,
+    "Show who would be reached, and stop."
+);
+flag!(
+    JSON_LINES,
+    "json-lines",
+    Takes::Nothing,
+    false,
+    "Print each result as a line of JSON as it arrives."
+);
+flag!(
+    FOLD,
+    "fold",
+    Takes::Nothing,
+    false,
+    "Show equal outputs once, under the list of hosts."
+);
+flag!(
+    SORT,
+    "sort",
+    Takes::Nothing,
+    false,
+    "Results in order of host name, not of arrival."
+);
+flag!(
+    BATCH,
+    "batch",
+    Takes::Text("N|N%"),
+    false,
+    "Rolling run: at most so many hosts at a time."
+);
+flag!(
+    MAX_FAILURES,
+    "max-failures",
+    Takes::Text("N|N%"),
+    false,
+    "Start no further host after so many failures."
+);
+flag!(
+    STRICT,
+    "strict",
+    Takes::Nothing,
+    false,
+    "Exit 5 if a host was not reached, else 4 if one refused, else 1 if a script failed."
+);
+flag!(
+    QUIET,
+    "quiet",
+    Takes::Nothing,
+    false,
+    "No progress and no summary on standard error."
+);
+flag!(
+    PARALLEL,
+    "parallel",
+    Takes::Number("N", 1, 65_535),
+    false,
+    "Calls at once, in place of max_parallel."
+);
+flag!(
+    YES,
+    "yes",
+    Takes::Nothing,
+    false,
+    "Do not ask for confirmation."
+);
+flag!(
+    EXPIRED,
+    "allow-expired",
+    Takes::Nothing,
+    false,
+    "Also take an agent certificate that has expired but is otherwise valid."
+);
+flag!(
+    OFFLINE,
+    "offline",
+    Takes::Nothing,
+    false,
+    "Contact no agent."
+);
 
 /// Flags every verb takes.
 pub static COMMON: &[&Flag] = &[&CONFIG, &ROOT, &HELP, &VERSION];
@@ -125,8 +291,24 @@ pub static VERBS: &[Verb] = &[
                  The first interrupt (Ctrl-C) says who is still running, the second ends the run \
                  with everything known reported.",
         flags: &[
-            &JSON, &JSON_LINES, &PORT, &USERNAME, &TOKEN, &ASYNC, &TIMEOUT, &ALL, &TAGS,
-            &FAILED_OF, &LIST, &FOLD, &SORT, &BATCH, &MAX_FAILURES, &PARALLEL, &STRICT, &QUIET,
+            &JSON,
+            &JSON_LINES,
+            &PORT,
+            &USERNAME,
+            &TOKEN,
+            &ASYNC,
+            &TIMEOUT,
+            &ALL,
+            &TAGS,
+            &FAILED_OF,
+            &LIST,
+            &FOLD,
+            &SORT,
+            &BATCH,
+            &MAX_FAILURES,
+            &PARALLEL,
+            &STRICT,
+            &QUIET,
         ],
         run: verbs::run::run,
     },
@@ -161,8 +343,20 @@ pub static VERBS: &[Verb] = &[
                  of which less than a third of its life is left is renewed when the CA key can be \
                  read.",
         flags: &[
-            &JSON, &JSON_LINES, &PORT, &USERNAME, &TOKEN, &TIMEOUT, &ALL, &TAGS, &FAILED_OF,
-            &LIST, &SORT, &PARALLEL, &STRICT, &QUIET,
+            &JSON,
+            &JSON_LINES,
+            &PORT,
+            &USERNAME,
+            &TOKEN,
+            &TIMEOUT,
+            &ALL,
+            &TAGS,
+            &FAILED_OF,
+            &LIST,
+            &SORT,
+            &PARALLEL,
+            &STRICT,
+            &QUIET,
         ],
         run: verbs::ping::ping,
     },
@@ -174,8 +368,19 @@ pub static VERBS: &[Verb] = &[
         summary: "Show which scripts agents offer, and cache their tags.",
         detail: "Without hosts, every registered agent is asked.",
         flags: &[
-            &JSON, &JSON_LINES, &PORT, &USERNAME, &TOKEN, &TIMEOUT, &ALL, &TAGS, &LIST, &SORT,
-            &PARALLEL, &STRICT, &QUIET,
+            &JSON,
+            &JSON_LINES,
+            &PORT,
+            &USERNAME,
+            &TOKEN,
+            &TIMEOUT,
+            &ALL,
+            &TAGS,
+            &LIST,
+            &SORT,
+            &PARALLEL,
+            &STRICT,
+            &QUIET,
         ],
         run: verbs::ping::discover,
     },
@@ -303,6 +508,16 @@ pub static VERBS: &[Verb] = &[
                  still checked to be the one this CA made.",
         flags: &[&JSON, &PORT, &EXPIRED],
         run: verbs::maintain::renew,
+    },
+    Verb {
+        name: "doctor",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Check configuration, certificates, clock, permissions and reachability.",
+        detail: "Exit status 1 when something is wrong.",
+        flags: &[&JSON, &OFFLINE],
+        run: verbs::doctor::doctor,
     },
     Verb {
         name: "completions",

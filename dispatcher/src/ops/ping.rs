@@ -18,7 +18,7 @@ pub fn ping_call(target: Target, reqid: &str) -> Call {
 
 /// Its result.
 pub fn ping_result(name: &str, answer: &Answer) -> Object {
-    status_result(name, answer, |response| Failure::status(response))
+    status_result(name, answer, Failure::status)
 }
 
 /// The question what an agent offers.
@@ -45,7 +45,7 @@ pub fn rotate_call(target: Target, serial: &str, action: &str) -> Call {
 
 /// Its result; `exit` is 0 when the agent confirmed.
 pub fn rotate_result(name: &str, answer: &Answer) -> Object {
-    let mut result = status_result(name, answer, |response| Failure::status(response));
+    let mut result = status_result(name, answer, Failure::status);
     let confirmed = jval::str_or_empty(&result, "status") == "ok";
     result
         .entry("exit".to_owned())

@@ -1,6 +1,6 @@
 //! `POST /run` (dispatcher.md §9.1).
 
-use super::{Failure, Outcome, body_error, finish, is_success, put_outcome};
+use super::{Failure, Outcome, finish, is_success, put_outcome};
 use crate::address::Target;
 use crate::engine::{Answer, Call, Fault};
 use crate::jval::{self, Object};
@@ -70,7 +70,7 @@ pub fn async_result(name: &str, script: &str, reqid: &str, answer: &Answer) -> O
                 ("status", jval::string("busy")),
             ]);
             let error = jval::parse_object(&response.body)
-                .and_then(|_| Some(body_error(response)))
+                .and_then(|body| jval::text(&body, "error").map(std::borrow::Cow::into_owned))
                 .unwrap_or_else(|| "script already running".to_owned());
             Failure::refused(error).put(&mut result);
         }

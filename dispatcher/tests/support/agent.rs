@@ -71,8 +71,11 @@ impl Agent {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 connections.fetch_add(1, Ordering::Relaxed);
-                let (config, seen, behaviour) =
-                    (Arc::clone(&config), Arc::clone(&seen), Arc::clone(&behaviour));
+                let (config, seen, behaviour) = (
+                    Arc::clone(&config),
+                    Arc::clone(&seen),
+                    Arc::clone(&behaviour),
+                );
                 std::thread::spawn(move || serve(stream, &config, &seen, &*behaviour));
             }
         });
@@ -83,7 +86,10 @@ impl Agent {
     pub fn scripted(identity: &Identity, ca_pem: &str, acts: Vec<Act>) -> Self {
         let acts = Mutex::new(acts.into_iter());
         Self::start(identity, ca_pem, move |_| {
-            acts.lock().unwrap().next().unwrap_or(Act::Answer(500, "{}".into()))
+            acts.lock()
+                .unwrap()
+                .next()
+                .unwrap_or(Act::Answer(500, "{}".into()))
         })
     }
 
@@ -96,16 +102,28 @@ impl Agent {
     }
 }
 
-fn serve(mut tcp: TcpStream, config: &Arc<ServerConfig>, seen: &Mutex<Vec<Seen>>, behaviour: &Behaviour) {
+fn serve(
+    mut tcp: TcpStream,
+    config: &Arc<ServerConfig>,
+    seen: &Mutex<Vec<Seen>>,
+    behaviour: &Behaviour,
+) {
     let _ = tcp.set_read_timeout(Some(Duration::from_secs(120)));
-    let Ok(mut tls) = rustls::ServerConnection::new(Arc::clone(config)) else { return };
+    let Ok(mut tls) = rustls::ServerConnection::new(Arc::clone(config)) else {
+        return;
+    };
     loop {
-        let mut parser = RequestParser::new(Limits { max_body: 64 << 20, ..Limits::AGENT_REQUEST });
+        let mut parser = RequestParser::new(Limits {
+            max_body: 64 << 20,
+            ..Limits::AGENT_REQUEST
+        });
         let mut raw = Vec::new();
         let mut reads = Vec::new();
         let request = loop {
             let mut buffer = vec![0; 65_536];
-            let Ok(n) = rustls::Stream::new(&mut tls, &mut tcp).read(&mut buffer) else { return };
+            let Ok(n) = rustls::Stream::new(&mut tls, &mut tcp).read(&mut buffer) else {
+                return;
+            };
             if n == 0 {
                 return;
             }
@@ -138,7 +156,10 @@ fn serve(mut tcp: TcpStream, config: &Arc<ServerConfig>, seen: &Mutex<Vec<Seen>>
                 break;
             }
             Act::Keep(status, body) => {
-                if stream.write_all(&render_response(status, &body, true)).is_err() {
+                if stream
+                    .write_all(&render_response(status, &body, true))
+                    .is_err()
+                {
                     return;
                 }
             }

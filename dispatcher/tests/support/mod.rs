@@ -1,8 +1,15 @@
 //! What the tests of the real binary share: a root directory of our own, the reference's
 //! directories to take over, and an agent that answers as it is told.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code
+)]
 
 pub mod agent;
+pub mod fleet;
 
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, CaOptions, IdentityFiles};
 use ctrl_exec_dispatcher::jval::{self, Object, Value};
@@ -92,8 +99,10 @@ impl Root {
     pub fn agent_identity(&self, cn: &str, days: u32) -> (Identity, String) {
         let key = keys::generate(KeyType::EcdsaP256).unwrap();
         let request = csr::create(&keys::PrivateKey::from_pem(&key).unwrap(), cn).unwrap();
-        let issued =
-            self.authority().sign_csr(&request, None, None, days, Utc::now()).unwrap();
+        let issued = self
+            .authority()
+            .sign_csr(&request, None, None, days, Utc::now())
+            .unwrap();
         (Identity::from_pem(&issued.pem, &key).unwrap(), key)
     }
 
@@ -121,7 +130,10 @@ impl Root {
 
     /// The record of an agent.
     pub fn record(&self, name: &str) -> Object {
-        object(&std::fs::read_to_string(self.path(&format!("var/lib/ctrl-exec/agents/{name}.json"))).unwrap())
+        object(
+            &std::fs::read_to_string(self.path(&format!("var/lib/ctrl-exec/agents/{name}.json")))
+                .unwrap(),
+        )
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -187,7 +199,9 @@ pub fn text<'a>(object: &'a Object, key: &str) -> &'a str {
 }
 
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 pub fn copy(from: &Path, to: &Path) {

@@ -13,7 +13,11 @@ use std::fmt::Write;
 
 /// Lists registered agents.
 pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
-    let filter = args.value(&TAGS).map(TagFilter::parse).transpose().map_err(Fatal)?;
+    let filter = args
+        .value(&TAGS)
+        .map(TagFilter::parse)
+        .transpose()
+        .map_err(Fatal)?;
     let mut agents = ctx.registry().list()?;
     if let Some(filter) = &filter {
         agents.retain(|record| filter.matches(record));
@@ -25,10 +29,22 @@ pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         return Ok(0);
     }
     if agents.is_empty() {
-        out::line(if filter.is_some() { "No agents match." } else { "No agents registered." });
+        out::line(if filter.is_some() {
+            "No agents match."
+        } else {
+            "No agents registered."
+        });
         return Ok(0);
     }
-    let mut text = row(["HOSTNAME", "IP", "PORT", "LOOKUP", "PAIRED", "CERT EXPIRY", "DAYS LEFT"]);
+    let mut text = row([
+        "HOSTNAME",
+        "IP",
+        "PORT",
+        "LOOKUP",
+        "PAIRED",
+        "CERT EXPIRY",
+        "DAYS LEFT",
+    ]);
     let _ = writeln!(text, "{}", "-".repeat(112));
     let now = Utc::now();
     for record in &agents {
@@ -67,7 +83,9 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         ));
     }
     if ip.is_some_and(str::is_empty) {
-        return Err(Fatal("option --ip: an address must not be empty".to_owned()));
+        return Err(Fatal(
+            "option --ip: an address must not be empty".to_owned(),
+        ));
     }
     let change = |record: &mut Record| {
         if let Some(ip) = ip {
@@ -118,8 +136,17 @@ pub fn unpair(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let name = &args.words[0];
     let record = ctx.registry().remove(name)?;
     let expiry = out::clean(record.expiry());
-    ctx.log(Level::Info, &Line::new("unpair").field("AGENT", name).field("EXPIRY", &expiry));
-    let until = if expiry.is_empty() { "unknown" } else { &expiry };
+    ctx.log(
+        Level::Info,
+        &Line::new("unpair")
+            .field("AGENT", name)
+            .field("EXPIRY", &expiry),
+    );
+    let until = if expiry.is_empty() {
+        "unknown"
+    } else {
+        &expiry
+    };
     out::raw(&format!(
         "Unregistered '{name}'.\nWARNING: Agent certificate remains valid until: {until}\n\
          Decommission the agent promptly or add its serial to the revocation list.\n"

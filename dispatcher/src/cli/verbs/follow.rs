@@ -39,7 +39,9 @@ pub fn wait(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let mut pauses = PAUSES.iter();
     let mut pause = Duration::ZERO;
     loop {
-        let Some(record) = follower.aggregate()? else { return Ok(not_found(args)) };
+        let Some(record) = follower.aggregate()? else {
+            return Ok(not_found(args));
+        };
         if jval::truthy(&record, "complete") {
             show(args, &record);
             return Ok(u8::from(failed(&record)));
@@ -49,7 +51,9 @@ pub fn wait(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             show(args, &record);
             return Ok(2);
         }
-        pause = pauses.next().map_or(pause, |seconds| Duration::from_secs(*seconds));
+        pause = pauses
+            .next()
+            .map_or(pause, |seconds| Duration::from_secs(*seconds));
         std::thread::sleep(pause.min(left));
     }
 }
@@ -66,13 +70,21 @@ impl<'a> Follower<'a> {
         let config = ctx.config()?;
         let step = config.read_timeout()?;
         let session = Session::with_timeout(ctx, config, args, true, step)?;
-        Ok(Self { ctx, args, reqid: &args.words[0], session })
+        Ok(Self {
+            ctx,
+            args,
+            reqid: &args.words[0],
+            session,
+        })
     }
 
     /// Asks the agents that have not finished and updates the record. `None` when there is none.
     fn aggregate(&mut self) -> Result<Option<Object>, Fatal> {
         let store = self.ctx.runs();
-        let Some(record) = store.load(self.reqid).filter(|_| names::is_reqid(self.reqid)) else {
+        let Some(record) = store
+            .load(self.reqid)
+            .filter(|_| names::is_reqid(self.reqid))
+        else {
             return Ok(None);
         };
         if jval::str_or_empty(&record, "mode") != "async" {
@@ -91,7 +103,10 @@ impl<'a> Follower<'a> {
             .into_iter()
             .map(|target| {
                 let identity = self.session.identity(&target);
-                Call { identity, ..ops::result_call(target, self.reqid) }
+                Call {
+                    identity,
+                    ..ops::result_call(target, self.reqid)
+                }
             })
             .collect();
         let fetched: HashMap<String, Fetched> = self

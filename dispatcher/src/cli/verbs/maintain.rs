@@ -9,8 +9,8 @@ use crate::engine::Engine;
 use crate::jval;
 use crate::renewal;
 use crate::trust;
-use ctrl_exec_protocol::verify::Clock;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::verify::Clock;
 use std::sync::Arc;
 
 /// Renews the certificates of agents now.
@@ -30,13 +30,26 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             let engine = engine_for_expired(&session, Utc::parse_openssl(record.expiry()))?;
             let target = vec![(target, 0)];
             renewed.extend(renewal::renew(
-                &engine, &session.config, &authority, &registry, target, &reqid,
+                &engine,
+                &session.config,
+                &authority,
+                &registry,
+                target,
+                &reqid,
             )?);
         }
     } else {
-        let targets = targets.into_iter().map(|t| (t.clone(), session.identity(&t))).collect();
+        let targets = targets
+            .into_iter()
+            .map(|t| (t.clone(), session.identity(&t)))
+            .collect();
         renewed = renewal::renew(
-            &session.engine, &session.config, &authority, &registry, targets, &reqid,
+            &session.engine,
+            &session.config,
+            &authority,
+            &registry,
+            targets,
+            &reqid,
         )?;
     }
     let mut failed = false;
@@ -52,12 +65,19 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             results.push(jval::object([
                 ("host", jval::string(&*renewed.name)),
                 ("status", jval::string(if ok { "ok" } else { "error" })),
-                (if ok { "expiry" } else { "error" }, jval::string(text.as_str())),
+                (
+                    if ok { "expiry" } else { "error" },
+                    jval::string(text.as_str()),
+                ),
             ]));
         } else if ok {
             out::line(format_args!("{:<30}  renewed  until {text}", renewed.name));
         } else {
-            out::line(format_args!("{:<30}  FAILED   {}", renewed.name, out::clean(text)));
+            out::line(format_args!(
+                "{:<30}  FAILED   {}",
+                renewed.name,
+                out::clean(text)
+            ));
         }
     }
     if args.has(&JSON) {

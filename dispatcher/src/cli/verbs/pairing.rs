@@ -6,8 +6,8 @@ use crate::cli::{Ctx, Exit, Fatal, out, parse::Args};
 use crate::config::{Config, DEFAULT_DIR};
 use crate::jval;
 use crate::pairing::{
-    self, Child, Console, DEFAULT_PORT, Desk, Ended, Listener, ListenerOptions, Overrides, PID_FILE,
-    Queue, RateLimit, Stopped,
+    self, Child, Console, DEFAULT_PORT, Desk, Ended, Listener, ListenerOptions, Overrides,
+    PID_FILE, Queue, RateLimit, Stopped,
 };
 use crate::trust;
 use ctrl_exec_host::syslog::Level;
@@ -73,11 +73,19 @@ fn bind(ctx: &Ctx, args: &Args) -> Result<Ready, Fatal> {
         ..ListenerOptions::default()
     };
     let listener = Listener::bind(options, &identity, queue(ctx))?;
-    Ok(Ready { config, listener, session })
+    Ok(Ready {
+        config,
+        listener,
+        session,
+    })
 }
 
 fn serve(ctx: &Ctx, ready: Ready, child: Option<Child>) -> Result<Exit, Fatal> {
-    let Ready { config, listener, session } = ready;
+    let Ready {
+        config,
+        listener,
+        session,
+    } = ready;
     let port = listener.address().port();
     let ended = if let Some(mut child) = child {
         child.ready(port)?;
@@ -120,7 +128,9 @@ fn start(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let mut command = Command::new(program);
     // Options first; the child leaves our directory, so relative paths are made absolute.
     if !ctx.root.is_system() {
-        command.arg("--root").arg(std::path::absolute(ctx.root.path("/"))?);
+        command
+            .arg("--root")
+            .arg(std::path::absolute(ctx.root.path("/"))?);
     }
     if let Some(path) = &ctx.config_path {
         command.arg("--config").arg(std::path::absolute(path)?);
@@ -151,7 +161,10 @@ fn stop(ctx: &Ctx) -> Result<Exit, Fatal> {
         Stopped::NotRunning => out::line("Pairing mode is not running."),
         Stopped::Stale => out::line("Pairing mode is not running (a stale pid file was removed)."),
         Stopped::Stopped(pid) => {
-            ctx.log(Level::Info, &Line::new("pairing-mode-stop").field("PID", pid));
+            ctx.log(
+                Level::Info,
+                &Line::new("pairing-mode-stop").field("PID", pid),
+            );
             out::line(format_args!("Pairing mode stopped (pid {pid})."));
         }
     }
@@ -177,7 +190,10 @@ pub fn list_requests(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             ("code", jval::string(&*queued.code)),
             ("received", jval::string(&*queued.received)),
             ("reverse_dns", jval::string(&*queued.reverse_dns)),
-            ("reverse_confirmed", jval::int(i64::from(queued.reverse_confirmed))),
+            (
+                "reverse_confirmed",
+                jval::int(i64::from(queued.reverse_confirmed)),
+            ),
         ])
     });
     out::line(jval::line(&jval::objects(requests)));
@@ -190,7 +206,10 @@ pub fn approve(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let ip = match args.value(&IP) {
         None => None,
         Some(text) => Some(text.parse::<IpAddr>().map_err(|_| {
-            Fatal(format!("option --ip: '{}' is no IP address", text.escape_debug()))
+            Fatal(format!(
+                "option --ip: '{}' is no IP address",
+                text.escape_debug()
+            ))
         })?),
     };
     let overrides = Overrides {
@@ -244,9 +263,16 @@ fn session_length(args: &Args, config: &Config) -> Result<Duration, Fatal> {
     let seconds = match args.number::<u32>(&TIMEOUT) {
         Some(seconds) if seconds <= MAX_SESSION => seconds,
         Some(seconds) => {
-            return Err(Fatal(format!("option --timeout: {seconds} is not from 1 to {MAX_SESSION}")));
+            return Err(Fatal(format!(
+                "option --timeout: {seconds} is not from 1 to {MAX_SESSION}"
+            )));
         }
-        None => config.number("pairing_timeout", 600, (1, MAX_SESSION), "seconds from 1 to 600")?,
+        None => config.number(
+            "pairing_timeout",
+            600,
+            (1, MAX_SESSION),
+            "seconds from 1 to 600",
+        )?,
     };
     Ok(Duration::from_secs(u64::from(seconds)))
 }
@@ -254,7 +280,10 @@ fn session_length(args: &Args, config: &Config) -> Result<Duration, Fatal> {
 /// A malformed limit is the default one, as in the reference.
 fn rate_limit(config: &Config) -> RateLimit {
     if config.settings().flag("pairing_rate_limit_disable") {
-        return RateLimit { limit: 0, ..RateLimit::default() };
+        return RateLimit {
+            limit: 0,
+            ..RateLimit::default()
+        };
     }
     config
         .settings()

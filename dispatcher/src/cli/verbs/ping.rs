@@ -109,8 +109,14 @@ pub fn renew_due(ctx: &Ctx, session: &Session, due: &[(Target, usize)]) -> Resul
     };
     let reqid = session::new_reqid()?;
     let registry = ctx.registry();
-    let renewed =
-        renewal::renew(&session.engine, &session.config, &authority, &registry, due.to_vec(), &reqid)?;
+    let renewed = renewal::renew(
+        &session.engine,
+        &session.config,
+        &authority,
+        &registry,
+        due.to_vec(),
+        &reqid,
+    )?;
     for renewed in renewed {
         log_renewal(ctx, &renewed, &reqid);
     }
@@ -119,7 +125,11 @@ pub fn renew_due(ctx: &Ctx, session: &Session, due: &[(Target, usize)]) -> Resul
 
 /// The log line of a renewal.
 pub fn log_renewal(ctx: &Ctx, renewed: &renewal::Renewed, reqid: &str) {
-    let line = |action| Line::new(action).field("TARGET", &renewed.name).field("REQID", reqid);
+    let line = |action| {
+        Line::new(action)
+            .field("TARGET", &renewed.name)
+            .field("REQID", reqid)
+    };
     match &renewed.result {
         Ok(end) => ctx.log(Level::Info, &line("renew-complete").field("EXPIRY", end)),
         Err(error) => ctx.log(Level::Err, &line("renew").field("ERROR", error)),
@@ -186,16 +196,21 @@ fn cache_tags(ctx: &Ctx, results: &Results) -> Result<(), Fatal> {
         .iter()
         .filter(|(_, result)| jval::str_or_empty(result, "status") == "ok")
         .filter_map(|(_, result)| {
-            Some((jval::str_or_empty(result, "host"), jval::sub_object(result, "tags")?))
+            Some((
+                jval::str_or_empty(result, "host"),
+                jval::sub_object(result, "tags")?,
+            ))
         })
         .collect();
     let registry = ctx.registry();
     let names: Vec<&str> = tags.keys().copied().collect();
     // Only changed records are written. Those who may only read the registry still see the answer.
     let written = registry.update_many(&names, |record| {
-        let Some(tags) = tags.get(record.name()) else { return false };
-        let changed = jval::sub_object(record.raw(), "tags").map(jval::line)
-            != Some(jval::line(*tags));
+        let Some(tags) = tags.get(record.name()) else {
+            return false;
+        };
+        let changed =
+            jval::sub_object(record.raw(), "tags").map(jval::line) != Some(jval::line(*tags));
         if changed {
             record.set_tags((*tags).clone());
         }
@@ -237,9 +252,15 @@ fn capabilities_text(result: &Object) -> String {
     }
     if let Some(Value::Array(scripts)) = result.get("scripts") {
         for script in scripts {
-            let Value::Object(script) = script else { continue };
+            let Value::Object(script) = script else {
+                continue;
+            };
             let field = |key| out::clean(&jval::text(script, key).unwrap_or_default());
-            let note = if jval::truthy(script, "executable") { "" } else { "  (not executable)" };
+            let note = if jval::truthy(script, "executable") {
+                ""
+            } else {
+                "  (not executable)"
+            };
             let _ = writeln!(text, "    {:<24}  {}{note}", field("name"), field("path"));
         }
     }
@@ -248,7 +269,9 @@ fn capabilities_text(result: &Object) -> String {
 
 fn sort(args: &Args, results: &mut Results) {
     if args.has(&SORT) {
-        results.results.sort_by(|a, b| super::run::name_of(&a.1).cmp(super::run::name_of(&b.1)));
+        results
+            .results
+            .sort_by(|a, b| super::run::name_of(&a.1).cmp(super::run::name_of(&b.1)));
     }
 }
 
@@ -263,15 +286,23 @@ fn finish(args: &Args, results: &Results) -> Result<Exit, Fatal> {
     if !args.has(&JSON) && !args.has(&JSON_LINES) && !args.has(&QUIET) {
         summary(results);
     }
+    if results.interrupted {
+        return Ok(1);
+    }
     if args.has(&STRICT) {
-        return Ok(strict_exit(results.results.iter().map(|(_, result)| result)));
+        return Ok(strict_exit(
+            results.results.iter().map(|(_, result)| result),
+        ));
     }
     Ok(0)
 }
 
 fn log_ping(ctx: &Ctx, call: &Call, result: &Object, reqid: &str) {
     let line = Line::new("ping")
-        .field("TARGET", format_args!("{}:{}", call.target.address, call.target.port))
+        .field(
+            "TARGET",
+            format_args!("{}:{}", call.target.address, call.target.port),
+        )
         .field("RTT", jval::str_or_empty(result, "rtt"))
         .field("REQID", reqid);
     match jval::text(result, "error") {
@@ -282,7 +313,10 @@ fn log_ping(ctx: &Ctx, call: &Call, result: &Object, reqid: &str) {
 
 fn log_capabilities(ctx: &Ctx, call: &Call, result: &Object) {
     let line = Line::new("capabilities")
-        .field("TARGET", format_args!("{}:{}", call.target.address, call.target.port))
+        .field(
+            "TARGET",
+            format_args!("{}:{}", call.target.address, call.target.port),
+        )
         .field("RTT", jval::str_or_empty(result, "rtt"));
     let scripts = match result.get("scripts") {
         Some(Value::Array(scripts)) => scripts.len(),

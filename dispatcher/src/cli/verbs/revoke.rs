@@ -26,7 +26,10 @@ pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     // is forgotten and accepted.
     if let Some(serial) = &serial {
         revoked::add(&ctx.root, serial, name).map_err(|error| {
-            Fatal(format!("cannot write {}: {error}", revoked::path(&ctx.root).display()))
+            Fatal(format!(
+                "cannot write {}: {error}",
+                revoked::path(&ctx.root).display()
+            ))
         })?;
     }
     registry.remove(name)?;
@@ -55,7 +58,10 @@ fn shown_serial(ctx: &Ctx, args: &Args, record: &Record) -> Option<String> {
     let session = Session::open(ctx, ctx.config().ok()?, args, false).ok()?;
     let target = address::target(record, None, args.number(&PORT));
     let identity = session.identity(&target);
-    let call = crate::engine::Call { identity, ..ops::ping_call(target, "") };
+    let call = crate::engine::Call {
+        identity,
+        ..ops::ping_call(target, "")
+    };
     let answers = session.engine.all(std::slice::from_ref(&call)).ok()?;
     let facts = cert::facts(answers.first()?.certificate.as_deref()?).ok()?;
     // Another agent may answer at that address: its certificate must not be barred.
@@ -70,7 +76,10 @@ fn instructions(name: &str, record: &Record, serial: Option<&str>, others: &[Str
     let mut text = format!("Unregistered '{name}'. Its certificate is valid until: {expiry}\n");
     match serial {
         Some(serial) => {
-            let _ = writeln!(text, "Serial {serial} is refused by this dispatcher from now on.");
+            let _ = writeln!(
+                text,
+                "Serial {serial} is refused by this dispatcher from now on."
+            );
         }
         None => text.push_str(
             "WARNING: its serial is not known (the agent did not answer), so nothing is refused \

@@ -61,14 +61,23 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         token: credentials.1,
         run_async: args.has(&ASYNC),
     };
-    let run = Run { ctx, args, session, words, request };
+    let run = Run {
+        ctx,
+        args,
+        session,
+        words,
+        request,
+    };
     let exit = run.dispatch(targets)?;
     drop(held);
     Ok(exit)
 }
 
 fn locked(ctx: &Ctx, args: &Args, pairs: Vec<String>) -> Exit {
-    ctx.log(Level::Warning, &Line::new("lock-conflict").field("LOCKS", pairs.join(",")));
+    ctx.log(
+        Level::Warning,
+        &Line::new("lock-conflict").field("LOCKS", pairs.join(",")),
+    );
     if args.has(&JSON) {
         out::line(jval::line(&jval::object([
             ("ok", jval::int(0)),
@@ -105,7 +114,10 @@ impl Run<'_> {
             .into_iter()
             .map(|target| {
                 let identity = self.session.identity(&target);
-                crate::engine::Call { identity, ..ops::run_call(target, &body) }
+                crate::engine::Call {
+                    identity,
+                    ..ops::run_call(target, &body)
+                }
             })
             .collect();
         let streamed = !self.has(&JSON) && !self.has(&SORT) && !self.has(&FOLD);
@@ -137,7 +149,9 @@ impl Run<'_> {
         )?;
         self.store(&results, &cut);
         if self.has(&SORT) {
-            results.results.sort_by(|a, b| name_of(&a.1).cmp(name_of(&b.1)));
+            results
+                .results
+                .sort_by(|a, b| name_of(&a.1).cmp(name_of(&b.1)));
         }
         self.show(&results, streamed);
         Ok(self.exit(&results))
@@ -161,7 +175,10 @@ impl Run<'_> {
         }
         if !streamed {
             if self.request.run_async {
-                out::line(format_args!("Submitted async run  req:{}", self.request.reqid));
+                out::line(format_args!(
+                    "Submitted async run  req:{}",
+                    self.request.reqid
+                ));
             }
             if self.has(&FOLD) && !self.request.run_async {
                 out::raw(&render::folded(objects));
@@ -234,10 +251,17 @@ impl Run<'_> {
     }
 
     fn log_result(&self, result: &Object, call: &crate::engine::Call) {
-        let action = if self.request.run_async { "run-async" } else { "run" };
+        let action = if self.request.run_async {
+            "run-async"
+        } else {
+            "run"
+        };
         let mut line = Line::new(action)
             .field("SCRIPT", &self.request.script)
-            .field("TARGET", format_args!("{}:{}", call.target.address, call.target.port))
+            .field(
+                "TARGET",
+                format_args!("{}:{}", call.target.address, call.target.port),
+            )
             .field("RTT", jval::str_or_empty(result, "rtt"))
             .field("REQID", &self.request.reqid);
         for (key, name) in [("exit", "EXIT"), ("status", "STATUS"), ("error", "ERROR")] {
@@ -245,7 +269,10 @@ impl Run<'_> {
                 line = line.field(name, value);
             }
         }
-        let level = match (jval::str_or_empty(result, "status"), result.contains_key("error")) {
+        let level = match (
+            jval::str_or_empty(result, "status"),
+            result.contains_key("error"),
+        ) {
             ("busy", _) => Level::Warning,
             (_, true) => Level::Err,
             _ => Level::Info,
@@ -314,5 +341,9 @@ pub fn summary(results: &Results) {
         .filter(|(count, _)| **count > 0)
         .map(|(count, word)| format!("{count} {word}"))
         .collect();
-    out::error(format_args!("{} hosts: {}", results.results.len(), parts.join(", ")));
+    out::error(format_args!(
+        "{} hosts: {}",
+        results.results.len(),
+        parts.join(", ")
+    ));
 }

@@ -25,7 +25,9 @@ pub fn completions(_ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         "fish" => fish(),
         other => {
             let other = other.escape_debug();
-            return Err(Fatal(format!("no completions for '{other}': bash, zsh or fish")));
+            return Err(Fatal(format!(
+                "no completions for '{other}': bash, zsh or fish"
+            )));
         }
     });
     Ok(0)
@@ -50,7 +52,11 @@ fn bash() -> String {
          for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n    case $word in\n",
     );
     let names: Vec<&str> = VERBS.iter().map(|verb| verb.name).collect();
-    let _ = writeln!(text, "      {}) [ -n \"$verb\" ] || verb=$word;;", names.join("|"));
+    let _ = writeln!(
+        text,
+        "      {}) [ -n \"$verb\" ] || verb=$word;;",
+        names.join("|")
+    );
     text.push_str("    esac\n  done\n  case $prev in\n");
     for flag in table::all_flags() {
         match flag.takes {
@@ -78,8 +84,10 @@ fn bash() -> String {
     text.push_str("  esac\n  local words=\n  case $verb in\n");
     let _ = writeln!(text, "    '') words='{}';;", names.join(" "));
     for verb in VERBS {
-        let flags: Vec<String> =
-            verb.all_flags().map(|flag| format!("--{}", flag.name)).collect();
+        let flags: Vec<String> = verb
+            .all_flags()
+            .map(|flag| format!("--{}", flag.name))
+            .collect();
         let words = match verb.complete {
             Words::None => String::new(),
             Words::Agents => format!(" \"$({AGENTS})\""),
@@ -91,7 +99,11 @@ fn bash() -> String {
             "    {}) if [[ $cur == -* ]]; then words='{}'; else words={}; fi;;",
             verb.name,
             flags.join(" "),
-            if words.is_empty() { "''" } else { words.trim_start() }
+            if words.is_empty() {
+                "''"
+            } else {
+                words.trim_start()
+            }
         );
     }
     text.push_str(
@@ -108,7 +120,12 @@ fn zsh() -> String {
          verbs=(\n",
     );
     for verb in VERBS {
-        let _ = writeln!(text, "    '{}:{}'", verb.name, quote(verb.summary).replace(':', "\\:"));
+        let _ = writeln!(
+            text,
+            "    '{}:{}'",
+            verb.name,
+            quote(verb.summary).replace(':', "\\:")
+        );
     }
     text.push_str(
         "  )\n  verb=${words[(r)(${(j:|:)${(@)verbs%%:*}})]}\n  case $verb in\n    '') _describe \
@@ -117,7 +134,13 @@ fn zsh() -> String {
     for verb in VERBS {
         let _ = write!(text, "    {}) _arguments", verb.name);
         for flag in verb.all_flags() {
-            let _ = write!(text, " '--{}[{}]{}'", flag.name, bracket(flag.help), zsh_value(flag));
+            let _ = write!(
+                text,
+                " '--{}[{}]{}'",
+                flag.name,
+                bracket(flag.help),
+                zsh_value(flag)
+            );
         }
         let words = match verb.complete {
             Words::None => "_default".to_owned(),
@@ -168,7 +191,8 @@ fn fish() -> String {
                     quote_fish(flag.help)
                 );
             }
-            let list = |list: &str| format!("({})", list.replace("${ROOT}", "").replace('\'', "\""));
+            let list =
+                |list: &str| format!("({})", list.replace("${ROOT}", "").replace('\'', "\""));
             let words = match verb.complete {
                 Words::None => continue,
                 Words::Agents => list(AGENTS),
@@ -226,7 +250,11 @@ fn manual_of(verb: &Verb) -> String {
         roff(verb.usage),
         roff(verb.summary)
     );
-    for paragraph in verb.detail.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
+    for paragraph in verb
+        .detail
+        .split("\n\n")
+        .filter(|paragraph| !paragraph.is_empty())
+    {
         let _ = writeln!(text, ".PP\n{}", roff(paragraph));
     }
     text.push_str(&manual_flags(verb.flags));
@@ -242,7 +270,11 @@ fn manual_flags(flags: &[&Flag]) -> String {
 
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
-    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+    if text.starts_with(['.', '\'']) {
+        format!("\\&{text}")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -271,7 +303,12 @@ mod tests {
             return;
         };
         use std::io::Write as _;
-        child.stdin.take().unwrap().write_all(bash().as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(bash().as_bytes())
+            .unwrap();
         assert!(child.wait().unwrap().success());
     }
 }
