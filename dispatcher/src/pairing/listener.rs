@@ -135,6 +135,9 @@ impl Operator for () {
     }
 }
 
+/// What DNS said, with the number of the question.
+type Named = (u64, Identified);
+
 /// A listener that is bound and can run.
 pub struct Listener {
     reactor: Reactor,
@@ -147,7 +150,7 @@ pub struct Listener {
     rate: RateTable,
     waker: Waker,
     identifier: Identifier,
-    answers: (Sender<(u64, Identified)>, Receiver<(u64, Identified)>),
+    answers: (Sender<Named>, Receiver<Named>),
     next_question: u64,
     asking: HashMap<u64, Asking>,
     waiting: HashMap<ConnId, Waiting>,
