@@ -210,22 +210,59 @@ fn a_revoked_dispatcher_is_refused_after_reload_and_the_agent_lives() {
 fn outputs_of_megabytes_arrive_from_many_runs_at_once() {
     let mut world = stage("big");
     let big = "#!/bin/sh\nhead -c 3145728 /dev/zero | tr '\\0' o\nhead -c 3145728 /dev/zero | tr '\\0' e >&2\n";
+    // One run of a script on a host at a time: three names for three at once.
+    let names = ["big1", "big2", "big3"];
+    let scripts = names.map(|name| (name, big));
     paired(
         &mut world,
         "alpha",
-        &[("big", big)],
+        &scripts,
         "max_output = 4M\nmemory_budget = 64M",
     );
+    let world = &world;
     thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                let output = exits(&world, &["run", "alpha", "big", "--json"], 0);
+        for name in names {
+            scope.spawn(move || {
+                let output = exits(world, &["run", "alpha", name, "--json"], 0);
                 let result = &results(&output.stdout)[0];
                 assert_eq!(text(result, "stdout").len(), 3 << 20);
                 assert_eq!(text(result, "stderr").len(), 3 << 20);
             });
         }
     });
+}
+
+#[test]
+fn a_script_that_runs_on_a_host_is_not_started_there_twice() {
+    let mut world = stage("locked");
+    let wait = "#!/bin/sh\nwhile [ ! -e \"$1\" ]; do sleep 0.05; done\n";
+    paired(&mut world, "alpha", &[("wait", wait)], "");
+    let flag = world.dir.join("flag");
+    let path = flag.display().to_string();
+    let mut first = Running::start(
+        world
+            .dispatcher()
+            .args(["run", "alpha", "wait", "--", &path]),
+    )
+    .unwrap();
+    wait_until("the lock", PATIENCE, || {
+        String::from_utf8_lossy(&world.dispatch(&["list-locks", "--json"]).unwrap().stdout)
+            .contains("\"script\":\"wait\"")
+    })
+    .unwrap();
+    let output = exits(&world, &["run", "alpha", "wait", "--json", "--", &path], 1);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.contains("\"locked\"") && said.contains("alpha:wait"),
+        "{said}"
+    );
+    fs::write(flag, "").unwrap();
+    assert!(
+        first.wait(PATIENCE).unwrap().success(),
+        "{}",
+        first.output()
+    );
+    exits(&world, &["run", "alpha", "wait", "--", &path], 0);
 }
 
 #[test]
