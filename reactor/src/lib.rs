@@ -14,6 +14,8 @@ mod child;
 mod conn;
 mod event;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod faults;
 mod limits;
 mod link;

@@ -54,10 +54,10 @@ impl ResponseParser {
         loop {
             match self.state {
                 State::Head => {
+                    early_check(self.head.bytes().len(), &input[used..])?;
                     let pushed = self.head.push(&input[used..], &self.limits)?;
                     used += pushed.used;
                     if !pushed.complete {
-                        early_check(self.head.bytes())?;
                         return Ok(used);
                     }
                     self.end_of_head()?;
@@ -155,10 +155,11 @@ impl ResponseParser {
     }
 }
 
-/// Says early that this is not HTTP, so that a peer of another protocol is not waited for.
-fn early_check(bytes: &[u8]) -> Result<(), HttpError> {
-    let seen = bytes.len().min(MAGIC.len());
-    if bytes[..seen] == MAGIC[..seen] {
+/// Says at the first wrong byte that this is not HTTP, so that a peer of another protocol is not
+/// waited for. `seen` bytes of the head came before `input`.
+fn early_check(seen: usize, input: &[u8]) -> Result<(), HttpError> {
+    let expected = MAGIC.get(seen..).unwrap_or_default();
+    if expected.iter().zip(input).all(|(a, b)| a == b) {
         Ok(())
     } else {
         Err(NOT_HTTP)
@@ -166,7 +167,6 @@ fn early_check(bytes: &[u8]) -> Result<(), HttpError> {
 }
 
 fn parse_head(bytes: &[u8]) -> Result<(Response, Option<usize>), HttpError> {
-    early_check(bytes)?;
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut headers);
     match parsed.parse(bytes) {

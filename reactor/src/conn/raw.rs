@@ -163,10 +163,15 @@ impl Conn {
 
     /// Gives the application what came as a whole.
     fn hand_over(&mut self, cx: &mut Cx<'_>) {
-        let Role::Raw(raw) = &mut self.role else { return };
+        let Role::Raw(raw) = &mut self.role else {
+            return;
+        };
         if !raw.received.is_empty() {
             let bytes = std::mem::take(&mut raw.received);
-            cx.events.push_back(Event::Received { conn: self.id, bytes });
+            cx.events.push_back(Event::Received {
+                conn: self.id,
+                bytes,
+            });
         }
     }
 }

@@ -125,7 +125,8 @@ impl Reactor {
     pub(super) fn start_conn(&mut self, slot: u32) {
         if let Some(conn) = self.conns.get_mut(slot as usize) {
             let deadline = conn.deadline();
-            self.timers.arm(&mut conn.alarm, Owner::Conn(slot), deadline);
+            self.timers
+                .arm(&mut conn.alarm, Owner::Conn(slot), deadline);
         }
         self.queue_conn(slot);
     }
