@@ -6,6 +6,7 @@ mod help;
 mod out;
 mod parse;
 mod render;
+mod rotating;
 mod session;
 mod table;
 mod verbs;

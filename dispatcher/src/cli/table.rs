@@ -264,6 +264,13 @@ flag!(
     "Also take an agent certificate that has expired but is otherwise valid."
 );
 flag!(
+    FORCE,
+    "force",
+    Takes::Nothing,
+    false,
+    "Rotate although agents have not been told of the last rotation; they must then be paired again."
+);
+flag!(
     OFFLINE,
     "offline",
     Takes::Nothing,
@@ -508,6 +515,37 @@ pub static VERBS: &[Verb] = &[
                  still checked to be the one this CA made.",
         flags: &[&JSON, &PORT, &EXPIRED],
         run: verbs::maintain::renew,
+    },
+    Verb {
+        name: "rotate-cert",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Replace this dispatcher's certificate and tell the agents.",
+        detail: "The old pair is kept and used until every agent has confirmed the new one. \
+                 Agents that were not reached are told later, by maintain.",
+        flags: &[&JSON, &FORCE],
+        run: verbs::maintain::rotate_cert,
+    },
+    Verb {
+        name: "serial-status",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Show which agents trust the current certificate.",
+        detail: "",
+        flags: &[&JSON],
+        run: verbs::maintain::serial_status,
+    },
+    Verb {
+        name: "maintain",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Periodic work: ping, renew, rotate, retire, purge.",
+        detail: "For a root timer, every few hours.",
+        flags: &[&JSON, &PORT],
+        run: verbs::maintain::maintain,
     },
     Verb {
         name: "doctor",

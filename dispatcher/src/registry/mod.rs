@@ -149,6 +149,7 @@ impl Registry {
         change: impl FnOnce(&mut Record),
     ) -> Result<Record, RegistryError> {
         self.check_name(name)?;
+        self.check_there(name)?;
         let _lock = self.lock()?;
         let mut record = self.require(name)?;
         change(&mut record);
@@ -188,6 +189,7 @@ impl Registry {
     ) -> Result<Record, RegistryError> {
         self.check_name(old)?;
         self.check_name(new)?;
+        self.check_there(old)?;
         let _lock = self.lock()?;
         let mut record = self.require(old)?;
         if old != new {
@@ -207,9 +209,7 @@ impl Registry {
     /// Removes an agent and returns what its record said (an empty one if unreadable).
     pub fn remove(&self, name: &str) -> Result<Record, RegistryError> {
         self.check_name(name)?;
-        if !self.path(name).exists() {
-            return Err(RegistryError::Unknown(name.to_owned()));
-        }
+        self.check_there(name)?;
         let _lock = self.lock()?;
         let record = self.load(name)?.unwrap_or_else(|| Record::new(name));
         self.unlink(name)?;
@@ -253,6 +253,15 @@ impl Registry {
 
     fn ensure_dir(&self) -> Result<(), RegistryError> {
         crate::dirs::ensure(&self.dir).map_err(|error| io_error("create", &self.dir, error))
+    }
+
+    /// Names the unknown agent before a lock file is made beside nothing.
+    fn check_there(&self, name: &str) -> Result<(), RegistryError> {
+        if self.path(name).exists() {
+            Ok(())
+        } else {
+            Err(RegistryError::Unknown(name.to_owned()))
+        }
     }
 
     /// Takes the registry lock, waiting for it. A lock file of root's that we may only read is

@@ -34,7 +34,7 @@ pub struct Seen {
     pub client_serial: String,
 }
 
-type Behaviour = dyn Fn(&Request) -> Act + Send + Sync;
+type Behaviour = dyn Fn(&Request, &str) -> Act + Send + Sync;
 
 /// A listening agent; its thread lives as long as the test process.
 pub struct Agent {
@@ -49,14 +49,17 @@ impl Agent {
         ca_pem: &str,
         behaviour: impl Fn(&Request) -> Act + Send + Sync + 'static,
     ) -> Self {
-        Self::start_at("127.0.0.1:0", identity, ca_pem, behaviour)
+        Self::start_at("127.0.0.1:0", identity, ca_pem, move |request, _| {
+            behaviour(request)
+        })
     }
 
+    /// At an address, with a behaviour that also sees the serial of the caller's certificate.
     pub fn start_at(
         address: &str,
         identity: &Identity,
         ca_pem: &str,
-        behaviour: impl Fn(&Request) -> Act + Send + Sync + 'static,
+        behaviour: impl Fn(&Request, &str) -> Act + Send + Sync + 'static,
     ) -> Self {
         let trust = Arc::new(ChainVerifier::from_pem(ca_pem).unwrap());
         let config = tls::agent_server_config(identity, trust, &system_clock()).unwrap();
@@ -147,10 +150,10 @@ fn serve(
             head: String::from_utf8_lossy(&raw[..head_end]).into_owned(),
             body: String::from_utf8_lossy(&request.body).into_owned(),
             reads,
-            client_serial,
+            client_serial: client_serial.clone(),
         });
         let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
-        match behaviour(&request) {
+        match behaviour(&request, &client_serial) {
             Act::Answer(status, body) => {
                 let _ = stream.write_all(&render_response(status, &body, false));
                 break;
