@@ -4,8 +4,6 @@
 //! The protocol's reader turns numbers into machine numbers; here their spelling matters, and the
 //! documents come from disk. Depth and size are bounded.
 
-use std::collections::BTreeMap;
-
 /// Deepest nesting accepted.
 const MAX_DEPTH: usize = 64;
 
@@ -22,8 +20,8 @@ pub enum Node {
     Text(String),
     /// An array.
     Array(Vec<Node>),
-    /// An object; a later duplicate key wins.
-    Object(BTreeMap<String, Node>),
+    /// An object's members in code point order; of duplicates the last one.
+    Object(Vec<(String, Node)>),
 }
 
 /// What is wrong with a document, and at which byte.
@@ -132,7 +130,6 @@ fn write(node: &Node, out: &mut String, number: &dyn Fn(&str, &mut String)) {
         }
         Node::Object(members) => {
             out.push('{');
-            // A BTreeMap of UTF-8 strings is in code point order.
             for (n, (key, value)) in members.iter().enumerate() {
                 if n > 0 {
                     out.push(',');
@@ -309,9 +306,13 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, depth: usize) -> Result<Node, Fault> {
-        let mut members = BTreeMap::new();
+        let mut members: Vec<(String, Node)> = Vec::new();
         self.members(depth, &mut |key, value| {
-            members.insert(key, value);
+            // UTF-8 sorts by code point. Files are small, so shifting is cheap.
+            match members.binary_search_by(|(known, _)| known.cmp(&key)) {
+                Ok(at) => members[at].1 = value,
+                Err(at) => members.insert(at, (key, value)),
+            }
         })?;
         Ok(Node::Object(members))
     }

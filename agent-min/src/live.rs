@@ -15,7 +15,6 @@ use ctrl_exec_protocol::verify::{ChainVerifier, Clock};
 use ctrl_exec_protocol::{cert, csr};
 use rustls::ServerConfig;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -30,8 +29,8 @@ pub struct Live {
     pub port: u16,
     /// scripts.conf.
     pub scripts: ScriptsConf,
-    /// Usable sidecars by script name.
-    pub schemas: BTreeMap<String, Schema>,
+    /// Usable sidecars in the order of script names.
+    pub schemas: Vec<(String, Schema)>,
     /// Who is trusted.
     pub trusted: TrustMap,
     /// Who is not, whatever the map says.
@@ -242,6 +241,15 @@ impl Live {
         })
     }
 
+    /// The sidecar of a script.
+    pub fn schema(&self, script: &str) -> Option<&Schema> {
+        let at = self
+            .schemas
+            .binary_search_by(|(name, _)| name.as_str().cmp(script))
+            .ok()?;
+        Some(&self.schemas[at].1)
+    }
+
     /// The identity's files.
     pub fn files(&self) -> Files {
         self.files.clone()
@@ -384,8 +392,8 @@ fn note_trust(trusted: &TrustMap, revoked: &Revoked, path: &Path, notes: &mut No
     }
 }
 
-fn load_schemas(scripts: &ScriptsConf, notes: &mut Notes) -> BTreeMap<String, Schema> {
-    let mut schemas = BTreeMap::new();
+fn load_schemas(scripts: &ScriptsConf, notes: &mut Notes) -> Vec<(String, Schema)> {
+    let mut schemas = Vec::new();
     for (name, script) in &scripts.scripts {
         let warning = |action, reason: &str| {
             let line = Line::new(action)
@@ -401,7 +409,7 @@ fn load_schemas(scripts: &ScriptsConf, notes: &mut Notes) -> BTreeMap<String, Sc
                         .lines
                         .push(warning("schema-version-derive", schema::DERIVE_REASON));
                 }
-                schemas.insert(name.clone(), schema);
+                schemas.push((name.clone(), schema));
             }
             Err(reason) => notes.lines.push(warning("schema-skip", &reason)),
         }

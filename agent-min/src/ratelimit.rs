@@ -5,7 +5,7 @@
 //! give way is kept in linked lists threaded through the table. Times are whole seconds of the
 //! monotonic clock.
 
-use std::collections::HashMap;
+use ctrl_exec_host::random;
 use std::net::IpAddr;
 
 /// Addresses remembered at once (agent.md §11).
@@ -73,7 +73,7 @@ pub struct RateLimiter {
     disabled: bool,
     volume: Rule,
     probe: Rule,
-    index: HashMap<u128, u16>,
+    index: Index,
     slots: Vec<Slot>,
     free: Vec<u16>,
     lists: [List; 3],
@@ -98,6 +98,43 @@ struct Slot {
     list: usize,
     prev: u16,
     next: u16,
+    /// The next slot of the same bucket.
+    chain: u16,
+}
+
+/// A hash table of slots, chained through them. Keyed with a secret, so that nobody can choose
+/// addresses that fall into one bucket.
+struct Index {
+    heads: Box<[u16]>,
+    secret: u64,
+}
+
+impl Index {
+    const BUCKETS: usize = 1024;
+
+    fn new() -> Index {
+        // Without random numbers the table still works, only predictably.
+        let secret = random::bytes()
+            .map(u64::from_ne_bytes)
+            .unwrap_or(0x5851_f42d_4c95_7f2d);
+        Index {
+            heads: vec![NONE; Index::BUCKETS].into_boxed_slice(),
+            secret,
+        }
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "taking the low half is what is meant"
+    )]
+    fn bucket(&self, key: u128) -> usize {
+        let mut hash = self.secret;
+        for half in [(key >> 64) as u64, key as u64] {
+            hash = (hash ^ half).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hash ^= hash >> 29;
+        }
+        (hash >> 32) as usize % Index::BUCKETS
+    }
 }
 
 impl RateLimiter {
@@ -107,7 +144,7 @@ impl RateLimiter {
             disabled,
             volume,
             probe,
-            index: HashMap::new(),
+            index: Index::new(),
             slots: Vec::new(),
             free: Vec::new(),
             lists: [List {
@@ -122,7 +159,7 @@ impl RateLimiter {
         if self.disabled {
             return Verdict::Allow;
         }
-        let Some(&at) = self.index.get(&key(peer)) else {
+        let Some(at) = self.find(key(peer)) else {
             return Verdict::Allow;
         };
         let slot = &self.slots[usize::from(at)];
@@ -159,12 +196,12 @@ impl RateLimiter {
 
     /// Number of addresses remembered.
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.slots.len() - self.free.len()
     }
 
     /// True when no address is remembered.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len() == 0
     }
 
     fn record(&mut self, now: u32, peer: IpAddr, put: impl FnOnce(&mut Slot)) -> bool {
@@ -172,7 +209,7 @@ impl RateLimiter {
             return false;
         }
         let key = key(peer);
-        if let Some(&at) = self.index.get(&key) {
+        if let Some(at) = self.find(key) {
             put(&mut self.slots[usize::from(at)]);
             if self.slots[usize::from(at)].list == UNBLOCKED {
                 self.unlink(at);
@@ -180,7 +217,7 @@ impl RateLimiter {
             }
             return false;
         }
-        let evicted = self.index.len() >= TABLE && self.make_room(now);
+        let evicted = self.len() >= TABLE && self.make_room(now);
         let slot = Slot {
             key,
             connections: Ring::default(),
@@ -189,6 +226,7 @@ impl RateLimiter {
             list: UNBLOCKED,
             prev: NONE,
             next: NONE,
+            chain: NONE,
         };
         let at = match self.free.pop() {
             Some(at) => {
@@ -202,7 +240,9 @@ impl RateLimiter {
             }
         };
         put(&mut self.slots[usize::from(at)]);
-        self.index.insert(key, at);
+        let bucket = self.index.bucket(key);
+        self.slots[usize::from(at)].chain = self.index.heads[bucket];
+        self.index.heads[bucket] = at;
         self.link(at, UNBLOCKED);
         evicted
     }
@@ -239,8 +279,35 @@ impl RateLimiter {
         let slot = &mut self.slots[usize::from(at)];
         slot.connections = Ring::default();
         slot.failures = Ring::default();
-        self.index.remove(&slot.key);
+        let (key, next) = (slot.key, slot.chain);
         self.free.push(at);
+        let bucket = self.index.bucket(key);
+        let mut before = self.index.heads[bucket];
+        if before == at {
+            self.index.heads[bucket] = next;
+            return;
+        }
+        while before != NONE {
+            let slot = &mut self.slots[usize::from(before)];
+            if slot.chain == at {
+                slot.chain = next;
+                return;
+            }
+            before = slot.chain;
+        }
+    }
+
+    /// The slot of an address.
+    fn find(&self, key: u128) -> Option<u16> {
+        let mut at = self.index.heads[self.index.bucket(key)];
+        while at != NONE {
+            let slot = &self.slots[usize::from(at)];
+            if slot.key == key {
+                return Some(at);
+            }
+            at = slot.chain;
+        }
+        None
     }
 
     fn link(&mut self, at: u16, list: usize) {
@@ -403,14 +470,14 @@ mod tests {
             Verdict::Blocked,
             "the block survives"
         );
-        assert!(table.index.contains_key(&key(ip(1))), "seen lately");
+        assert!(table.find(key(ip(1))).is_some(), "seen lately");
         assert!(
-            !table.index.contains_key(&key(ip(2))),
+            table.find(key(ip(2))).is_none(),
             "the least recently seen went"
         );
         // An expired block is the first to go.
         assert!(table.record_connection(5 + 300, ip(6000)));
-        assert!(!table.index.contains_key(&key(ip(0))));
+        assert!(table.find(key(ip(0))).is_none());
         assert_eq!(table.slots.len(), TABLE);
     }
 
@@ -425,7 +492,15 @@ mod tests {
             }
         }
         assert!(table.len() <= TABLE && table.slots.len() <= TABLE);
-        assert_eq!(table.index.len() + table.free.len(), table.slots.len());
+        let mut chained = 0;
+        for head in &table.index.heads {
+            let mut at = *head;
+            while at != NONE {
+                chained += 1;
+                at = table.slots[usize::from(at)].chain;
+            }
+        }
+        assert_eq!(chained, table.len());
     }
 
     #[test]

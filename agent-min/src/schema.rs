@@ -51,9 +51,12 @@ pub fn parse(text: &str) -> Result<Schema, String> {
     let Node::Object(members) = &node else {
         return Err("not a JSON object".into());
     };
-    let (explicit, given) = match members.get("version") {
-        Some(Node::Text(text)) => (text.as_str(), true),
-        Some(Node::Number(text)) => (text.as_str(), true),
+    let version = members
+        .iter()
+        .find(|(name, _)| name == "version")
+        .map(|(_, value)| value);
+    let (explicit, given) = match version {
+        Some(Node::Text(text) | Node::Number(text)) => (text.as_str(), true),
         _ => ("", false),
     };
     let usable = is_version(explicit);

@@ -205,14 +205,16 @@ impl Store {
                 }
             }
         }
-        entries.sort();
-        let mut count = entries.len() as u64;
         let full =
-            |count: u64, bytes: u64| count >= u64::from(limits.records) || bytes >= limits.bytes;
-        for (_, size, path) in entries {
-            if !full(count, bytes) {
-                break;
-            }
+            |count: usize, bytes: u64| count >= limits.records as usize || bytes >= limits.bytes;
+        let mut count = entries.len();
+        // Usually nothing or one record goes, so the oldest is looked for rather than sorted out.
+        while full(count, bytes) && !entries.is_empty() {
+            let oldest = entries
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, (modified, ..))| *modified);
+            let (_, size, path) = entries.swap_remove(oldest.map_or(0, |(at, _)| at));
             if !is_running(&path) && fs::remove_file(&path).is_ok() {
                 count -= 1;
                 bytes -= size;

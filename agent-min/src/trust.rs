@@ -8,7 +8,7 @@
 
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_protocol::{names, serial};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -203,7 +203,8 @@ fn received_key(text: &str) -> Option<String> {
 /// The set of revoked serials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
-    serials: BTreeSet<String>,
+    /// Canonical serial to the line it came from.
+    serials: BTreeMap<String, String>,
     bad: Vec<String>,
     absent: bool,
 }
@@ -236,7 +237,7 @@ impl Revoked {
             if key == serial::NOT_A_NUMBER {
                 revoked.bad.push(line.to_owned());
             } else {
-                revoked.serials.insert(key);
+                revoked.serials.insert(key, line.to_owned());
             }
         }
         revoked
@@ -244,7 +245,7 @@ impl Revoked {
 
     /// Whether the certificate with this live serial is revoked.
     pub fn contains(&self, live_serial: &str) -> bool {
-        !live_serial.is_empty() && self.serials.contains(&serial::canonical(live_serial))
+        !live_serial.is_empty() && self.serials.contains_key(&serial::canonical(live_serial))
     }
 
     /// Lines that are no serial and so revoke nothing.

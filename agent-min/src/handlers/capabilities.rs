@@ -53,7 +53,7 @@ pub(super) fn allowed(state: &mut State, peer: &Peer) -> Step {
             .str("path", &script.path)
             .bool("executable", is_executable(&script.path))
             .str("profile", &script.profile);
-        if let Some(schema) = live.schemas.get(name) {
+        if let Some(schema) = live.schema(name) {
             entry = entry
                 .raw("schema", &schema.json)
                 .str("schema_version", &schema.version);

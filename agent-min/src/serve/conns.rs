@@ -62,7 +62,7 @@ impl Server {
         }
         let now = self.now();
         if let Some(evicted) = self.admission.admit(now, conn, ip) {
-            if let Some(entry) = self.conns.get_mut(&evicted) {
+            if let Some(entry) = self.conns.get_mut(evicted) {
                 entry.stage = Stage::Over;
             }
             self.reactor.close(evicted);
@@ -98,7 +98,7 @@ impl Server {
             cert::facts(der).map_err(|error| error.to_string())
         };
         let full = !self.has_place();
-        let Some(entry) = self.conns.get_mut(&conn) else {
+        let Some(entry) = self.conns.get_mut(conn) else {
             return;
         };
         let ip = entry.ip;
@@ -133,7 +133,7 @@ impl Server {
     /// A whole request came.
     pub(super) fn request(&mut self, conn: ConnId, request: &Request) {
         let now = self.now();
-        let Some(entry) = self.conns.get_mut(&conn) else {
+        let Some(entry) = self.conns.get_mut(conn) else {
             return;
         };
         if entry.stage == Stage::Over {
@@ -162,7 +162,7 @@ impl Server {
 
     /// Sends the answer of a request. The caller may be gone.
     pub(super) fn answer(&mut self, conn: ConnId, reply: &Reply) {
-        let Some(entry) = self.conns.get_mut(&conn) else {
+        let Some(entry) = self.conns.get_mut(conn) else {
             return;
         };
         let keep = entry.stage == Stage::Busy(true) && !self.stopping;
@@ -174,12 +174,12 @@ impl Server {
 
     /// A connection is over.
     pub(super) fn closed(&mut self, conn: ConnId, reason: &CloseReason) {
-        if self.calls.contains_key(&conn) {
+        if self.calls.contains(conn) {
             self.executor_closed(conn, reason);
             return;
         }
         self.admission.release(conn);
-        let Some(entry) = self.conns.remove(&conn) else {
+        let Some(entry) = self.conns.remove(conn) else {
             return;
         };
         let ours = matches!(
@@ -192,7 +192,7 @@ impl Server {
     }
 
     fn last_answer(&mut self, conn: ConnId, reply: &Reply) {
-        if let Some(entry) = self.conns.get_mut(&conn) {
+        if let Some(entry) = self.conns.get_mut(conn) {
             entry.stage = Stage::Over;
         }
         let bytes = http::render_response(reply.status, &reply.body, false);
@@ -242,10 +242,10 @@ impl Server {
             .conns
             .iter()
             .filter(|(_, conn)| conn.stage == Stage::Idle);
-        let Some(oldest) = idle.min_by_key(|(_, conn)| conn.since).map(|(id, _)| *id) else {
+        let Some(oldest) = idle.min_by_key(|(_, conn)| conn.since).map(|(id, _)| id) else {
             return false;
         };
-        if let Some(entry) = self.conns.get_mut(&oldest) {
+        if let Some(entry) = self.conns.get_mut(oldest) {
             entry.stage = Stage::Over;
         }
         self.reactor.close(oldest);

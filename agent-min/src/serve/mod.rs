@@ -1,6 +1,7 @@
 //! The server: one thread, one loop, everything bounded.
 
 mod conns;
+mod table;
 mod work;
 
 use crate::admission::{self, Admission};
@@ -14,11 +15,11 @@ use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::config::RateLimit;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_reactor::{Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal};
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use table::Table;
 use work::{Call, Pending};
 
 /// How long a stop waits for what is running; procd kills after 5 s.
@@ -77,12 +78,11 @@ struct Server {
     log: Syslog,
     state: State,
     limits: Arc<ServerLimits>,
-    /// For callers that are not trusted: they get an answer, not our memory.
     rate: RateLimiter,
     admission: Admission<ConnId>,
-    conns: HashMap<ConnId, Conn>,
-    children: HashMap<ctrl_exec_reactor::ChildId, Pending>,
-    calls: HashMap<ConnId, Call>,
+    conns: Table<ConnId, Conn>,
+    children: Table<ctrl_exec_reactor::ChildId, Pending>,
+    calls: Table<ConnId, Call>,
     stopping: bool,
     budget: usize,
 }
@@ -130,9 +130,9 @@ impl Server {
             log,
             limits: Arc::new(ServerLimits::default()),
             admission: Admission::new(admission::DEFAULTS),
-            conns: HashMap::new(),
-            children: HashMap::new(),
-            calls: HashMap::new(),
+            conns: Table::new(),
+            children: Table::new(),
+            calls: Table::new(),
             stopping: false,
             budget,
         })
@@ -228,7 +228,7 @@ impl Server {
             .conns
             .iter()
             .filter(|(_, conn)| !conn.is_busy())
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for conn in idle {
             self.reactor.close(conn);

@@ -52,7 +52,7 @@ impl Server {
 
     /// A child process ended.
     pub(super) fn child_ended(&mut self, child: ctrl_exec_reactor::ChildId, result: ChildResult) {
-        match self.children.remove(&child) {
+        match self.children.remove(child) {
             Some(Pending::Hook(conn, peer, intent)) => {
                 let end = match result.exit {
                     ChildExit::Code(code) => HookEnd::Exited(code),
@@ -80,14 +80,14 @@ impl Server {
 
     /// A piece of the executor's response.
     pub(super) fn received(&mut self, conn: ConnId, bytes: &[u8]) {
-        if let Some(call) = self.calls.get_mut(&conn) {
+        if let Some(call) = self.calls.get_mut(conn) {
             call.decoder.push(bytes);
         }
     }
 
     /// The connection to the executor is over.
     pub(super) fn executor_closed(&mut self, conn: ConnId, reason: &CloseReason) {
-        if let Some(call) = self.calls.remove(&conn) {
+        if let Some(call) = self.calls.remove(conn) {
             let outcome = exec::executor_outcome(call.decoder, reason);
             self.finish_run(call.conn, &call.run, outcome);
         }
