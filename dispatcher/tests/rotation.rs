@@ -65,10 +65,10 @@ fn reached(root: &Root, name: &str) -> bool {
 fn a_rotation_reaches_agents_that_were_away() {
     let root = Root::new();
     let (near, near_map) = agent_with_map(&root, "near", "127.0.0.1:0");
-    root.register("near", near.address);
+    paired(&root, "near", near.address);
     // This one is away: its address is known, nobody listens.
     let away = SocketAddr::from(([127, 0, 0, 1], support::fleet::closed_port()));
-    root.register("away", away);
+    paired(&root, "away", away);
     let away_knows = own_serial(&root);
 
     let rotated = root.json(&["rotate-cert", "--json"]);
@@ -133,6 +133,14 @@ fn a_rotation_reaches_agents_that_were_away() {
     assert!(!state.contains_key("previous_serial") && state.contains_key("previous_retired"));
     assert!(!root.path("etc/ctrl-exec/dispatcher.key.prev").exists());
     assert!(reached(&root, "near") && reached(&root, "away"));
+}
+
+/// Registers an agent that trusts the present certificate.
+fn paired(root: &Root, name: &str, address: SocketAddr) {
+    root.register(name, address);
+    let mut record = root.record(name);
+    record.insert("dispatcher_serial".into(), jval::string(own_serial(root)));
+    root.register_json(name, &jval::line(&record));
 }
 
 fn return_agent(root: &Root, name: &str, map: Map, address: SocketAddr) -> Agent {
