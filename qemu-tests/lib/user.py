@@ -147,7 +147,7 @@ def _scenario(checks, target, dispatcher, agent):
 
     def asynchronous():
         result = run_async(dispatcher, name, "slow")
-        record = wait_done(dispatcher, result["reqid"])
+        record = wait_done(dispatcher, name, result["reqid"])
         expect(record["exit"] == 0 and record["stdout"] == "done\n", record)
 
     def reload():
@@ -213,16 +213,12 @@ def run_async(dispatcher, host, script, *arguments):
     return dispatcher.results("run", "--async", host, script, "--", *arguments, code=None)[0]
 
 
-def wait_done(dispatcher, reqid):
-    """The record of an asynchronous run once it is done."""
-    deadline = time.monotonic() + bench.PATIENCE
-    while True:
-        record = dispatcher.results("status", reqid, code=None)[0]
-        if record.get("status") == "done":
-            return record
-        if time.monotonic() > deadline:
-            raise Failed(str(record))
-        time.sleep(1)
+def wait_done(dispatcher, host, reqid):
+    """The host's entry of an asynchronous run once it is done."""
+    record = json.loads(dispatcher.call("wait", "--json", "--timeout", str(bench.PATIENCE), reqid, code=None))
+    entry = record["hosts"][host]
+    expect(entry["status"] == "done", record)
+    return entry
 
 
 def workspace_version():
