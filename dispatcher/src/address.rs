@@ -15,6 +15,8 @@ pub struct Target {
     /// What the agent is believed to trust: while it waits for our new serial, the old
     /// certificate is presented.
     pub serial_status: SerialStatus,
+    /// Whether the agent is known to be the reference's (see [`Record::is_perl`]).
+    pub perl: bool,
 }
 
 /// Why words could not be resolved.
@@ -64,6 +66,7 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
         address: address.to_owned(),
         port,
         serial_status: record.serial_status(),
+        perl: record.is_perl(),
     }
 }
 

@@ -35,11 +35,17 @@ pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>,
     if jval::str_or_empty(ping, "status") != "ok" || jval::truthy(ping, "staged") {
         return false;
     }
-    let Some(end) = Utc::parse_openssl(jval::str_or_empty(ping, "expiry")) else { return false };
+    let Some(end) = Utc::parse_openssl(jval::str_or_empty(ping, "expiry")) else {
+        return false;
+    };
     let left = end.0 - now.0;
     let facts = certificate.and_then(|der| cert::facts(der).ok());
     match facts.filter(|facts| facts.not_after == end.0) {
-        Some(CertFacts { not_before, not_after, .. }) => {
+        Some(CertFacts {
+            not_before,
+            not_after,
+            ..
+        }) => {
             let life = not_after - not_before;
             let jitter = life / 30 * i64::from(spread(jval::str_or_empty(ping, "host"))) / 256;
             left < life / 3 + jitter
@@ -83,7 +89,10 @@ pub fn renew(
         let record = match registry.load(name) {
             Ok(record) => record.unwrap_or_else(|| Record::new(name)),
             Err(error) => {
-                renewed.push(Renewed { name: name.clone(), result: Err(error.to_string()) });
+                renewed.push(Renewed {
+                    name: name.clone(),
+                    result: Err(error.to_string()),
+                });
                 continue;
             }
         };
@@ -100,7 +109,10 @@ pub fn renew(
                     ..Call::post(call.target.clone(), "/renew-complete", body)
                 });
             }
-            Err(error) => renewed.push(Renewed { name: name.clone(), result: Err(error) }),
+            Err(error) => renewed.push(Renewed {
+                name: name.clone(),
+                result: Err(error),
+            }),
         }
     }
     for ((call, answer), end) in completions.iter().zip(engine.all(&completions)?).zip(ends) {
@@ -139,7 +151,10 @@ fn sign(
             None => "the agent gave no request".to_owned(),
         });
     };
-    let shown = answer.certificate.as_deref().ok_or("no certificate was seen")?;
+    let shown = answer
+        .certificate
+        .as_deref()
+        .ok_or("no certificate was seen")?;
     let shown = cert::facts(shown).map_err(|error| error.to_string())?;
     if shown.subject_cn.as_deref() != Some(record.paired_cn()) {
         return Err(format!(
@@ -149,7 +164,13 @@ fn sign(
         ));
     }
     authority
-        .sign_csr(&csr, Some(record.paired_cn()), Some(&shown.spki_der), days, Utc::now())
+        .sign_csr(
+            &csr,
+            Some(record.paired_cn()),
+            Some(&shown.spki_der),
+            days,
+            Utc::now(),
+        )
         .map_err(|error| error.to_string())
 }
 
@@ -171,14 +192,19 @@ fn body_of(answer: &Answer) -> Result<Object, String> {
     let body = jval::parse_object(&response.body);
     if !(200..300).contains(&response.status) {
         let error = body.as_ref().and_then(|body| jval::text(body, "error"));
-        return Err(format!("status {} {}", response.status, error.unwrap_or_default()));
+        return Err(format!(
+            "status {} {}",
+            response.status,
+            error.unwrap_or_default()
+        ));
     }
     body.ok_or_else(|| "invalid JSON".to_owned())
 }
 
 /// A number that depends on the name only.
 fn spread(name: &str) -> u8 {
-    name.bytes().fold(7, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte))
+    name.bytes()
+        .fold(7, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte))
 }
 
 #[cfg(test)]
@@ -186,7 +212,10 @@ mod tests {
     use super::*;
 
     fn ping(end: Utc, more: &str) -> Object {
-        let text = format!(r#"{{"status":"ok","host":"a","expiry":"{}"{more}}}"#, end.openssl());
+        let text = format!(
+            r#"{{"status":"ok","host":"a","expiry":"{}"{more}}}"#,
+            end.openssl()
+        );
         jval::parse_object(text.as_bytes()).unwrap()
     }
 
@@ -196,8 +225,18 @@ mod tests {
         let in_days = |days: i64| Utc(now.0 + days * DAY);
         assert!(!is_due(&ping(in_days(183), ""), None, None, now));
         assert!(is_due(&ping(in_days(181), ""), None, None, now));
-        assert!(!is_due(&ping(in_days(181), r#","staged":true"#), None, None, now));
-        assert!(is_due(&ping(in_days(181), r#","staged":0"#), None, None, now));
+        assert!(!is_due(
+            &ping(in_days(181), r#","staged":true"#),
+            None,
+            None,
+            now
+        ));
+        assert!(is_due(
+            &ping(in_days(181), r#","staged":0"#),
+            None,
+            None,
+            now
+        ));
         assert!(!is_due(&ping(in_days(181), ""), None, Some(100), now));
         assert!(is_due(&ping(in_days(49), ""), None, Some(100), now));
         let odd = jval::parse_object(br#"{"status":"ok","expiry":"unknown"}"#).unwrap();

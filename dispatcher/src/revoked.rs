@@ -51,7 +51,11 @@ pub fn add(root: &Root, serial: &str, name: &str) -> io::Result<()> {
 pub fn normal(serial: &str) -> String {
     let hex = serial.trim().to_ascii_lowercase().replace(':', "");
     let bare = hex.trim_start_matches('0');
-    if bare.is_empty() && !hex.is_empty() { "0".to_owned() } else { bare.to_owned() }
+    if bare.is_empty() && !hex.is_empty() {
+        "0".to_owned()
+    } else {
+        bare.to_owned()
+    }
 }
 
 fn parse(text: &str) -> HashSet<String> {

@@ -291,7 +291,10 @@ fn not_found_and_versions() {
         &["completions", "zsh"],
     ] {
         let ended = root.run(args);
-        assert!(ended.exit == 0 && ended.stdout.replace("\\-", "-").contains("--root"), "{args:?}");
+        assert!(
+            ended.exit == 0 && ended.stdout.replace("\\-", "-").contains("--root"),
+            "{args:?}"
+        );
     }
 }
 

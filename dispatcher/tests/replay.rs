@@ -393,3 +393,148 @@ fn lists_and_edits() {
     assert_eq!(run("unpair"), cases["unpair"].stdout);
     assert_eq!(root.run(&["unpair", "router1.example"]).exit, 3);
 }
+
+/// DEVIATE: the recorded broadcast presents the new certificate, ignores address and port of the
+/// record, and so fails everywhere; ours reaches the agent. The wording of the last lines follows.
+#[test]
+fn rotation_and_maintenance() {
+    let root = Root::of_reference();
+    let mut cases = cases();
+    let router = r#"{"dispatcher_serial":"2","expiry":"Feb 24 13:32:16 2029 GMT","ip":"127.0.0.1","reqid":"d8e1eeea3bf5ffd8","port":7443,"lookup_by":"hostname","serial_broadcast":"","paired":"2026-11-22T13:32:16Z","hostname":"router1.example","serial_status":"current","tags":{},"serial_confirmed":"2026-11-22T13:32:16Z"}"#;
+    root.register_json("router1.example", router);
+    let vm = root.path("var/lib/ctrl-exec/agents/vm.json");
+    let current = r#"{"serial_status":"current","tags":{},"serial_confirmed":"2026-11-22T13:29:35Z","paired":"2026-11-22T13:29:35Z","hostname":"vm","serial_broadcast":"","lookup_by":"ip","port":7600,"reqid":"f14b3e1d174e6bc8","ip":"127.0.0.1","dispatcher_serial":"2","expiry":"Feb 24 13:29:34 2029 GMT"}"#;
+    std::fs::write(&vm, current).unwrap();
+    let before = cases.remove("serial-status").unwrap();
+    let ended = root.run(&["serial-status"]);
+    assert_eq!((ended.exit, ended.stdout), (0, before.stdout));
+
+    // Both are pinged; the other one's name does not resolve.
+    let (ended, _) = replay(&root, cases.remove("maintain").unwrap());
+    assert_eq!(
+        comparable(&ended.stdout),
+        r#"{"agents":2,"ok":1,"pinged":2}"#
+    );
+
+    let recorded = cases.remove("rotate-cert").unwrap();
+    let agent = Agent::scripted(
+        &agent_identity(),
+        &root.ca_pem(),
+        vec![Act::Answer(
+            200,
+            r#"{"status":"ok","action":"add","serial":"x"}"#.into(),
+        )],
+    );
+    root.register("vm", agent.address);
+    let ended = root.run(&["rotate-cert"]);
+    assert_eq!((ended.exit, ended.stderr.as_str()), (0, ""));
+    assert_eq!(
+        agent.seen()[0].client_serial,
+        "02",
+        "the old certificate tells the new serial"
+    );
+    let labels = |text: &str| -> Vec<String> {
+        text.lines()
+            .take(8)
+            .map(|line| line.split(':').next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(labels(&ended.stdout), labels(&recorded.stdout));
+    assert!(
+        ended.stdout.contains("Old serial:      2\n")
+            && ended.stdout.contains("Agents pending:  2\n")
+    );
+    assert!(
+        ended.stdout.contains("  Updated: 1\n  Failed:  1\n"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended.stdout.contains("'router1.example' did not resolve"),
+        "{}",
+        ended.stdout
+    );
+
+    let after = cases.remove("serial-status after rotation").unwrap();
+    // DEVIATE: the reference prints text before the JSON.
+    let recorded = object(after.stdout.lines().last().unwrap());
+    let ours = root.json(&["serial-status", "--json"]);
+    let keys = |object: &Object| object.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&ours), keys(&recorded));
+    let state = |object: &Object| keys(jval::sub_object(object, "state").unwrap());
+    assert_eq!(state(&ours), state(&recorded));
+    let pending = items(&ours, "agents")[0];
+    assert_eq!(
+        (text(pending, "hostname"), text(pending, "serial_status")),
+        ("router1.example", "pending")
+    );
+}
+
+/// A Perl agent is recognised by its ping and gets what it can read: arguments as characters that
+/// stand for bytes, and nothing beyond one TLS record.
+#[test]
+fn perl_agents_get_what_they_can_read() {
+    let root = Root::of_reference();
+    let agent = Agent::start(&agent_identity(), &root.ca_pem(), |request| {
+        Act::Answer(
+            200,
+            match request.path.as_str() {
+                "/ping" => {
+                    r#"{"status":"ok","expiry":"Feb 24 13:29:34 2099 GMT","version":"0.12.3"}"#
+                        .into()
+                }
+                _ => r#"{"exit":0}"#.into(),
+            },
+        )
+    });
+    root.register("vm", agent.address);
+    root.json(&["run", "vm", "s", "--json", "--", "é€"]);
+    root.json(&["ping", "vm", "--json"]);
+    assert_eq!(text(&root.record("vm"), "agent_version"), "0.12.3");
+    root.json(&["run", "vm", "s", "--json", "--", "é€"]);
+    let seen = agent.seen();
+    let sent = |n: usize| jval::line(&object(&seen[n].body)["args"]);
+    assert_eq!(
+        (sent(0), sent(2)),
+        (r#"["é€"]"#.to_owned(), "[\"Ã©â\u{82}¬\"]".to_owned())
+    );
+    let ended = root.run(&["run", "vm", "s", "--", &"x".repeat(16_300)]);
+    assert_eq!(ended.exit, 1);
+    assert!(
+        ended.stdout.contains("a Perl agent takes at most 16384"),
+        "{ended:?}"
+    );
+    assert_eq!(agent.connections(), 3);
+}
+
+#[test]
+fn ipv6_and_names_are_reached() {
+    let root = Root::of_reference();
+    let agent = Agent::start_at("[::1]:0", &agent_identity(), &root.ca_pem(), |_, _| {
+        Act::Answer(200, r#"{"exit":0}"#.into())
+    });
+    root.register("six", agent.address);
+    root.json(&["run", "six", "s", "--json"]);
+    assert!(
+        agent.seen()[0]
+            .head
+            .contains(&format!("Host: [::1]:{}", agent.address.port()))
+    );
+    let agent = Agent::start(&agent_identity(), &root.ca_pem(), |_| {
+        Act::Answer(200, r#"{"exit":0}"#.into())
+    });
+    root.register_json(
+        "localhost",
+        &format!(r#"{{"port":{}}}"#, agent.address.port()),
+    );
+    root.json(&["run", "localhost", "s", "--json"]);
+    root.register_json("no.such.host.invalid", "{}");
+    let ended = root.run(&["ping", "no.such.host.invalid", "--json"]);
+    let results = object(&ended.stdout);
+    let result = items(&results, "results")[0];
+    assert!(
+        text(result, "error").contains("did not resolve"),
+        "{ended:?}"
+    );
+    assert_eq!(text(result, "phase"), "name");
+}

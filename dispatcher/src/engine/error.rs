@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+/// Largest request, head and body, that an agent of the reference reads: one TLS record
+/// (dispatcher.md §8).
+pub const PERL_REQUEST: usize = 16_384;
+
 /// How far a failed call got.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
@@ -55,6 +59,9 @@ pub enum Fault {
     TooLarge,
     /// The answer is no HTTP, in words.
     BadAnswer(String),
+    /// The request, of so many bytes, does not fit into the one TLS record that agents of the
+    /// reference read.
+    PerlLimit(usize),
     /// The operating system said no.
     Local(String),
     /// The operator stopped it while it was under way.
@@ -89,7 +96,7 @@ impl CallError {
             | Fault::TooLarge
             | Fault::BadAnswer(_)
             | Fault::Interrupted => Phase::Http,
-            Fault::NotStarted => return None,
+            Fault::NotStarted | Fault::PerlLimit(_) => return None,
         })
     }
 }
@@ -155,6 +162,11 @@ impl fmt::Display for CallError {
             Fault::BadAnswer(text) => {
                 write!(f, "host '{address}' did not answer in HTTP: {text}")
             }
+            Fault::PerlLimit(size) => write!(
+                f,
+                "request of {size} bytes not sent to '{address}': a Perl agent takes at most \
+                 {PERL_REQUEST}, use shorter arguments"
+            ),
             Fault::Local(text) => write!(f, "cannot connect to '{address}': {text}"),
             Fault::Interrupted => f.write_str("interrupted while waiting for the answer"),
             Fault::NotStarted => f.write_str("not started: the run was stopped before its turn"),

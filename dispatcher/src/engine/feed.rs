@@ -168,6 +168,7 @@ mod tests {
                     address: (*address).into(),
                     port: 7443,
                     serial_status: crate::registry::SerialStatus::Current,
+                    perl: false,
                 };
                 Call::get(target, "/x")
             })

@@ -5,7 +5,7 @@ mod error;
 mod feed;
 mod worker;
 
-pub use error::{CallError, Fault, Phase};
+pub use error::{CallError, Fault, PERL_REQUEST, Phase};
 
 use crate::address::Target;
 use ctrl_exec_reactor::http::Response;
@@ -108,7 +108,12 @@ impl Engine {
     /// An engine that presents `identity`, makes at most `parallel` calls at once and gives each
     /// step of a call (connect, handshake, each read) `step`.
     pub fn new(identity: Arc<ClientConfig>, parallel: usize, step: Duration) -> Self {
-        Self { identities: vec![identity], parallel: parallel.max(1), step, revoked: Arc::default() }
+        Self {
+            identities: vec![identity],
+            parallel: parallel.max(1),
+            step,
+            revoked: Arc::default(),
+        }
     }
 
     /// Adds an identity that calls may choose; returns its number.

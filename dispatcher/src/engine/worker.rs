@@ -1,7 +1,7 @@
 //! One loop: its share of the calls, each a small state machine over one connection.
 
 use super::feed::Next;
-use super::{Answer, Call, Fault, Report, Shared};
+use super::{Answer, Call, Fault, PERL_REQUEST, Report, Shared};
 use crate::revoked;
 use ctrl_exec_protocol::{cert, tls};
 use ctrl_exec_reactor::http::{HttpError, Response, render_request};
@@ -116,6 +116,13 @@ impl<'a> Worker<'a> {
             addresses: Vec::new(),
             certificate: None,
         };
+        if target.perl {
+            let size = request_bytes(&self.shared.calls[index], false).len();
+            if size > PERL_REQUEST {
+                self.end(flight, Err(Fault::PerlLimit(size)), reports);
+                return;
+            }
+        }
         if let Ok(address) = target.address.parse::<IpAddr>() {
             self.connect(flight, address);
             return;
@@ -184,7 +191,9 @@ impl<'a> Worker<'a> {
     }
 
     fn handshaken(&mut self, conn: ConnId, reports: &Sender<Report>) {
-        let Some(flight) = self.talking.get_mut(&conn) else { return };
+        let Some(flight) = self.talking.get_mut(&conn) else {
+            return;
+        };
         let call = &self.shared.calls[flight.index];
         let revoked = &self.shared.engine.revoked;
         let certificate = self.reactor.peer_certificate(conn);
@@ -279,7 +288,9 @@ fn request_bytes(call: &Call, keep_alive: bool) -> Vec<u8> {
 }
 
 fn is_revoked(der: &[u8], revoked: &HashSet<String>) -> bool {
-    cert::facts(der).map_or(true, |facts| revoked.contains(&revoked::normal(&facts.serial_hex)))
+    cert::facts(der).map_or(true, |facts| {
+        revoked.contains(&revoked::normal(&facts.serial_hex))
+    })
 }
 
 /// Classifies the end of a connection that should have brought an answer.

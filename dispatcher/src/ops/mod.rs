@@ -10,7 +10,7 @@ pub use ping::{
     capabilities_call, capabilities_result, ping_call, ping_result, rotate_call, rotate_result,
 };
 pub use result::{Fetched, result_call, result_of};
-pub use run::{async_entry, async_result, run_call, run_result};
+pub use run::{RunBody, async_entry, async_result, run_call, run_result};
 
 use crate::engine::{Answer, CallError, Fault};
 use crate::jval::{self, Object, Value};
@@ -72,6 +72,7 @@ impl Failure {
     fn transport(error: &CallError) -> Self {
         let outcome = match error.fault {
             Fault::NotStarted => Outcome::Skipped,
+            Fault::PerlLimit(_) => Outcome::Refused,
             _ => Outcome::Unreached,
         };
         Self {

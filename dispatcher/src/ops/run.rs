@@ -4,10 +4,38 @@ use super::{Failure, Outcome, finish, is_success, put_outcome};
 use crate::address::Target;
 use crate::engine::{Answer, Call, Fault};
 use crate::jval::{self, Object};
+use ctrl_exec_protocol::messages::RunRequest;
 use std::sync::Arc;
 
-/// The call. The body is shared: it is the same for the whole fleet.
-pub fn run_call(target: Target, body: &Arc<str>) -> Call {
+/// The body of a run, made once for the whole fleet.
+#[derive(Clone, Debug)]
+pub struct RunBody {
+    body: Arc<str>,
+    perl: Arc<str>,
+}
+
+impl RunBody {
+    /// Renders a request. Agents of the reference hand each character of an argument to the script
+    /// as one byte and die of one above U+00FF, so what they get is text whose characters are the
+    /// bytes meant (dispatcher.md §8).
+    pub fn new(request: &RunRequest) -> Self {
+        let bytes = |text: &String| text.bytes().map(char::from).collect::<String>();
+        let perl = RunRequest {
+            args: request.args.iter().map(bytes).collect(),
+            username: bytes(&request.username),
+            token: bytes(&request.token),
+            ..request.clone()
+        };
+        Self {
+            body: request.render().into(),
+            perl: perl.render().into(),
+        }
+    }
+}
+
+/// The call.
+pub fn run_call(target: Target, body: &RunBody) -> Call {
+    let body = if target.perl { &body.perl } else { &body.body };
     Call::post(target, "/run", Arc::clone(body))
 }
 

@@ -3,7 +3,7 @@
 
 mod record;
 
-pub use record::{DEFAULT_PORT, LookupBy, Record, SerialStatus};
+pub use record::{AGENT_VERSION, DEFAULT_PORT, LookupBy, Record, SerialStatus, is_perl_version};
 
 use crate::jval;
 use ctrl_exec_host::durable::{self, Perm};

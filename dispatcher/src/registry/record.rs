@@ -6,6 +6,18 @@ use ctrl_exec_protocol::time::Utc;
 /// The port agents listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7443;
 
+/// Field with the version an agent of the reference told; ours only.
+pub const AGENT_VERSION: &str = "agent_version";
+
+/// Whether a version is the reference's.
+pub fn is_perl_version(version: &str) -> bool {
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(0)), Some(Ok(minor))) => minor <= 12,
+        _ => version == "UNINSTALLED",
+    }
+}
+
 /// How an agent's address is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LookupBy {
@@ -155,6 +167,12 @@ impl Record {
         }
     }
 
+    /// Whether the agent's version, as its last ping told, is the reference's: `0.12` or older, or
+    /// run from a source tree. Ours only; unknown means no.
+    pub fn is_perl(&self) -> bool {
+        is_perl_version(self.text(AGENT_VERSION))
+    }
+
     /// Cached tags: string to string.
     pub fn tag(&self, key: &str) -> Option<std::borrow::Cow<'_, str>> {
         jval::text(jval::sub_object(&self.raw, "tags")?, key)
@@ -231,6 +249,20 @@ mod tests {
         assert_eq!(record.serial_status(), SerialStatus::Unknown);
         assert_eq!(record.hostname(), "vm");
         assert_eq!(record.paired_cn(), "vm");
+    }
+
+    #[test]
+    fn versions_of_the_reference() {
+        for (version, perl) in [
+            ("0.12.3", true),
+            ("0.9", true),
+            ("UNINSTALLED", true),
+            ("0.13.0", false),
+            ("", false),
+            ("1.2.3", false),
+        ] {
+            assert_eq!(is_perl_version(version), perl, "{version}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::cli::{Ctx, Exit, Fatal, out, parse::Args, render};
 use crate::engine::{Answer, Call};
 use crate::jval::{self, Object, Value};
 use crate::ops::{self, Outcome};
+use crate::registry::{AGENT_VERSION, is_perl_version};
 use crate::renewal;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
@@ -78,21 +79,55 @@ pub fn fan_out(
         })
         .collect();
     let mut due = Vec::new();
+    let mut versions = std::collections::HashMap::new();
     let results = Fanout::new(&session.engine, &calls, args)?.run(
         |call, answer| {
             let result = ops::ping_result(&call.target.name, answer);
             if renewal::is_due(&result, answer.certificate.as_deref(), cert_days, now) {
                 due.push((call.target.clone(), call.identity));
             }
+            // Only agents of the reference, and those that were, need a note in their record.
+            let version = jval::str_or_empty(&result, "version");
+            if !version.is_empty() && (call.target.perl || is_perl_version(version)) {
+                versions.insert(call.target.name.clone(), version.to_owned());
+            }
             log_ping(ctx, call, &result, &reqid);
             result
         },
         arrived,
     )?;
+    note_versions(ctx, &versions);
     // A name given twice is renewed once.
     due.sort_by(|a, b| a.0.name.cmp(&b.0.name));
     due.dedup_by(|a, b| a.0.name == b.0.name);
     Ok(Pinged { results, due })
+}
+
+/// Keeps the versions agents told, so that requests can be made to fit them.
+fn note_versions(ctx: &Ctx, versions: &std::collections::HashMap<String, String>) {
+    let registry = ctx.registry();
+    let changed: Vec<&String> = versions
+        .iter()
+        .filter(|(name, version)| {
+            let known = registry.load(name).ok().flatten();
+            known.is_some_and(|record| record.text(AGENT_VERSION) != version.as_str())
+        })
+        .map(|(name, _)| name)
+        .collect();
+    let noted = registry.update_many(&changed, |record| {
+        let Some(version) = versions.get(record.name()) else {
+            return false;
+        };
+        record.set(AGENT_VERSION, version.as_str());
+        true
+    });
+    // Whoever may not write the registry can still ping.
+    if let Err(error) = noted {
+        ctx.log(
+            Level::Warning,
+            &Line::new("registry-fail").field("ERROR", error),
+        );
+    }
 }
 
 /// Renews what is due, if we hold the CA key; failures never change a ping's result.

@@ -14,7 +14,6 @@ use ctrl_exec_protocol::hook::HookRequest;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::messages::RunRequest;
 use ctrl_exec_protocol::time::Utc;
-use std::sync::Arc;
 
 /// Most output kept in the record of a sync run; beyond it the record has the ends only.
 const MAX_STORED: usize = 16 << 20;
@@ -109,7 +108,7 @@ impl Run<'_> {
             .field("REQID", &request.reqid)
             .field("MODE", mode);
         self.ctx.log(Level::Info, &line);
-        let body: Arc<str> = request.render().into();
+        let body = ops::RunBody::new(request);
         let calls: Vec<_> = targets
             .into_iter()
             .map(|target| {
