@@ -20,7 +20,6 @@ pub const MAX_TEXT: usize = 10_240;
 pub const MAX_CN: usize = 255;
 
 const HEADER: &str = "-----BEGIN CERTIFICATE REQUEST-----";
-const FOOTER: &str = "-----END CERTIFICATE REQUEST-----";
 
 /// What a request that passed [`check`] asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +41,8 @@ pub enum CsrError {
     TooLong(usize),
     /// The text does not begin with the PEM header of a request.
     Header,
-    /// Text behind the request.
-    Trailing,
+    /// Not the text OpenSSL writes for this request: other line lengths, blanks, something behind.
+    NotPlain,
     /// Damaged PEM.
     Pem(pem::PemError),
     /// Not a DER certificate request.
@@ -68,7 +67,7 @@ impl fmt::Display for CsrError {
             Self::Empty => f.write_str("CSR is empty"),
             Self::TooLong(length) => write!(f, "CSR too large ({length} bytes, limit {MAX_TEXT})"),
             Self::Header => write!(f, "CSR does not begin with '{HEADER}'"),
-            Self::Trailing => f.write_str("CSR has text behind its end line"),
+            Self::NotPlain => f.write_str("CSR text is not plain PEM as OpenSSL writes it"),
             Self::Pem(error) => write!(f, "CSR: {error}"),
             Self::Malformed => f.write_str("CSR is not a DER certificate request"),
             Self::WeakSignature(name) => {
@@ -129,11 +128,14 @@ pub fn check(text: &str) -> Result<CsrFacts, CsrError> {
     if !text.starts_with(HEADER) {
         return Err(CsrError::Header);
     }
-    match text.split_once(FOOTER) {
-        Some((_, behind)) if !behind.trim().is_empty() => return Err(CsrError::Trailing),
-        _ => {}
+    let der = pem::request(text).map_err(CsrError::Pem)?;
+    // The pairing code covers the text. Blanks or lines that mean nothing would let somebody in
+    // between try a million texts for one signature; so one request has one text.
+    let plain = pem::encode("CERTIFICATE REQUEST", &der);
+    if text != plain && Some(text) != plain.strip_suffix('\n') {
+        return Err(CsrError::NotPlain);
     }
-    check_der(&pem::request(text).map_err(CsrError::Pem)?)
+    check_der(&der)
 }
 
 /// Checks the DER of a request; see [`check`].
@@ -294,8 +296,18 @@ mod tests {
             check(&text.replace("CERTIFICATE REQ", "NEW CERTIFICATE REQ")),
             Err(CsrError::Header)
         );
-        assert_eq!(check(&format!("{text}x")), Err(CsrError::Trailing));
-        assert!(check(&format!("{text}\n \n")).is_ok());
+        // One request has one text, or a million texts would share one signature.
+        assert!(check(text.trim_end()).is_ok());
+        for other in [
+            format!("{text}x"),
+            format!("{text}\n"),
+            format!("{text} "),
+            text.replace('\n', "\r\n"),
+            text.replacen("Q==\n", "Q==\n\n", 1)
+                .replacen('\n', "\n ", 1),
+        ] {
+            assert!(check(&other).is_err(), "{other:?}");
+        }
         assert_eq!(check(""), Err(CsrError::Empty));
         assert_eq!(
             check(&format!("{text}{}", " ".repeat(MAX_TEXT))).unwrap_err(),

@@ -255,6 +255,25 @@ pub fn pairing_client_config(clock: &Clock) -> Result<Arc<ClientConfig>, Error> 
     Ok(Arc::new(config))
 }
 
+/// The pairing client of somebody who has the CA's certificate already (a secondary dispatcher, a
+/// second pairing, a file carried over by hand): the server must show a leaf of that CA.
+///
+/// # Errors
+/// Never in practice; rustls' check of versions against suites.
+pub fn pairing_client_config_with_ca(
+    trust: Arc<ChainVerifier>,
+    clock: &Clock,
+) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_details(provider(), time(clock))
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(PeerVerifier::new(trust)))
+        .with_no_client_auth();
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
 /// A name for rustls to file sessions under. Names are never sent nor checked, so one that is no
 /// DNS name or address is replaced by a fixed word.
 pub fn server_name(host: &str) -> ServerName<'static> {

@@ -231,6 +231,15 @@ fn the_pairing_client_takes_any_certificate_and_shows_its_key() {
 }
 
 #[test]
+fn a_pairing_client_that_has_the_ca_is_not_fooled() {
+    let client = tls::pairing_client_config_with_ca(reference_trust(), &at(NOW)).unwrap();
+    let server = tls::pairing_server_config(&reference("dispatcher"), &at(NOW)).unwrap();
+    assert!(shake(&client, &server).is_ok());
+    let server = tls::pairing_server_config(&version_1("impostor-leaf"), &at(NOW)).unwrap();
+    assert_eq!(shake(&client, &server).err().unwrap().0, "client");
+}
+
+#[test]
 fn a_foreign_ca_of_the_same_name_is_refused() {
     let trust = reference_trust();
     let impostor = version_1("impostor-leaf");
