@@ -52,6 +52,11 @@ impl Root {
         root
     }
 
+    /// A root that is there already.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
     /// A root with a CA and a dispatcher of ours.
     pub fn new() -> Self {
         let root = Self::empty();
@@ -97,11 +102,16 @@ impl Root {
 
     /// An agent's identity of this CA, good for `days`.
     pub fn agent_identity(&self, cn: &str, days: u32) -> (Identity, String) {
+        self.agent_identity_made(cn, days, 0)
+    }
+
+    /// The same, made so many days ago.
+    pub fn agent_identity_made(&self, cn: &str, days: u32, ago: i64) -> (Identity, String) {
         let key = keys::generate(KeyType::EcdsaP256).unwrap();
         let request = csr::create(&keys::PrivateKey::from_pem(&key).unwrap(), cn).unwrap();
         let issued = self
             .authority()
-            .sign_csr(&request, None, None, days, Utc::now())
+            .sign_csr(&request, None, None, days, Utc(Utc::now().0 - ago * 86_400))
             .unwrap();
         (Identity::from_pem(&issued.pem, &key).unwrap(), key)
     }
