@@ -56,13 +56,14 @@ pub fn check(conf: &mut Conf, privileged: bool, out: &mut dyn Write) -> io::Resu
 }
 
 fn file<T>(path: &Path, loaded: &Loaded<T>, out: &mut dyn Write) -> io::Result<bool> {
+    let exposed = std::fs::metadata(path).ok().and_then(exposed);
     let path = path.display();
     match loaded {
         Ok(parsed) => {
             for warning in &parsed.warnings {
                 writeln!(out, "{path}: warning: {warning}")?;
             }
-            if let Some(fault) = std::fs::metadata(path.to_string()).ok().and_then(exposed) {
+            if let Some(fault) = exposed {
                 writeln!(out, "{path}: warning: {fault}")?;
             }
             writeln!(out, "{path}: ok")?;

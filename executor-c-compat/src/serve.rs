@@ -4,8 +4,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ctrl_exec_protocol::config::AgentConf;
@@ -58,32 +57,55 @@ pub fn serve(
     })?;
     let own = std::fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
     let identity = inode(&own);
+    let guarded = Guarded::new(root, Some(own.clone()));
     let server = Server {
         listener,
         signals,
-        guarded: Guarded::new(root, Some(own.clone())),
         peer_uid: peer.uid,
-        privileged,
         children: Vec::new(),
     };
-    let result = server.run(&mut conf);
+    let result = match server.run(&mut conf) {
+        Ok(Ended::Child(stream, busy)) => {
+            // From here on this is another process, without the server's descriptors.
+            sys::unblock(&SIGNALS);
+            worker::serve(
+                stream,
+                &mut Service {
+                    conf: &mut conf,
+                    guarded: &guarded,
+                    privileged,
+                    busy,
+                },
+            );
+            sys::exit_now(0);
+        }
+        Ok(Ended::Signal) => Ok(()),
+        Err(fault) => Err(fault),
+    };
     if identity.is_some() && inode(&own) == identity {
         let _ = std::fs::remove_file(&own);
     }
     result
 }
 
+/// Why [`Server::run`] returned.
+enum Ended {
+    /// A signal asked for it.
+    Signal,
+    /// This is the process for a connection. `true`: only to say that there are too many.
+    Child(UnixStream, bool),
+}
+
 struct Server {
     listener: UnixListener,
     signals: OwnedFd,
-    guarded: Guarded,
     peer_uid: u32,
-    privileged: bool,
     children: Vec<Pid>,
 }
 
 impl Server {
-    fn run(mut self, conf: &mut Conf) -> Result<(), String> {
+    /// Drops the listening socket and the signal descriptor in the child, too.
+    fn run(mut self, conf: &mut Conf) -> Result<Ended, String> {
         loop {
             let mut fds = [
                 PollFd::new(&self.listener, PollFlags::IN),
@@ -94,10 +116,14 @@ impl Server {
                 Err(error) => return Err(format!("poll: {error}")),
             }
             if self.handle_signals(conf) {
-                return Ok(());
+                return Ok(Ended::Signal);
             }
             match self.listener.accept() {
-                Ok((stream, _)) => self.connected(stream, conf),
+                Ok((stream, _)) => {
+                    if let Some(child) = self.connected(stream, conf) {
+                        return Ok(child);
+                    }
+                }
                 Err(error) => pause_after(&error)?,
             }
         }
@@ -120,11 +146,16 @@ impl Server {
         end
     }
 
-    fn connected(&mut self, stream: UnixStream, conf: &mut Conf) {
+    /// Gives the connection a process. Returns something in that process only.
+    fn connected(&mut self, stream: UnixStream, conf: &mut Conf) -> Option<Ended> {
+        let refuse = |reason: std::fmt::Arguments<'_>| {
+            report::line(format_args!("connection {reason}"));
+            None
+        };
         match sys::peer_uid(&stream) {
             Ok(uid) if uid == self.peer_uid || uid == 0 => {}
-            Ok(uid) => return report::line(format_args!("connection from uid {uid} refused")),
-            Err(error) => return report::line(format_args!("connection refused: {error}")),
+            Ok(uid) => return refuse(format_args!("from uid {uid} refused")),
+            Err(error) => return refuse(format_args!("refused: {error}")),
         }
         // Read here too, so that the child inherits a parsed copy and rarely has to parse.
         let limit = match conf.current().0 {
@@ -134,27 +165,14 @@ impl Server {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let running = self.children.len();
         if running >= limit.saturating_add(BUSY_ANSWERS) {
-            return report::line("too many connections, one closed");
+            return refuse(format_args!("closed: too many"));
         }
-        let (guarded, privileged) = (&self.guarded, self.privileged);
-        let mut service = Service {
-            conf,
-            guarded,
-            privileged,
-            busy: running >= limit,
-        };
         match sys::fork() {
+            Ok(Forked::Child) => return Some(Ended::Child(stream, running >= limit)),
             Ok(Forked::Parent(pid)) => self.children.push(pid),
-            Ok(Forked::Child) => {
-                // A panic must not reach the loop of a process that is not the server.
-                let done = catch_unwind(AssertUnwindSafe(|| {
-                    sys::unblock(&SIGNALS);
-                    worker::serve(stream, &mut service);
-                }));
-                sys::exit_now(i32::from(done.is_err()));
-            }
-            Err(error) => report::line(format_args!("cannot fork: {}", report::text(&error))),
+            Err(error) => return refuse(format_args!("closed: cannot fork: {error}")),
         }
+        None
     }
 }
 
@@ -203,7 +221,7 @@ fn listen(path: &Path, peer: &User) -> io::Result<UnixListener> {
     }
     // The socket is closed to everybody from the moment it exists.
     let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = bind(path);
+    let bound = UnixListener::bind(path);
     rustix::process::umask(umask);
     let listener = bound?;
     let owner = (Some(Uid::from_raw(peer.uid)), Some(Gid::from_raw(peer.gid)));
@@ -215,10 +233,6 @@ fn listen(path: &Path, peer: &User) -> io::Result<UnixListener> {
     }
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    UnixListener::bind(path)
 }
 
 fn pause_after(error: &io::Error) -> Result<(), String> {
@@ -235,7 +249,7 @@ fn pause_after(error: &io::Error) -> Result<(), String> {
     }
 }
 
-fn inode(path: &PathBuf) -> Option<(u64, u64)> {
+fn inode(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path)
         .ok()
         .map(|meta| (meta.dev(), meta.ino()))
