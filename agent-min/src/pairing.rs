@@ -14,12 +14,14 @@ use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::pairing::{Ack, Approval, LookupBy, Outcome, PairRequest, code};
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::verify::ChainVerifier;
 use ctrl_exec_protocol::{csr, names, tls, verify};
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// First argument of the process that waits in the background.
@@ -50,6 +52,9 @@ pub struct Options {
     pub lookup_by: Option<String>,
     /// Kind of the key, if it is not to follow the dispatcher's.
     pub key_type: Option<String>,
+    /// The CA's certificate, carried here by hand: the dispatcher must then prove that it is of
+    /// that CA.
+    pub ca: Option<PathBuf>,
 }
 
 /// Why pairing ended without an identity.
@@ -69,6 +74,7 @@ struct Request {
     timeout: Duration,
     lookup_by: Option<LookupBy>,
     key_type: Option<KeyType>,
+    ca: Option<Arc<ChainVerifier>>,
 }
 
 /// Where messages go.
@@ -119,6 +125,15 @@ fn check(options: &Options, background: bool) -> Result<Request, String> {
             format!("--key-type must be p256, p384, ed25519 or rsa2048, not '{word}'")
         })?),
     };
+    let ca = match &options.ca {
+        None => None,
+        Some(path) => {
+            let named = |fault: String| format!("--ca {}: {fault}", path.display());
+            let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+            let ca = ChainVerifier::from_pem(&text).map_err(|error| named(error.to_string()))?;
+            Some(Arc::new(ca))
+        }
+    };
     let default = if background {
         BACKGROUND_TIMEOUT
     } else {
@@ -136,6 +151,7 @@ fn check(options: &Options, background: bool) -> Result<Request, String> {
         timeout: Duration::from_secs(timeout.into()),
         lookup_by,
         key_type,
+        ca,
     })
 }
 
@@ -384,7 +400,12 @@ fn make_key(request: &Request, host: &str, voice: Voice) -> Result<String, Failu
 
 fn connect(request: &Request) -> Result<Client, Failure> {
     let (host, port) = (&request.dispatcher, request.port);
-    let config = tls::pairing_client_config(&verify::system_clock()).map_err(fatal)?;
+    let clock = verify::system_clock();
+    let config = match &request.ca {
+        None => tls::pairing_client_config(&clock),
+        Some(ca) => tls::pairing_client_config_with_ca(Arc::clone(ca), &clock),
+    }
+    .map_err(fatal)?;
     Client::connect(host, port, config, CONNECT).map_err(|error| {
         Failure::Fatal(match error {
             ClientError::Resolve(error) => format!("cannot resolve '{host}': {error}"),

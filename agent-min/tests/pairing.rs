@@ -218,6 +218,43 @@ fn an_rsa_dispatcher_gets_an_rsa_key_unless_told_otherwise() {
     }
 }
 
+/// An attacker in the dispatcher's place needs no code: whoever answers is believed, unless the
+/// CA's certificate was carried here beforehand.
+#[test]
+fn with_the_ca_at_hand_an_impostor_gets_nothing() {
+    let (ca, impostor) = (Arc::new(Ca::new()), Arc::new(Ca::new()));
+    let host = unpaired(&ca);
+    let file = host.path("ca-carried-here.crt");
+    fs::write(&file, &ca.pem).unwrap();
+    let option = ["--ca", file.to_str().unwrap()];
+
+    // The impostor's certificate is refused in the handshake, so it never sees a request.
+    let leaf = impostor.leaf("ctrl-exec-dispatcher", &[0xab, 1]);
+    let (port, _unfinished) = dispatcher(&leaf, approve(&impostor, |_| ()));
+    let ran = pair(&host, port, &option);
+    assert_eq!(ran.code, Some(3), "{}", ran.stdout);
+    assert!(
+        ran.stderr.contains("invalid peer certificate"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(run(&mut host.command(&["paired"])).code, Some(1));
+
+    let (port, thread) = dispatcher(&host.dispatcher, approve(&ca, |_| ()));
+    let ran = pair(&host, port, &option);
+    thread.join().unwrap();
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+
+    fs::write(&file, "junk").unwrap();
+    let ran = pair(&host, port, &option);
+    assert_eq!(ran.code, Some(3));
+    assert!(
+        ran.stderr.contains("ca-carried-here.crt: no PEM block"),
+        "{}",
+        ran.stderr
+    );
+}
+
 #[test]
 fn unusable_answers_store_nothing() {
     let ca = Arc::new(Ca::new());

@@ -75,6 +75,7 @@ impl Args {
             ("--timeout", p.timeout.is_some() && !pairing),
             ("--lookup-by", p.lookup_by.is_some() && !pairing),
             ("--key-type", p.key_type.is_some() && !pairing),
+            ("--ca", p.ca.is_some() && !pairing),
             (
                 "--port",
                 p.port.is_some() && !pairing && mode != "self-ping",
@@ -101,6 +102,7 @@ impl Args {
             "--dispatcher" => self.pairing.dispatcher = Some(text),
             "--lookup-by" => self.pairing.lookup_by = Some(text),
             "--key-type" => self.pairing.key_type = Some(text),
+            "--ca" => self.pairing.ca = Some(path),
             "--port" => self.pairing.port = Some(port(&text)?),
             _ => self.pairing.timeout = Some(number(name, &text)?),
         }
@@ -108,13 +110,14 @@ impl Args {
     }
 }
 
-const VALUED: [&str; 8] = [
+const VALUED: [&str; 9] = [
     "--config",
     "--allowlist",
     "--root",
     "--dispatcher",
     "--lookup-by",
     "--key-type",
+    "--ca",
     "--port",
     "--timeout",
 ];
