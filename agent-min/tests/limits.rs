@@ -273,3 +273,125 @@ fn malformed_requests_are_answered_in_the_references_words() {
     );
     assert_eq!(ping(&host.caller()), Some(200));
 }
+
+/// Anonymous memory of the agent, kB.
+fn anonymous(host: &Host) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("RssAnon:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn memory_stays_within_the_budget_and_others_go_on() {
+    const BUDGET: u64 = 2048;
+    let mut host = Host::new(&Ca::new());
+    host.configure("memory_budget = 2M\nmax_output = 1M");
+    host.script("echo", "#!/bin/sh\necho \"$1\"\n");
+    host.script(
+        "flood",
+        "#!/bin/sh\nhead -c 8000000 /dev/zero | tr '\\0' x\nhead -c 8000000 /dev/zero | tr '\\0' y >&2\n\
+         touch ${0%/*}/done$1\nwhile [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
+    );
+    host.start();
+    ping(&host.caller());
+    let idle = anonymous(&host);
+    let runs: Vec<_> = (0..12)
+        .map(|n| {
+            let caller = host.caller();
+            std::thread::spawn(move || {
+                caller
+                    .post("/run", &format!(r#"{{"script":"flood","args":["{n}"]}}"#))
+                    .1
+            })
+        })
+        .collect();
+    wait_for("the floods", || {
+        (0..12).all(|n| host.path(&format!("opt/done{n}")).exists())
+    });
+    // Large requests are refused in words while the memory is taken; small ones are served.
+    let large = format!(r#"{{"script":"echo","args":["{}"]}}"#, "x".repeat(900_000));
+    let mut refused = 0;
+    for _ in 0..3 {
+        let (status, body) = host.caller().post("/run", &large);
+        let error = text(&body, "error");
+        refused += u32::from(status == 503 || error.contains("memory"));
+    }
+    assert!(refused > 0);
+    let (_, body) = host
+        .caller()
+        .post("/run", r#"{"script":"echo","args":["still here"]}"#);
+    assert_eq!(text(&body, "stdout"), "still here\n");
+    let loaded = anonymous(&host);
+    assert!(
+        loaded < idle + BUDGET + 1536,
+        "{idle} kB idle, {loaded} kB with 12 floods"
+    );
+    host.write("opt/go", "");
+    for run in runs {
+        let body = run.join().unwrap();
+        let kept = text(&body, "stdout").len();
+        assert_eq!(
+            int(&body, "stdout_truncated"),
+            8_000_000 - i64::try_from(kept).unwrap()
+        );
+        assert!(kept >= 4096, "{kept}");
+    }
+}
+
+#[test]
+fn a_caller_that_is_not_trusted_gets_its_refusal_but_no_memory() {
+    let ca = Ca::new();
+    let mut host = Host::new(&ca);
+    host.start();
+    let other = Caller::new(host.port, Some(&ca.leaf("another agent", &[0xcc])));
+    assert_eq!(other.post("/run", &"x".repeat(16_384)).0, 403);
+    let head = "POST /run HTTP/1.0\r\nContent-Length: 16385\r\n\r\n";
+    assert_eq!(split(&other.raw(head.as_bytes()).unwrap()).0, 413);
+}
+
+#[test]
+fn nothing_grows_with_the_number_of_requests() {
+    let mut host = Host::new(&Ca::new());
+    host.start();
+    let ask = |count: usize| {
+        let mut stream = host.caller().connect().unwrap();
+        let mut buffer = [0; 4096];
+        for _ in 0..count {
+            stream
+                .write_all(
+                    b"POST /ping HTTP/1.1\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}",
+                )
+                .unwrap();
+            assert!(stream.read(&mut buffer).unwrap() > 0);
+        }
+    };
+    let connect =
+        |count: usize| (0..count).for_each(|_| assert_eq!(ping(&host.caller()), Some(200)));
+    ask(500);
+    connect(50);
+    let before = anonymous(&host);
+    ask(5000);
+    connect(200);
+    let after = anonymous(&host);
+    assert!(after <= before + 64, "{before} kB, then {after} kB");
+}
+
+#[test]
+fn a_script_that_does_not_read_its_input_is_not_waited_for() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("stdin_timeout = 1");
+    host.script("deaf", "#!/bin/sh\nsleep 2\necho awake\n");
+    host.script("closed", "#!/bin/sh\nexec <&-\necho fine\n");
+    host.start();
+    let long = "x".repeat(100_000);
+    let run = |script: &str| {
+        let body = format!(r#"{{"script":"{script}","args":["{long}"]}}"#);
+        text(&host.caller().post("/run", &body).1, "stdout")
+    };
+    assert_eq!(run("deaf"), "awake\n");
+    host.wait_log("ACTION=stdin-timeout BYTES=");
+    assert_eq!(run("closed"), "fine\n");
+}

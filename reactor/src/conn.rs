@@ -226,6 +226,17 @@ impl Conn {
         self.stream.resumed()
     }
 
+    /// Bounds request bodies from here on.
+    pub fn limit_body(&mut self, max_body: usize) -> bool {
+        match &mut self.role {
+            Role::Server(server) => {
+                server.parser.limit_body(max_body);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The application's word on an accepted connection. `tls`: `None` for clear text.
     pub fn serve(
         &mut self,
@@ -405,7 +416,12 @@ impl Conn {
             cx.events.push_back(Event::Handshaken { conn: self.id });
             match self.role {
                 Role::Client(_) => self.client_established(cx.now),
-                _ => self.server_established(cx.now),
+                _ => {
+                    self.server_established(cx.now);
+                    // The application may want to say something about this peer before anything
+                    // it sent is read.
+                    return Flow::Yield;
+                }
             }
             return Flow::Again;
         }

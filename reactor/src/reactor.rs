@@ -324,6 +324,12 @@ impl Reactor {
         done
     }
 
+    /// Bounds the bodies of further requests on an accepted connection, for a peer that turned out
+    /// to deserve less than what [`Reactor::serve`] allowed.
+    pub fn limit_body(&mut self, conn: ConnId, max_body: usize) -> bool {
+        conn_mut(&mut self.conns, conn).is_some_and(|conn| conn.limit_body(max_body))
+    }
+
     /// The peer's leaf certificate, DER. Known after the handshake.
     pub fn peer_certificate(&self, conn: ConnId) -> Option<&[u8]> {
         self.conn(conn)?.peer_certificate()

@@ -12,12 +12,19 @@ use ctrl_exec_reactor::{CloseReason, ConnId, Then};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Largest request body of a caller that is not trusted.
+const UNTRUSTED_BODY: usize = 16 * 1024;
+
 /// What the server knows of one connection.
 pub(super) struct Conn {
     pub(super) ip: IpAddr,
     /// Serial of the certificate; empty until it was proved.
     pub(super) serial: String,
     pub(super) stage: Stage,
+    /// It is a trusted dispatcher's, as of its handshake.
+    trusted: bool,
+    /// It has been answered and is kept for more.
+    kept: bool,
     /// Seconds of the monotonic clock at which it last asked.
     since: u32,
 }
@@ -71,6 +78,8 @@ impl Server {
             ip,
             serial: String::new(),
             stage: Stage::Unproven,
+            trusted: false,
+            kept: false,
             since: now,
         };
         self.conns.insert(conn, entry);
@@ -127,6 +136,13 @@ impl Server {
             self.last_answer(conn, &reply);
         } else if self.state.live.trusted.owner(&peer.serial).is_some() {
             self.admission.trusted_seen(now, ip);
+            if let Some(entry) = self.conns.get_mut(conn) {
+                entry.trusted = true;
+            }
+        } else {
+            // Another agent of our CA, or a dispatcher not trusted here: it gets its refusal, but
+            // none of the memory for large requests.
+            self.reactor.limit_body(conn, UNTRUSTED_BODY);
         }
     }
 
@@ -167,6 +183,7 @@ impl Server {
         };
         let keep = entry.stage == Stage::Busy(true) && !self.stopping;
         entry.stage = if keep { Stage::Idle } else { Stage::Over };
+        entry.kept = keep;
         let bytes = http::render_response(reply.status, &reply.body, keep);
         let then = if keep { Then::KeepAlive } else { Then::Close };
         self.reactor.send(conn, bytes, then);
@@ -232,17 +249,17 @@ impl Server {
         true
     }
 
-    /// Whether one more proven connection may be served. An idle kept connection gives way.
+    /// Whether one more proven connection may be served. If not, one that is not trusted or that
+    /// is only kept for later gives way; a dispatcher that is about to ask does not.
     fn has_place(&mut self) -> bool {
         let most = self.state.live.conf.max_children as usize;
         if self.live_conns() < most {
             return true;
         }
-        let idle = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| conn.stage == Stage::Idle);
-        let Some(oldest) = idle.min_by_key(|(_, conn)| conn.since).map(|(id, _)| id) else {
+        let may_go = |conn: &Conn| conn.stage == Stage::Idle && (conn.kept || !conn.trusted);
+        let candidates = self.conns.iter().filter(|(_, conn)| may_go(conn));
+        let oldest = candidates.min_by_key(|(_, conn)| (conn.trusted, conn.since));
+        let Some(oldest) = oldest.map(|(id, _)| id) else {
             return false;
         };
         if let Some(entry) = self.conns.get_mut(oldest) {

@@ -133,16 +133,17 @@ impl Server {
             self.refuse(conn, &run, "agent busy: too many scripts are running");
             return;
         }
-        let free = self.free_bytes();
-        if free < 4 * MIN_OUTPUT {
+        let Some(max_output) = self.output_share() else {
             self.refuse(conn, &run, "agent busy: memory budget exhausted");
             return;
-        }
-        let limits = self.run_limits();
+        };
+        let limits = RunLimits {
+            max_output,
+            ..self.run_limits()
+        };
         let stdin = run.stdin(Utc::now());
         if let Some(socket) = self.state.live.conf.executor_socket.clone() {
-            let most = limits.max_output.min((free / 8).max(MIN_OUTPUT));
-            self.call_executor(conn, run, &socket, stdin, most);
+            self.call_executor(conn, run, &socket, stdin, max_output);
             return;
         }
         let spec = exec::script_child(&run.path, &run.request.args, stdin, limits);
@@ -263,11 +264,32 @@ impl Server {
         self.state.live.conf.max_children as usize
     }
 
-    /// What is left of the memory budget.
-    fn free_bytes(&self) -> usize {
-        let reserved: usize = self.calls.values().map(|call| call.reserved).sum();
-        self.budget
-            .saturating_sub(self.reactor.buffered_bytes())
-            .saturating_sub(reserved)
+    /// Bytes that one more run may keep of each output stream; `None` when too little is left. The
+    /// shares of all runs in flight stay within the budget: the first ones get what is configured,
+    /// later ones a part of what is left.
+    fn output_share(&self) -> Option<usize> {
+        let scripts: usize = self.children.values().map(Pending::reserved).sum();
+        let calls: usize = self.calls.values().map(|call| call.reserved).sum();
+        let used = (scripts + calls).max(self.reactor.buffered_bytes());
+        // A quarter stays for requests and answers.
+        let budget = self.budget / 4 * 3;
+        let free = budget.saturating_sub(used);
+        let part = if free > budget / 2 {
+            free / 5
+        } else {
+            free / 32
+        };
+        let most = self.state.live.conf.max_output as usize;
+        (free >= 2 * MIN_OUTPUT).then(|| part.max(MIN_OUTPUT).min(most))
+    }
+}
+
+impl Pending {
+    /// The part of the memory budget set aside for it.
+    fn reserved(&self) -> usize {
+        match self {
+            Pending::Script(_, _, limits) => 2 * limits.max_output,
+            Pending::Hook(..) | Pending::Start(..) => 0,
+        }
     }
 }

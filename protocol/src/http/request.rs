@@ -37,6 +37,11 @@ impl RequestParser {
         }
     }
 
+    /// Bounds the bodies of requests whose head has not been read yet.
+    pub fn limit_body(&mut self, max_body: usize) {
+        self.limits.max_body = max_body;
+    }
+
     /// Takes bytes of the request that is being read and returns how many it used; the rest
     /// belongs to the next request, to be pushed again after [`RequestParser::take`].
     ///

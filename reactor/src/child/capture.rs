@@ -27,11 +27,25 @@ impl Capture {
 
     pub fn push(&mut self, bytes: &[u8]) {
         let (head, rest) = bytes.split_at(bytes.len().min(self.head_limit - self.head.len()));
+        let more = growth(
+            self.head.len(),
+            self.head.capacity(),
+            head.len(),
+            self.head_limit,
+        );
+        self.head.reserve_exact(more);
         self.head.extend_from_slice(head);
         // Of a piece that is longer than the tail only its own end counts.
         let (lost, rest) = rest.split_at(rest.len().saturating_sub(self.tail_limit));
         let excess = (self.tail.len() + rest.len()).saturating_sub(self.tail_limit);
         self.tail.drain(..excess);
+        let more = growth(
+            self.tail.len(),
+            self.tail.capacity(),
+            rest.len(),
+            self.tail_limit,
+        );
+        self.tail.reserve_exact(more);
         self.tail.extend(rest);
         self.dropped = self.dropped.saturating_add((lost.len() + excess) as u64);
     }
@@ -47,6 +61,16 @@ impl Capture {
             dropped: self.dropped,
         }
     }
+}
+
+/// What to reserve beyond `len` so that `adding` more fit: doubled, as vectors do it, but never
+/// beyond the limit, which the memory budget counts on.
+fn growth(len: usize, capacity: usize, adding: usize, limit: usize) -> usize {
+    let needed = len + adding;
+    if needed <= capacity {
+        return 0;
+    }
+    needed.saturating_mul(2).min(limit).max(needed) - len
 }
 
 #[cfg(test)]
@@ -99,7 +123,7 @@ mod tests {
             let last = (data.len() - first).min(tail);
             proptest::prop_assert_eq!(&got.head, &data[..first]);
             proptest::prop_assert_eq!(&got.tail, &data[data.len() - last..]);
-            proptest::prop_assert_eq!(got.dropped as usize, data.len() - first - last);
+            proptest::prop_assert_eq!(got.dropped, (data.len() - first - last) as u64);
         }
     }
 }
