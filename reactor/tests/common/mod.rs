@@ -60,6 +60,10 @@ impl Pki {
         roots
     }
 
+    pub fn roots_der(&self) -> Vec<u8> {
+        self.ca.der().to_vec()
+    }
+
     pub fn server(&self) -> Arc<ServerConfig> {
         let verifier = WebPkiClientVerifier::builder_with_provider(
             Arc::new(self.roots()),
