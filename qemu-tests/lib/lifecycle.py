@@ -1,0 +1,280 @@
+"""What a router goes through, from installation to removal."""
+
+import os
+import re
+import time
+
+import bench
+from bench import Failed, expect
+
+CONF = "/etc/ctrl-exec-agent"
+INIT = "/etc/init.d/ctrl-exec-agent"
+SCRIPTS = {
+    "show-args": '#!/bin/sh\nprintf "%s" "$#"\nfor a in "$@"; do printf "[%s]" "$a"; done\n',
+    "whoami": "#!/bin/sh\nid -u\n",
+    "slow": "#!/bin/sh\nsleep 2\necho done\n",
+    "big": "#!/bin/sh\nhead -c 100000 /dev/zero | tr '\\000' o\n",
+    "try-write": "#!/bin/sh\necho x >/etc/ctrl-exec-agent/state/x && echo written\n",
+}
+ARGUMENTS = ["", "two words", "it's \"quoted\"", "$HOME;id", "żółw ☃"]
+REQUESTS = int(os.environ.get("REQUESTS", "60"))  # of the memory check
+
+
+def run(checks, target, router, dispatcher):
+    label, name = target["name"], router.name
+
+    def step(text, function):
+        return checks.run(f"{label}: {text}", function)
+
+    def boot():
+        begin = time.monotonic()
+        seconds = router.boot()
+        return f"user space and services after {seconds:.1f} s of machine time, {time.monotonic() - begin:.0f} s here; {memory(router)}"
+
+    def install():
+        fetch(router, "1", "ctrl-exec-agent")
+        router.run("opkg install /tmp/ctrl-exec-agent.ipk")
+        listing = router.run(f"ls -ld {CONF} {CONF}/state {CONF}/agent.conf; id ctrl-exec-agent; cat /etc/crontabs/root; ls /etc/rc.d /etc/uci-defaults")
+        expect("drwxr-x---    3 root     ctrl-exe" in listing or "drwxr-x---" in listing, listing)
+        expect("uid=9443" in listing and "gid=9443" in listing and "adopt" in listing and "S95ctrl-exec-agent" in listing, listing)
+        expect("95_ctrl-exec-agent" not in listing, listing)
+
+    def unpaired():
+        log = router.run("grep -c 'not starting: not paired' /var/log/messages", code=None).strip()
+        expect(log == "1", log, router.log())
+        expect("no instances" in router.run(f"{INIT} status"), "status")
+        expect("serve" not in router.run("ps"), router.run("ps"))
+        router.run("ctrl-exec-agent paired", code=1)
+
+    def pair():
+        dispatcher.set_up()
+        set_conf(router, "rate_limit_volume", "1000/60/5")
+        listener = dispatcher.pairing_mode()
+        try:
+            router.run(
+                f"ctrl-exec-agent request-pairing --dispatcher 10.0.2.2 --port {dispatcher.pairing_port} >/tmp/pair.out 2>&1 </dev/null & echo $! >/tmp/pair.pid"
+            )
+            router.wait_until("grep -E '[0-9]{6}' /tmp/pair.out", "a pairing code")
+            code = bench.six_digits(router.run("cat /tmp/pair.out"))
+            dispatcher.approve(code, "--lookup-by", "ip", "--ip", "127.0.0.1", "--agent-port", str(router.port))
+            router.wait_until("! kill -0 $(cat /tmp/pair.pid)", "the end of pairing")
+        finally:
+            listener.stop()
+        router.run("ctrl-exec-agent paired")
+        return f"code {code} on both sides"
+
+    def start():
+        begin = time.monotonic()
+        router.run(f"{INIT} reload")
+        answer(dispatcher, name)
+        ps = router.run("cat /proc/$(cat /var/run/ctrl-exec-agent.pid)/status")
+        expect(re.search(r"^Uid:\s+9443\s+9443", ps, re.M), ps)
+        return f"first answer {time.monotonic() - begin:.1f} s after start"
+
+    def scripts():
+        install_scripts(router)
+        expect(dispatcher.run(name, "router-status")["stdout"].startswith("test machine") or "uptime" in dispatcher.run(name, "router-status")["stdout"], "status")
+        result = dispatcher.run(name, "show-args", *ARGUMENTS)
+        expect(result["stdout"] == str(len(ARGUMENTS)) + "".join(f"[{a}]" for a in ARGUMENTS), result)
+        expect(dispatcher.run(name, "whoami")["stdout"].strip() == "9443", "uid")
+        expect(len(dispatcher.run(name, "big")["stdout"]) == 100_000, "big")
+
+    def asynchronous():
+        import user
+
+        record = user.wait_done(dispatcher, name, user.run_async(dispatcher, name, "slow")["reqid"])
+        expect(record["stdout"] == "done\n", record)
+
+    def idle_memory():
+        before = memory(router)
+        for _ in range(REQUESTS):
+            dispatcher.ping(name)
+        return f"{before}; after {REQUESTS} pings {memory(router)}"
+
+    def executor():
+        fetch(router, "1", "ctrl-exec-exec")
+        router.run("opkg install /tmp/ctrl-exec-exec.ipk")
+        expect("no executor_socket" in router.run("cat /var/log/messages"), router.log())
+        router.run(f"sed -i 's,^#executor_socket,executor_socket,' {CONF}/agent.conf && /etc/init.d/ctrl-exec-exec start && {INIT} reload")
+        router.wait_until("[ -S /var/run/ctrl-exec-agent/exec.sock ]", "the executor's socket")
+        router.run(f"{INIT} restart")
+        answer(dispatcher, name)
+        result = dispatcher.run(name, "whoami")
+        expect(result["stdout"].strip() == "65534", result, router.log())
+        result = dispatcher.run(name, "try-write", code=None)
+        expect("written" not in result["stdout"], result)
+        return f"scripts run as nobody; {memory(router, 'ctrl-exec-exec')}"
+
+    def rate_limit():
+        set_conf(router, "rate_limit_volume", "3/60/3")
+        router.run(f"{INIT} reload")
+        seen = []
+        for _ in range(6):
+            seen.append(dispatcher.ping(name, code=None)["status"])
+            time.sleep(0.2)
+        expect("ok" in seen and "error" in seen, seen)
+        expect("rate-block" in router.run("cat /var/log/messages"), router.log())
+        set_conf(router, "rate_limit_volume", "1000/60/5")
+        router.run(f"{INIT} reload")
+        answer(dispatcher, name)
+
+    def crash():
+        old = router.run("cat /var/run/ctrl-exec-agent.pid").strip()
+        router.run(f"kill -9 {old}")
+        router.wait_until(f"[ \"$(cat /var/run/ctrl-exec-agent.pid)\" != {old} ]", "a new process")
+        answer(dispatcher, name)
+
+    def renew():
+        before = router.run(f"sha256sum {CONF}/agent.crt")
+        dispatcher.call("renew", name, code=None)
+        router.wait_until("ctrl-exec-agent cert-staged", "a staged certificate")
+        router.run(f"{INIT} adopt")
+        answer(dispatcher, name)
+        expect(router.run(f"sha256sum {CONF}/agent.crt") != before, "the same certificate")
+        router.run("ctrl-exec-agent cert-staged", code=1)
+
+    def reboot():
+        seconds = router.reboot()
+        begin = time.monotonic()
+        answer(dispatcher, name)
+        expect(dispatcher.run(name, "whoami")["stdout"].strip() == "65534", "executor after reboot")
+        return f"services after {seconds:.1f} s, answered {time.monotonic() - begin:.1f} s later"
+
+    def clock_1970():
+        router.reboot(clock=60)
+        expect(router.run("date -u +%Y").strip() == "1970", "clock")
+        answer(dispatcher, name)
+        expect(dispatcher.run(name, "whoami")["exit"] == 0, "run")
+
+    def clock_2037():
+        router.reboot(clock=2_140_000_000)  # a 32-bit busybox cannot go past January 2038
+        year = router.run("date -u +%Y").strip()
+        # The certificate has expired by then: refused in words, and alive again once the clock is right.
+        result = dispatcher.ping(name, code=None)
+        router.run(f"date -s @{int(time.time())} >/dev/null")
+        answer(dispatcher, name)
+        return f"in {year}: {result['status']}; in order after the clock was set"
+
+    def broken_conf():
+        router.run(f"cp {CONF}/agent.conf /tmp/agent.conf; echo nonsense >>{CONF}/agent.conf; {INIT} reload")
+        answer(dispatcher, name)  # the old configuration stays in force
+        router.run(f"cp /tmp/agent.conf {CONF}/agent.conf; {INIT} reload")
+        answer(dispatcher, name)
+
+    def full_flash():
+        # An overlay with no room: state cannot be set up, the agent still starts.
+        router.run(
+            f"{INIT} stop; sleep 1; mkdir -p /tmp/small && mount -t tmpfs -o size=64k tmpfs /tmp/small && cp -a {CONF}/. /tmp/small/ && mount --bind /tmp/small {CONF}"
+            f" && (dd if=/dev/zero of={CONF}/fill bs=4096 2>/dev/null; true); {INIT} start"
+        )
+        try:
+            answer(dispatcher, name)
+            expect(dispatcher.run(name, "show-args", "a")["stdout"] == "1[a]", "run")
+        finally:
+            router.run(f"{INIT} stop; sleep 1; umount {CONF}; umount /tmp/small; {INIT} start")
+        answer(dispatcher, name)
+
+    def lost_user():
+        router.run("cp /etc/passwd /tmp/passwd; cp /etc/group /tmp/group; sed -i /ctrl-exec-agent/d /etc/passwd /etc/group")
+        router.run(f"{INIT} restart")
+        answer(dispatcher, name)
+        expect(re.search(r"^Uid:\s+9443", router.run("cat /proc/$(cat /var/run/ctrl-exec-agent.pid)/status"), re.M), "root?")
+
+    def upgrade():
+        edited = router.run(f"sha256sum {CONF}/agent.conf")
+        old = router.run("cat /var/run/ctrl-exec-agent.pid").strip()
+        for package in ("ctrl-exec-agent", "ctrl-exec-exec"):
+            fetch(router, "2", package)
+        said = router.run("opkg install /tmp/ctrl-exec-agent.ipk /tmp/ctrl-exec-exec.ipk")
+        expect(said.count("Upgrading") == 2, said)
+        expect(router.run(f"sha256sum {CONF}/agent.conf") == edited, "agent.conf was replaced")
+        router.wait_until(f"[ \"$(cat /var/run/ctrl-exec-agent.pid)\" != {old} ]", "a new process")
+        answer(dispatcher, name)
+        expect(dispatcher.run(name, "whoami")["stdout"].strip() == "65534", "executor after upgrade")
+
+    def interrupted_upgrade():
+        # Power cut with half of the new program on flash: installing again puts it right.
+        router.run("dd if=/usr/bin/ctrl-exec-agent of=/tmp/half bs=4096 count=50 2>/dev/null; rm /usr/bin/ctrl-exec-agent; cp /tmp/half /usr/bin/ctrl-exec-agent; chmod 755 /usr/bin/ctrl-exec-agent")
+        router.reboot()
+        expect("not starting" in router.run("cat /var/log/messages"), router.log())
+        fetch(router, "2", "ctrl-exec-agent")
+        router.run("opkg install /tmp/ctrl-exec-agent.ipk")
+        answer(dispatcher, name)
+
+    def remove():
+        said = router.run("opkg remove ctrl-exec-exec ctrl-exec-agent")
+        expect("Removing ctrl-exec-agent" in said, said)
+        left = router.run(f"ls /usr/bin/ctrl-exec-agent /usr/sbin/ctrl-exec-exec /etc/rc.d/*ctrl-exec* 2>/dev/null; cat /etc/crontabs/root; ls {CONF}", code=None)
+        expect("/usr/" not in left and "rc.d" not in left and "adopt" not in left, left)
+        expect("agent.key" in left and "agent.conf" in left, "the identity is gone:", left)
+        router.wait_until("! ps | grep -v grep | grep 'ctrl-exec-[ae]' | grep serve", "the end of both services")
+
+    if not step("boots", boot):
+        return
+    for text, function, needed in (
+        ("installs the package", install, True),
+        ("unpaired, stays down and says so once", unpaired, False),
+        ("pairs with the host's dispatcher", pair, True),
+        ("starts and answers", start, True),
+        ("runs scripts as its own user", scripts, False),
+        ("runs asynchronously", asynchronous, False),
+        ("keeps its memory", idle_memory, False),
+        ("runs scripts under profiles through the executor", executor, False),
+        ("limits the rate, and recovers", rate_limit, False),
+        ("is restarted after a crash", crash, False),
+        ("takes a renewed certificate and adopts it", renew, False),
+        ("keeps the old configuration when the new one is broken", broken_conf, False),
+        ("comes back after a power cut", reboot, False),
+        ("is reachable with its clock in 1970", clock_1970, False),
+        ("survives a clock in 2037", clock_2037, False),
+        ("starts with a full flash", full_flash, False),
+        ("starts after its user was lost", lost_user, False),
+        ("is upgraded and keeps its configuration", upgrade, False),
+        ("is mended after an interrupted upgrade", interrupted_upgrade, False),
+        ("is removed and keeps its identity", remove, False),
+    ):
+        if not step(text, function) and needed:
+            return
+
+
+def fetch(router, release, package):
+    router.run(f"wget -q -O /tmp/{package}.ipk {router.url(release, package)}")
+
+
+def set_conf(router, key, value):
+    router.run(f"sed -i '/^#*{key} *=/d' {CONF}/agent.conf && sed -i '1i {key} = {value}' {CONF}/agent.conf")
+
+
+def install_scripts(router):
+    lines = []
+    for script, text in SCRIPTS.items():
+        path = f"/opt/ctrl-exec-scripts/{script}"
+        lines += [f"cat >{path} <<'SCRIPT'", text.rstrip("\n"), "SCRIPT", f"chmod 755 {path}"]
+        lines.append(f"grep '^{script} ' {CONF}/scripts.conf || echo '{script} = {path}' >>{CONF}/scripts.conf")
+    lines += ["chmod 755 /opt/ctrl-exec-scripts", f"{INIT} reload"]
+    router.run("\n".join(lines))
+
+
+def answer(dispatcher, name, limit=90):
+    """Waits until the agent answers a ping."""
+    deadline = time.monotonic() + limit
+    while True:
+        result = dispatcher.ping(name, code=None)
+        if result["status"] == "ok":
+            return result
+        if time.monotonic() > deadline:
+            raise Failed(f"no answer within {limit} s: {result}")
+        time.sleep(0.5)
+
+
+def memory(router, program="ctrl-exec-agent"):
+    """Resident memory of a service, in KiB; of the machine where the service does not run."""
+    text = router.run(
+        f"for p in $(pidof {program}); do sed -n 's/^VmRSS: *//p; s/^RssAnon: *//p' /proc/$p/status; sed -n 's/^Pss: *//p' /proc/$p/smaps_rollup 2>/dev/null; done;"
+        " sed -n 's/^MemAvailable: */free /p' /proc/meminfo",
+        code=None,
+    )
+    values = re.findall(r"(\d+) kB", text)
+    if len(values) < 2:
+        return f"{values[-1]} KiB free"
+    return f"{program} RSS {values[0]} KiB" + (f" (anonymous {values[1]}, PSS {values[2]})" if len(values) > 3 else "")

@@ -1,0 +1,295 @@
+"""Booted machines of 64 MB that live a router's life: install, pair, run, renew, reboot, upgrade,
+remove. The kernel is Debian's (big-endian MIPS: built from Debian's source), user space is busybox,
+our packages and the stand-ins for OpenWrt's base system."""
+
+import base64
+import functools
+import glob
+import http.server
+import io
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import bench
+import lifecycle
+from bench import Failed, Process
+
+HERE = pathlib.Path(__file__).resolve().parents[1]
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "ctrl-exec"
+VIRTIO = "virtio virtio_ring virtio_mmio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net".split()
+
+# Debian architecture, kernel package and file, QEMU program with its machine, modules for the network
+MACHINES = {
+    "malta-el": {
+        "debian": "mipsel", "kernel": "linux-image-4kc-malta", "file": "boot/vmlinux-*",
+        "qemu": "qemu-system-mipsel -M malta -cpu 24Kc", "nic": "pcnet", "console": "ttyS0",
+        "modules": ["mii", "pcnet32"], "memory": 64,
+    },
+    "malta-be": {
+        "debian": None, "kernel": None, "file": "vmlinux",
+        "qemu": "qemu-system-mips -M malta -cpu 24Kc", "nic": "pcnet", "console": "ttyS0", "modules": [], "memory": 64,
+    },
+    "virt-armv7": {
+        "debian": "armhf", "kernel": "linux-image-armmp", "file": "boot/vmlinuz-*",
+        "qemu": "qemu-system-arm -M virt -cpu cortex-a7", "nic": "virtio-net-device", "console": "ttyAMA0", "modules": VIRTIO, "memory": 64,
+    },
+    # Debian's arm64 kernel is built for servers: it needs more than 64 MB before the first program.
+    "virt-aarch64": {
+        "debian": "arm64", "kernel": "linux-image-arm64", "file": "boot/vmlinuz-*",
+        "qemu": "qemu-system-aarch64 -M virt -cpu cortex-a53", "nic": "virtio-net-device", "console": "ttyAMA0", "modules": VIRTIO, "memory": 128,
+    },
+}  # fmt: skip
+
+
+def scenario(checks, target, cross, dispatcher_program):
+    """The life of one router of this architecture."""
+    bench.need_packages("qemu-system-mips" if "mips" in target["name"] else "qemu-system-arm", "dpkg-dev")
+    directory = bench.temporary(f"system-{target['name']}")
+    feed = directory / "feed"
+    for release in ("1", "2"):
+        command = [str(bench.REPO / "openwrt-feed/build-feed"), "--no-build", "--out", str(feed / release), "--release", release, target["openwrt"][0]]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            checks.run(f"{target['name']}: packages", lambda: (_ for _ in ()).throw(Failed(done.stdout + done.stderr)))
+            return
+    router = Router(target, directory, feed)
+    try:
+        lifecycle.run(checks, target, router, bench.Dispatcher(dispatcher_program, directory))
+    finally:
+        router.close()
+
+
+class Router:
+    """One machine, booted as often as wanted; what is on its flash survives."""
+
+    def __init__(self, target, directory, feed):
+        self.target, self.directory = target, directory
+        self.kind = MACHINES[target["system"]]
+        self.arch = target["openwrt"][0]
+        self.name = f"router-{target['name']}"
+        self.port, self.control_port = bench.free_port(), bench.free_port()
+        self.kernel, self.base = base_system(target["system"], self.kind, self.arch)
+        self.flash = []  # archive members
+        self.process = None
+        self.server = _serve(feed)
+
+    def boot(self, clock=None):
+        """Boots, and returns the seconds the machine counted until its services were started."""
+        image = self.directory / "initramfs"
+        image.write_bytes(self.base + (cpio(self.flash) if self.flash else b""))
+        words = f"console={self.kind['console']} quiet panic=-1 rdinit=/init host={self.name}" + (f" clock={clock}" if clock is not None else "")
+        nic = f"user,model={self.kind['nic']},hostfwd=tcp:127.0.0.1:{self.port}-:7443,hostfwd=tcp:127.0.0.1:{self.control_port}-:7000"
+        command = [
+            *self.kind["qemu"].split(), "-m", str(self.kind["memory"]), "-nographic", "-no-reboot", "-monitor", "none",
+            "-kernel", str(self.kernel), "-initrd", str(image), "-append", words, "-nic", nic,
+        ]  # fmt: skip
+        self.process = Process(command)
+        booted = self.process.wait_for(r"^BOOTED ([0-9.]+)", 300)
+        self.run("true")
+        return float(booted[1])
+
+    def run(self, script, code=0, limit=180):
+        """Runs shell commands on the machine; their output. `code` None takes any exit code."""
+        deadline = time.monotonic() + limit
+        while True:
+            try:
+                text = self._exchange(script, deadline)
+                break
+            except (OSError, EOFError) as error:
+                # QEMU accepts before the machine listens, and then closes.
+                if time.monotonic() > deadline or self.process.child.poll() is not None:
+                    raise Failed(f"no answer from the machine ({error}):\n{self.console()}") from error
+                time.sleep(0.3)
+        found = re.search(r"\n__EXIT__ (\d+)\n$", text)
+        output = text[: found.start()]
+        if code is not None and int(found[1]) != code:
+            raise Failed(f"exit code {found[1]}, not {code}, of:\n{script}\n{output}")
+        return output
+
+    def reboot(self, clock=None):
+        """Cuts the power and boots again with what is on flash. Nothing is shut down in order."""
+        self.save()
+        self.process.stop()
+        return self.boot(clock)
+
+    def save(self):
+        text = self.run("tar -cf - /etc /opt /usr /lib/upgrade 2>/dev/null | base64")
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as tar:
+            self.flash = [
+                (m.name, m.mode, m.uid, m.gid, int(m.mtime), "l" if m.issym() else "d" if m.isdir() else "f",
+                 m.linkname.encode() if m.issym() else tar.extractfile(m).read() if m.isfile() else b"")
+                for m in tar
+            ]  # fmt: skip
+
+    def wait_until(self, script, what, limit=90):
+        """Polls a command on the machine until it succeeds."""
+        deadline = time.monotonic() + limit
+        while True:
+            begin = self._try(script)
+            if begin:
+                return
+            if time.monotonic() > deadline:
+                raise Failed(f"not within {limit} s: {what}\n{self.log()}")
+            time.sleep(0.5)
+
+    def log(self):
+        return self.run("tail -n 40 /var/log/messages; ps", code=None)
+
+    def console(self):
+        return self.process.text()[-3000:]
+
+    def url(self, release, package):
+        version = next(p for p in (self.directory / "feed" / release / self.arch).glob(f"{package}_*.ipk"))
+        return f"http://10.0.2.2:{self.server.server_port}/{release}/{self.arch}/{version.name}"
+
+    def close(self):
+        if self.process:
+            self.process.stop()
+        self.server.shutdown()
+
+    def _try(self, script):
+        return self.run(f"({script}) >/dev/null 2>&1 && echo yes", code=None).strip() == "yes"
+
+    def _exchange(self, script, deadline):
+        with socket.create_connection(("127.0.0.1", self.control_port), timeout=10) as s:
+            s.settimeout(max(5, deadline - time.monotonic()))
+            s.sendall(script.encode() + b"\n__END__\n")
+            text = b""
+            while b"\n__EXIT__ " not in text or not text.endswith(b"\n"):
+                data = s.recv(65536)
+                if not data:
+                    raise EOFError("connection closed")
+                text += data
+            return text.decode("utf-8", "replace")
+
+
+def base_system(name, kind, arch):
+    """(kernel file, cpio archive of everything but our packages)"""
+    if kind["debian"]:
+        root = debian(kind["debian"], [kind["kernel"], "busybox-static"])
+        kernel = pathlib.Path(glob.glob(str(root / kind["file"]))[0])
+        busybox = (root / "bin/busybox").read_bytes()
+    else:
+        if subprocess.run([str(HERE / "system/build-malta-be")]).returncode:
+            sys.exit("cannot build the big-endian kernel")
+        root = CACHE / "malta-be"
+        kernel, busybox = root / "vmlinux", (root / "busybox").read_bytes()
+    standin, system = HERE / "standin", HERE / "system"
+    files = [
+        ("bin/busybox", 0o755, busybox),
+        ("init", 0o755, (system / "init").read_bytes()),
+        ("lib/control", 0o755, (system / "control").read_bytes()),
+        ("etc/rc.common", 0o755, (standin / "rc.common").read_bytes()),
+        ("lib/functions.sh", 0o644, (standin / "functions.sh").read_bytes()),
+        ("sbin/ubus", 0o755, (standin / "ubus").read_bytes()),
+        ("sbin/opkg", 0o755, (standin / "opkg").read_bytes()),
+        ("usr/lib/procd-standin/flatten.awk", 0o644, (standin / "flatten.awk").read_bytes()),
+        ("usr/lib/procd-standin/supervise", 0o755, (standin / "supervise").read_bytes()),
+        ("etc/opkg.conf", 0o644, f"arch all 1\narch noarch 1\narch {arch} 10\n".encode()),
+        ("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/var:/bin/false\n"),
+        ("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n"),
+        ("etc/shadow", 0o600, b"root:*:0:0:99999:7:::\n"),
+        ("etc/openwrt_release", 0o644, b"DISTRIB_DESCRIPTION='test machine'\n"),
+    ]
+    modules = []
+    for module in kind["modules"]:
+        for path in glob.glob(str(root / f"lib/modules/*/kernel/**/{module}.ko"), recursive=True):
+            files.append((f"lib/modules/{module}.ko", 0o644, pathlib.Path(path).read_bytes()))
+            modules.append(f"/lib/modules/{module}.ko")
+    files.append(("lib/modules-to-load", 0o644, "\n".join(modules).encode()))
+    dirs = {"proc", "sys", "dev", "tmp", "root", "opt", "etc/rc.d", "etc/init.d", "usr/bin", "usr/sbin", "lib/upgrade/keep.d", "mnt"}
+    for path, _, _ in files:
+        parts = path.split("/")[:-1]
+        dirs.update("/".join(parts[: i + 1]) for i in range(len(parts)))
+    for path in list(dirs):
+        parts = path.split("/")
+        dirs.update("/".join(parts[: i + 1]) for i in range(len(parts)))
+    members = [(d, 0o755, 0, 0, 0, "d", b"") for d in sorted(dirs)]
+    members += [(p, mode, 0, 0, 0, "f", content) for p, mode, content in files]
+    members += [("var", 0o777, 0, 0, 0, "l", b"tmp"), ("bin/sh", 0o777, 0, 0, 0, "l", b"busybox"), ("dev/console", 0o600, 0, 0, 0, "c", b"")]
+    return kernel, cpio(members)
+
+
+def debian(arch, packages):
+    """A directory with the unpacked Debian packages of another architecture, kept in the cache."""
+    root = CACHE / f"debian-{arch}"
+    if (root / "ok").exists():
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    state = root / "apt"
+    (state / "lists/partial").mkdir(parents=True)
+    (state / "cache/archives/partial").mkdir(parents=True)
+    (state / "status").write_text("")
+    options = [
+        f"APT::Architecture={arch}", f"APT::Architectures={arch}", f"Dir::State={state}", f"Dir::State::Lists={state}/lists",
+        f"Dir::State::status={state}/status", f"Dir::Cache={state}/cache", "APT::Sandbox::User=root", "Acquire::Languages=none",
+        f"Dir::Etc::SourceList={state}/sources.list", "Dir::Etc::SourceParts=/dev/null",
+    ]  # fmt: skip
+    flags = [x for o in options for x in ("-o", o)]
+    release = subprocess.run(["bash", "-c", ". /etc/os-release; echo $VERSION_CODENAME"], capture_output=True, text=True).stdout.strip()
+    lines = subprocess.run(["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"], capture_output=True, text=True).stdout
+    mirror = next((x.split()[1] for x in lines.splitlines() if x.split()[0] == release), None)
+    if mirror is None:
+        sys.exit("apt knows no mirror of this release; run apt-get update")
+    (state / "sources.list").write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {release} main\n")
+    _quiet(["apt-get", *flags, "update", "-qq"])
+    wanted = []
+    for package in packages:
+        # A kernel's name without version only points to the one with it.
+        depends = _quiet(["apt-cache", *flags, "depends", package])
+        real = re.search(r"Depends: (linux-image-\S+)", depends)
+        wanted.append(real[1] if real else package)
+    _quiet(["apt-get", *flags, "download", "-qq", *wanted], cwd=root)
+    for deb in root.glob("*.deb"):
+        _quiet(["dpkg-deb", "-x", str(deb), str(root)])
+        deb.unlink()
+    shutil.rmtree(state)
+    (root / "ok").touch()
+    return root
+
+
+def _quiet(command, **kwargs):
+    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def cpio(members):
+    """A newc archive; later members and archives replace earlier ones in the kernel's root."""
+    out = bytearray()
+    bits = {"d": 0o040000, "f": 0o100000, "l": 0o120000, "c": 0o020000}
+
+    def entry(number, path, mode, uid, gid, mtime, content, device=(0, 0)):
+        name = path.encode() + b"\0"
+        fields = [number, mode, uid, gid, 1, mtime, len(content), 0, 0, *device, len(name), 0]
+        out.extend(b"070701" + b"".join(b"%08X" % f for f in fields) + name)
+        out.extend(bytes(-len(out) % 4))
+        out.extend(content)
+        out.extend(bytes(-len(out) % 4))
+
+    for number, (path, mode, uid, gid, mtime, kind, content) in enumerate(members, 1):
+        entry(number, path.strip("/"), bits[kind] | (mode & 0o7777), uid, gid, max(0, mtime), content, (5, 1) if kind == "c" else (0, 0))
+    entry(0, "TRAILER!!!", 0, 0, 0, 0, b"")
+    out.extend(bytes(-len(out) % 512))
+    return bytes(out)
+
+
+def _serve(directory):
+    """Hands the packages to the machine, which reaches this host as 10.0.2.2."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(directory)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
