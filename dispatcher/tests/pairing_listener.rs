@@ -460,7 +460,7 @@ fn the_references_client_is_served() {
 }
 
 #[test]
-fn both_tls_versions_and_split_bodies() {
+fn split_bodies_are_read_whole() {
     let place = Place::new();
     let running = Running::start(&place, |_| {});
     let text = post(&request("a").render());
