@@ -300,8 +300,9 @@ impl Reactor {
         self.after(conn, done)
     }
 
-    /// Sends bytes; `then` says what follows them. A server sends when it owes a response, a
-    /// client when nothing is outstanding.
+    /// Sends bytes; `then` says what follows them. A server sends when it owes a response, or from
+    /// [`Event::Handshaken`] on a last one (with [`Then::Close`]) before the request has come; a
+    /// client sends when nothing is outstanding.
     pub fn send(&mut self, conn: ConnId, bytes: Vec<u8>, then: Then) -> bool {
         let now = self.now;
         let done = conn_mut(&mut self.conns, conn).is_some_and(|c| c.send(bytes, then, now));

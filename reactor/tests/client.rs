@@ -239,6 +239,43 @@ fn a_server_holds_a_response_and_sees_the_peer_go() {
     );
 }
 
+#[test]
+fn a_server_answers_before_the_request() {
+    let pki = Pki::new();
+    let mut reactor = reactor();
+    let listener = reactor.listen(common::loopback(), 16).unwrap();
+    let address = reactor.listener_addr(listener).unwrap();
+    let client = reactor.connect(address, &pki.client(), name(), &client_limits());
+    let body = "x".repeat(500_000);
+    reactor.request(
+        client,
+        render_request("POST", "/run", "h", Some(&body), false),
+    );
+    let mut ends = Vec::new();
+    while ends.len() < 2 {
+        match next(&mut reactor) {
+            Event::Incoming { conn, .. } => {
+                assert!(reactor.serve(conn, &pki.server(), &Arc::new(patient())));
+            }
+            Event::Handshaken { conn } if conn != client => {
+                assert!(!reactor.send(conn, answer("no"), Then::KeepAlive));
+                assert!(reactor.send(conn, answer("revoked"), Then::Close));
+            }
+            Event::Request { .. } => panic!("nobody asked for it"),
+            Event::Response { conn, response } => {
+                assert_eq!(response.body, b"revoked");
+                reactor.close(conn);
+            }
+            Event::Closed { reason, .. } => ends.push(reason),
+            _ => {}
+        }
+    }
+    assert!(
+        ends.contains(&CloseReason::Done) && ends.contains(&CloseReason::Local),
+        "{ends:?}"
+    );
+}
+
 fn answer(body: &str) -> Vec<u8> {
     ctrl_exec_reactor::http::render_response(200, body, false)
 }
