@@ -147,8 +147,17 @@ mod tests {
 
     #[test]
     fn the_matrix() {
+        type Case = (
+            &'static str,
+            &'static str,
+            u16,
+            Option<u16>,
+            Option<u16>,
+            &'static str,
+            u16,
+        );
         // (lookup_by, ip, stored port, port of the word, --port) -> address, port
-        let table: &[(&str, &str, u16, Option<u16>, Option<u16>, &str, u16)] = &[
+        let table: &[Case] = &[
             ("hostname", "10.0.0.1", 7443, None, None, "vm.example", 7443),
             ("ip", "10.0.0.1", 7443, None, None, "10.0.0.1", 7443),
             ("ip", "", 7443, None, None, "vm.example", 7443),

@@ -184,7 +184,7 @@ mod tests {
         let dir = TempDir::new();
         let out = dir.path().join("out");
         let body = format!(
-            "[ $# = 0 ] || exit 9; {{ cat; echo; echo \"$ENVEXEC_ACTION|$ENVEXEC_HOSTS|\
+            "[ $# = 0 ] || exit 9; {{ cat; echo; printf '%s\\n' \"$ENVEXEC_ACTION|$ENVEXEC_HOSTS|\
              $ENVEXEC_ARGS_JSON|$PATH\"; }} > {}",
             out.display()
         );

@@ -49,8 +49,9 @@ pub fn add(root: &Root, serial: &str, name: &str) -> io::Result<()> {
 
 /// The form serials are compared in: lower-case hex without leading zeros, always read as hex.
 pub fn normal(serial: &str) -> String {
-    let hex = serial.trim().to_ascii_lowercase().replace(':', "");
-    let bare = hex.trim_start_matches('0');
+    let hex = serial.to_ascii_lowercase().replace(':', "");
+    let hex = hex.trim();
+    let bare = hex.trim_start_matches(|c: char| c == '0' || c.is_whitespace());
     if bare.is_empty() && !hex.is_empty() {
         "0".to_owned()
     } else {

@@ -545,3 +545,26 @@ fn no_reader_no_panic() {
     let ended = Ended::of(&child.wait_with_output().unwrap());
     assert_eq!((ended.exit, ended.stderr.as_str()), (0, ""));
 }
+
+#[test]
+fn a_killed_writer_leaves_the_record_whole() {
+    let root = Root::new();
+    root.register_json("vm", r#"{"ip":"10.0.0.1","port":7443}"#);
+    for n in 0..60_u64 {
+        let address = format!("10.0.0.{n}");
+        let mut child = root
+            .command(&["edit-agent", "vm", "--ip", &address])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(n * 100));
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(text(&root.record("vm"), "ip").starts_with("10.0.0."));
+    }
+    // Whatever was left behind is no agent and holds no lock.
+    let agents = root.run(&["list-agents", "--json"]);
+    assert_eq!(agents.stdout.matches("port").count(), 1, "{agents:?}");
+    assert_eq!(root.run(&["edit-agent", "vm", "--ip", "10.1.1.1"]).exit, 0);
+}

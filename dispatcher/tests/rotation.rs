@@ -177,7 +177,18 @@ struct Renewing {
 }
 
 fn renewing(root: &Root, cert_cn: &str, csr_cn: &str, days: u32, accept: bool) -> Renewing {
-    let (identity, key): (Identity, String) = root.agent_identity(cert_cn, days);
+    renewing_made(root, cert_cn, csr_cn, days, 0, accept)
+}
+
+fn renewing_made(
+    root: &Root,
+    cert_cn: &str,
+    csr_cn: &str,
+    days: u32,
+    ago: i64,
+    accept: bool,
+) -> Renewing {
+    let (identity, key): (Identity, String) = root.agent_identity_made(cert_cn, days, ago);
     let end = ctrl_exec_protocol::time::Utc(identity.facts().not_after).openssl();
     let request_pem = csr::create(&PrivateKey::from_pem(&key).unwrap(), csr_cn).unwrap();
     let staged: Arc<Mutex<Option<Object>>> = Arc::default();
@@ -210,12 +221,23 @@ fn renewing(root: &Root, cert_cn: &str, csr_cn: &str, days: u32, accept: bool) -
 #[test]
 fn a_ping_renews_what_is_due_and_nothing_else() {
     let root = Root::new();
-    // Two thirds of 30 days are gone only for a certificate made to look like that: 30 days of
-    // life, backdated a day, is not due; the reference rule (no certificate seen) would say so.
+    // By the reference's rule, less than half a year left, everything here would be due.
     let fresh = renewing(&root, "fresh", "fresh", 30, true);
     root.register("fresh", fresh.agent.address);
     assert_eq!(root.run(&["ping", "fresh"]).exit, 0);
     assert!(fresh.staged.lock().unwrap().is_none(), "not due");
+
+    // 25 of 30 days are over.
+    let old = renewing_made(&root, "old", "old", 30, 25, true);
+    root.register("old", old.agent.address);
+    let pinged = root.json(&["ping", "old", "--json"]);
+    assert_eq!(text(support::items(&pinged, "results")[0], "status"), "ok");
+    assert!(old.staged.lock().unwrap().is_some(), "due");
+    let renewed_until = text(&root.record("old"), "expiry").to_owned();
+    assert!(
+        renewed_until.ends_with(" GMT") && !renewed_until.contains("2029"),
+        "{renewed_until}"
+    );
 
     let renewed = root.run(&["renew", "fresh"]);
     assert_eq!(renewed.exit, 0, "{renewed:?}");
@@ -315,4 +337,60 @@ fn the_reference_agents_request_is_signed_when_due() {
     assert_eq!(seen[2].reads.len(), 1, "one record");
     let expiry = ctrl_exec_protocol::time::Utc(facts.not_after).openssl();
     assert_eq!(text(&root.record("vm"), "expiry"), expiry);
+}
+
+#[test]
+fn an_expired_agent_is_renewed_when_the_operator_says_so() {
+    let root = Root::new();
+    let agent = renewing_made(&root, "drawer", "drawer", 30, 40, true);
+    root.register("drawer", agent.agent.address);
+    let mut record = root.record("drawer");
+    let end = ctrl_exec_protocol::time::Utc::now().0 - 10 * 86_400;
+    record.insert(
+        "expiry".into(),
+        jval::string(ctrl_exec_protocol::time::Utc(end).openssl()),
+    );
+    root.register_json("drawer", &jval::line(&record));
+    let ended = root.run(&["renew", "drawer"]);
+    assert_eq!(ended.exit, 1);
+    assert!(
+        ended.stdout.contains("TLS handshake") && ended.stdout.contains("expired"),
+        "{ended:?}"
+    );
+    assert_eq!(root.run(&["renew", "--allow-expired", "drawer"]).exit, 0);
+    assert!(agent.staged.lock().unwrap().is_some());
+}
+
+/// docs/MIGRATION.md: after the reference's rotation nobody trusts the new certificate; with the
+/// old pair laid beside it, `maintain` tells the agents.
+#[test]
+fn a_fleet_locked_out_by_the_reference_is_told() {
+    let root = Root::new();
+    let (agent, map) = agent_with_map(&root, "vm", "127.0.0.1:0");
+    paired(&root, "vm", agent.address);
+    let old = own_serial(&root);
+    for name in ["dispatcher.crt", "dispatcher.key"] {
+        let path = root.path(&format!("etc/ctrl-exec/{name}"));
+        std::fs::copy(&path, path.with_file_name(format!("{name}.prev"))).unwrap();
+    }
+    assert_eq!(root.run(&["setup-ctrl-exec", "--yes"]).exit, 0);
+    let new = own_serial(&root);
+    let state = jval::object([
+        ("current_serial", jval::string(new.as_str())),
+        ("previous_serial", jval::string(old.as_str())),
+        ("rotated_at", jval::string("2026-11-22T13:33:35Z")),
+        ("overlap_days", jval::int(30)),
+        ("overlap_expires", jval::string("2099-12-22T13:33:35Z")),
+    ]);
+    std::fs::write(
+        root.path("var/lib/ctrl-exec/rotation.json"),
+        jval::line(&state),
+    )
+    .unwrap();
+    let mut record = root.record("vm");
+    record.insert("serial_status".into(), jval::string("pending"));
+    root.register_json("vm", &jval::line(&record));
+    root.json(&["maintain", "--json"]);
+    assert!(map.lock().unwrap().contains(&new));
+    assert!(reached(&root, "vm"));
 }

@@ -2,6 +2,7 @@
 //! text or JSON.
 
 mod dispatch;
+mod flags;
 mod help;
 mod out;
 mod parse;

@@ -1,0 +1,255 @@
+//! The flags of the command line, each defined once.
+
+/// What a flag takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Takes {
+    /// Nothing.
+    Nothing,
+    /// Any text; the word stands for it in help.
+    Text(&'static str),
+    /// A file name.
+    File,
+    /// A whole number in a range.
+    Number(&'static str, i64, i64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// One flag.
+#[derive(Debug)]
+pub struct Flag {
+    /// Long name, without dashes.
+    pub name: &'static str,
+    /// What it takes.
+    pub takes: Takes,
+    /// One line of help.
+    pub help: &'static str,
+    /// Whether the reference has it: abbreviations are read as the reference would read them.
+    pub reference: bool,
+}
+
+macro_rules! flag {
+    ($id:ident, $name:literal, $takes:expr, $reference:literal, $help:literal) => {
+        #[doc = $help]
+        pub static $id: Flag = Flag {
+            name: $name,
+            takes: $takes,
+            help: $help,
+            reference: $reference,
+        };
+    };
+}
+
+flag!(
+    CONFIG,
+    "config",
+    Takes::File,
+    true,
+    "Configuration file (default /etc/ctrl-exec/ctrl-exec.conf)."
+);
+flag!(
+    ROOT,
+    "root",
+    Takes::File,
+    false,
+    "Prefix of all default absolute paths."
+);
+flag!(HELP, "help", Takes::Nothing, false, "Show help and stop.");
+flag!(
+    VERSION,
+    "version",
+    Takes::Nothing,
+    true,
+    "Show the version and stop."
+);
+flag!(
+    JSON,
+    "json",
+    Takes::Nothing,
+    true,
+    "Print one line of JSON in place of text."
+);
+flag!(
+    PORT,
+    "port",
+    Takes::Number("PORT", 1, 65_535),
+    true,
+    "Port in place of the default one."
+);
+flag!(
+    USERNAME,
+    "username",
+    Takes::Text("NAME"),
+    true,
+    "User name for hooks and scripts (default $USER)."
+);
+flag!(
+    TOKEN,
+    "token",
+    Takes::Text("TOKEN"),
+    true,
+    "Token for hooks and scripts (default $ENVEXEC_TOKEN)."
+);
+flag!(
+    LOOKUP_BY,
+    "lookup-by",
+    Takes::OneOf(&["ip", "hostname"]),
+    true,
+    "How the agent's address is found."
+);
+flag!(
+    AGENT_PORT,
+    "agent-port",
+    Takes::Number("PORT", 1, 65_535),
+    true,
+    "Port the agent listens on."
+);
+flag!(
+    IP,
+    "ip",
+    Takes::Text("ADDRESS"),
+    true,
+    "Address of the agent."
+);
+flag!(
+    RENAME,
+    "rename",
+    Takes::Text("NAME"),
+    true,
+    "New registry name."
+);
+flag!(
+    TAGS,
+    "tags",
+    Takes::Text("K=V[,K=V...]"),
+    true,
+    "Only agents that carry all these tags."
+);
+flag!(
+    ASYNC,
+    "async",
+    Takes::Nothing,
+    true,
+    "Submit and return; see status and wait."
+);
+flag!(
+    TIMEOUT,
+    "timeout",
+    Takes::Number("SECONDS", 1, 86_400),
+    true,
+    "Time limit in seconds."
+);
+flag!(ALL, "all", Takes::Nothing, false, "Every registered agent.");
+flag!(
+    FAILED_OF,
+    "failed-of",
+    Takes::Text("REQID"),
+    false,
+    "Only the hosts where that run failed."
+);
+flag!(
+    LIST,
+    "list",
+    Takes::Nothing,
+    false,
+    "Show who would be reached, and stop."
+);
+flag!(
+    JSON_LINES,
+    "json-lines",
+    Takes::Nothing,
+    false,
+    "Print each result as a line of JSON as it arrives."
+);
+flag!(
+    FOLD,
+    "fold",
+    Takes::Nothing,
+    false,
+    "Show equal outputs once, under the list of hosts."
+);
+flag!(
+    SORT,
+    "sort",
+    Takes::Nothing,
+    false,
+    "Results in order of host name, not of arrival."
+);
+flag!(
+    BATCH,
+    "batch",
+    Takes::Text("N|N%"),
+    false,
+    "Rolling run: at most so many hosts at a time."
+);
+flag!(
+    MAX_FAILURES,
+    "max-failures",
+    Takes::Text("N|N%"),
+    false,
+    "Start no further host after so many failures."
+);
+flag!(
+    STRICT,
+    "strict",
+    Takes::Nothing,
+    false,
+    "Exit 5 if a host was not reached, else 4 if one refused, else 1 if a script failed."
+);
+flag!(
+    QUIET,
+    "quiet",
+    Takes::Nothing,
+    false,
+    "No progress and no summary on standard error."
+);
+flag!(
+    PARALLEL,
+    "parallel",
+    Takes::Number("N", 1, 65_535),
+    false,
+    "Calls at once, in place of max_parallel."
+);
+flag!(
+    YES,
+    "yes",
+    Takes::Nothing,
+    false,
+    "Do not ask for confirmation."
+);
+flag!(
+    EXPIRED,
+    "allow-expired",
+    Takes::Nothing,
+    false,
+    "Also take an agent certificate that has expired but is otherwise valid."
+);
+flag!(
+    FORCE,
+    "force",
+    Takes::Nothing,
+    false,
+    "Rotate although agents have not been told of the last rotation; they must then be paired again."
+);
+flag!(
+    OFFLINE,
+    "offline",
+    Takes::Nothing,
+    false,
+    "Contact no agent."
+);
+
+/// Flags every verb takes.
+pub static COMMON: &[&Flag] = &[&CONFIG, &ROOT, &HELP, &VERSION];
+
+impl Flag {
+    /// `--name VALUE` as shown in help.
+    pub fn shown(&self) -> String {
+        match self.takes {
+            Takes::Nothing => format!("--{}", self.name),
+            Takes::Text(word) | Takes::Number(word, ..) => format!("--{} {word}", self.name),
+            Takes::File => format!("--{} PATH", self.name),
+            Takes::OneOf(words) => format!("--{} {}", self.name, words.join("|")),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What parsers take and what they make of it, over random input.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use ctrl_exec_dispatcher::engine::Call;
+use ctrl_exec_dispatcher::registry::{Record, SerialStatus};
+use ctrl_exec_dispatcher::select::{TagFilter, glob};
+use ctrl_exec_dispatcher::{address, jval, ops, revoked};
+use proptest::prelude::*;
+
+/// The obvious, slow definition.
+fn slow_glob(pattern: &[char], text: &[char]) -> bool {
+    match pattern.split_first() {
+        None => text.is_empty(),
+        Some(('*', rest)) => (0..=text.len()).any(|skip| slow_glob(rest, &text[skip..])),
+        Some(('?', rest)) => !text.is_empty() && slow_glob(rest, &text[1..]),
+        Some((c, rest)) => text.first() == Some(c) && slow_glob(rest, &text[1..]),
+    }
+}
+
+proptest! {
+    #[test]
+    fn globs_match_like_the_definition(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
+        let p: Vec<char> = pattern.chars().collect();
+        let t: Vec<char> = text.chars().collect();
+        prop_assert_eq!(glob(&pattern, &text), slow_glob(&p, &t));
+    }
+
+    #[test]
+    fn any_pattern_comes_to_an_end(pattern in ".{0,40}", text in ".{0,40}") {
+        glob(&pattern, &text);
+    }
+
+    #[test]
+    fn a_word_is_a_name_and_a_port(word in ".{0,20}", port in 1_u16..) {
+        let with_port = format!("{word}:{port}");
+        prop_assert_eq!(address::split(&with_port), (word.as_str(), Some(port)));
+        let (name, found) = address::split(&word);
+        prop_assert!(found.is_some() || name == word);
+    }
+
+    #[test]
+    fn records_keep_every_field(key in "[a-z_]{1,10}", value in ".{0,30}", port in any::<i64>()) {
+        let raw = jval::object([(&*key, jval::string(&*value)), ("port", jval::int(port))]);
+        let before = raw.clone();
+        let mut record = Record::from_raw("a", raw);
+        prop_assert!(record.port() > 0);
+        record.set_serial_status(SerialStatus::Pending);
+        let again = jval::parse_object(record.to_json().as_bytes()).unwrap();
+        for (name, value) in before.iter().filter(|(name, _)| *name != "serial_status") {
+            prop_assert_eq!(jval::line(&again[name.as_str()]), jval::line(value));
+        }
+        address::target(&record, None, None);
+    }
+
+    #[test]
+    fn no_answer_of_an_agent_breaks_a_result(status in 100_u16..999, body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let response = ctrl_exec_reactor::http::Response {
+            status,
+            reason: String::from_utf8_lossy(&body).into_owned(),
+            keep_alive: false,
+            body,
+        };
+        let answer = ctrl_exec_dispatcher::engine::Answer {
+            rtt: std::time::Duration::ZERO,
+            result: Ok(response),
+            certificate: None,
+        };
+        for result in [
+            ops::run_result("a", "s", "r", &answer),
+            ops::async_result("a", "s", "r", &answer),
+            ops::ping_result("a", &answer),
+            ops::capabilities_result("a", &answer),
+            ops::rotate_result("a", &answer),
+        ] {
+            prop_assert_eq!(jval::str_or_empty(&result, "host"), "a");
+            prop_assert!(result.contains_key("outcome"));
+            prop_assert!(!jval::line(&result).contains('\n'));
+        }
+        let mut entry = jval::object([("status", jval::string("running"))]);
+        ops::result_of(&answer).apply(&mut entry);
+    }
+
+    #[test]
+    fn filters_and_serials_never_panic(text in ".{0,40}") {
+        let _ = TagFilter::parse(&text);
+        let normal = revoked::normal(&text);
+        prop_assert_eq!(revoked::normal(&normal), normal);
+        let _ = jval::parse_object(text.as_bytes());
+        let target = address::target(&Record::new("a"), None, None);
+        Call::get(target, text);
+    }
+}
