@@ -548,3 +548,76 @@ fn killed_at_any_moment_the_host_has_its_old_identity_or_the_new_one() {
         assert!(map.ends_with("ab01 disp\n"), "round {round}: {map}");
     }
 }
+
+/// The same, with the signal injected by strace at every call that changes a file.
+#[test]
+fn killed_at_every_step_of_storing_the_identity() {
+    let ca = Arc::new(Ca::new());
+    let host = unpaired(&ca);
+    let (port, thread) = dispatcher(&host.dispatcher, approve(&ca, |_| ()));
+    assert_eq!(pair(&host, port, &[]).code, Some(0));
+    thread.join().unwrap();
+    let works = Command::new("strace")
+        .args([
+            "-o",
+            "/dev/null",
+            "-e",
+            "inject=fsync:signal=KILL:when=99",
+            "true",
+        ])
+        .status();
+    if !works.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no strace that may trace here");
+        return;
+    }
+    let mut crashes = 0;
+    for call in [
+        "mkdir", "fchmod", "fsync", "rename", "unlink", "unlinkat", "rmdir",
+    ] {
+        for step in 1..40 {
+            let (port, thread) = dispatcher(&host.dispatcher, approve(&ca, |_| ()));
+            let port = port.to_string();
+            let command = host.command(&[
+                "request-pairing",
+                "--dispatcher",
+                "127.0.0.1",
+                "--port",
+                &port,
+            ]);
+            let status = Command::new("strace")
+                .args([
+                    "-f",
+                    "-qq",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    &format!("trace={call}"),
+                    "-e",
+                ])
+                .arg(format!("inject={call}:signal=KILL:when={step}"))
+                .arg(command.get_program())
+                .args(command.get_args())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
+            drop(thread.join());
+            let check = run(&mut host.command(&["self-check"]));
+            let whole = check.stdout.contains("Certificate: expires ");
+            assert!(whole, "{call} {step}: {}", check.stdout);
+            let status_of = run(&mut host.command(&["pairing-status"]));
+            assert_eq!(
+                status_of.code,
+                Some(0),
+                "{call} {step}: {}",
+                status_of.stdout
+            );
+            assert!(!host.path("etc/ctrl-exec-agent/.pairing").exists());
+            if status.success() {
+                break;
+            }
+            crashes += 1;
+        }
+    }
+    assert!(crashes > 15, "only {crashes} crashes");
+}
