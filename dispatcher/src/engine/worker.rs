@@ -44,6 +44,8 @@ impl<'a> Worker<'a> {
         // later; hence some room beyond the share.
         let reactor = Reactor::new(Config {
             max_conns: share + 64,
+            // Every agent may send megabytes at the same time; what would pass this fails alone.
+            max_buffered: 1 << 30,
             ..Config::default()
         })?;
         Ok(Self {
