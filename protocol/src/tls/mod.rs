@@ -1,29 +1,27 @@
 //! TLS policy: versions, suites, identities and the verifiers of both sides (pki-and-pairing.md
 //! §4; agent.md §3.1).
 
+mod peer;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::{Ticketer, cipher_suite, default_provider};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::NoServerSessionStorage;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    PeerMisbehaved, ServerConfig, SignatureScheme, SupportedProtocolVersion,
-};
-use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use webpki::{RawPublicKeyEntity, ring as algs};
+use rustls::{ClientConfig, Error, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls_pki_types::{ServerName, UnixTime};
+use webpki::ring as algs;
 
 use crate::cert::{self, CertError, CertFacts};
 use crate::keys::{KeyError, PrivateKey};
 use crate::pem;
-use crate::verify::{ChainVerifier, Clock, Role, VerifyError};
+use crate::verify::{ChainVerifier, Clock};
+use peer::{AnyServer, PeerVerifier};
 
 /// Most TLS sessions a dispatcher's client remembers for resumption.
 const CLIENT_SESSIONS: usize = 4096;
@@ -318,212 +316,4 @@ impl TimeProvider for Time {
         let seconds = u64::try_from((self.0)()).unwrap_or(0);
         Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
-}
-
-/// [`ChainVerifier`] in the shapes rustls wants, for either side.
-#[derive(Debug)]
-struct PeerVerifier {
-    trust: Arc<ChainVerifier>,
-    hints: Vec<DistinguishedName>,
-}
-
-impl PeerVerifier {
-    fn new(trust: Arc<ChainVerifier>) -> Self {
-        let hints = trust
-            .authorities()
-            .map(|authority| DistinguishedName::from(authority.subject_der.clone()))
-            .collect();
-        Self { trust, hints }
-    }
-
-    fn check(&self, leaf: &CertificateDer<'_>, role: Role, now: UnixTime) -> Result<(), Error> {
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        self.trust
-            .verify(leaf, role, now)
-            .map(|_| ())
-            .map_err(tls_error)
-    }
-}
-
-impl ClientCertVerifier for PeerVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity, Role::Client, now)
-            .map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        handshake_12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        handshake_13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SIGNATURES.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for PeerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.check(end_entity, Role::Server, now)
-            .map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        handshake_12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        handshake_13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SIGNATURES.supported_schemes()
-    }
-}
-
-/// Accepts every server that proves possession of the key it shows. For pairing only.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match cert::facts(end_entity) {
-            Ok(_) => Ok(ServerCertVerified::assertion()),
-            Err(error) => Err(tls_error(VerifyError::Cert(error))),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        handshake_12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        handshake_13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SIGNATURES.supported_schemes()
-    }
-}
-
-/// Handshake signature of TLS 1.3, with the raw key: rustls' usual helper parses the certificate
-/// with webpki. The raw-key helper refuses PKCS#1 v1.5 and SHA-1.
-fn handshake_13(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    dss: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, Error> {
-    let spki = spki(leaf)?;
-    rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, dss, &SIGNATURES)
-}
-
-/// Handshake signature of TLS 1.2: the scheme does not fix the curve, so each algorithm of the
-/// scheme is tried that fits the key.
-fn handshake_12(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    dss: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, Error> {
-    let (_, candidates) = SIGNATURES
-        .mapping
-        .iter()
-        .find(|(scheme, _)| *scheme == dss.scheme)
-        .ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
-    let spki = spki(leaf)?;
-    let key = RawPublicKeyEntity::try_from(&spki).map_err(|_| CertificateError::BadEncoding)?;
-    for candidate in *candidates {
-        match key.verify_signature(*candidate, message, dss.signature()) {
-            Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
-            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-            Err(_) => return Err(CertificateError::BadSignature.into()),
-        }
-    }
-    Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
-}
-
-fn spki(leaf: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
-    let facts = cert::facts(leaf).map_err(|error| tls_error(VerifyError::Cert(error)))?;
-    Ok(SubjectPublicKeyInfoDer::from(facts.spki_der))
-}
-
-/// The fault as rustls reports it, so that the peer gets the fitting alert.
-fn tls_error(error: VerifyError) -> Error {
-    let kind = match &error {
-        VerifyError::UnknownIssuer => CertificateError::UnknownIssuer,
-        VerifyError::BadSignature => CertificateError::BadSignature,
-        VerifyError::NotYetValid { now, not_before } => CertificateError::NotValidYetContext {
-            time: unix_time(*now),
-            not_before: unix_time(*not_before),
-        },
-        VerifyError::Expired { now, not_after } => CertificateError::ExpiredContext {
-            time: unix_time(*now),
-            not_after: unix_time(*not_after),
-        },
-        VerifyError::WrongPurpose => CertificateError::InvalidPurpose,
-        VerifyError::Cert(_)
-        | VerifyError::UnsupportedSignature
-        | VerifyError::IsCa
-        | VerifyError::CaOutOfDate
-        | VerifyError::Other(_) => CertificateError::Other(OtherError(Arc::new(error))),
-    };
-    Error::InvalidCertificate(kind)
-}
-
-fn unix_time(seconds: i64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
