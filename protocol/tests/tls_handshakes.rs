@@ -412,7 +412,13 @@ fn key_and_certificate_must_match() {
     );
     // PKCS#1 and SEC1 spellings of the right keys.
     Identity::from_pem(&cert, &file("certs/agent-pkcs1.key")).unwrap();
-    Identity::from_pem(&file("certs/v1-p256.crt"), &file("certs/v1-p256-sec1.key")).unwrap();
+    let (cert, key) = (file("certs/v1-p256.crt"), file("certs/v1-p256-sec1.key"));
+    Identity::from_pem(&cert, &key).unwrap();
+    // What the openssl command may put before them.
+    let parameters =
+        "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+    let text = "Certificate:\n    Data:\n        Version: 1 (0x0)\n";
+    Identity::from_pem(&format!("{text}{cert}"), &format!("{parameters}{key}")).unwrap();
 }
 
 #[test]

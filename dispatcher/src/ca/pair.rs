@@ -15,6 +15,9 @@ use ctrl_exec_protocol::tls::{Identity, IdentityError};
 
 use super::{CaError, read_text};
 
+/// A temporary file of this age belongs to no living writer.
+const ABANDONED: Duration = Duration::from_secs(600);
+
 /// Who owns a new key file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -105,6 +108,7 @@ impl IdentityFiles {
         owner: Option<Owner>,
     ) -> Result<(), CaError> {
         self.recover()?;
+        sweep(&self.key);
         let new = self.suffixed(".new");
         // The key first: a certificate alone is a promise that recover() could not keep.
         write(&new.key, key_pem, 0o600, owner)?;
@@ -172,6 +176,27 @@ impl IdentityFiles {
                 let fault = format!("does not belong to {}", self.cert.display());
                 CaError::file(&self.key, fault)
             }
+        }
+    }
+}
+
+/// Removes what a killed writer left of a key: temporary files of that name and its variants,
+/// private but nobody's, that are older than any writer can be.
+fn sweep(key: &Path) {
+    let (Some(dir), Some(name)) = (key.parent(), key.file_name()) else {
+        return;
+    };
+    let prefix = format!(".{}", name.to_string_lossy());
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        let old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED));
+        if old && name.starts_with(&prefix) && name.ends_with(".tmp") {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }

@@ -288,6 +288,25 @@ fn the_dispatchers_pair_is_replaced_as_one() {
 }
 
 #[test]
+fn what_a_killed_writer_left_of_a_key_is_removed() {
+    let temp = TempDir::new();
+    let authority = setup_ca(&CaDir::new(temp.path()), &CaOptions::default(), NOW).unwrap();
+    let files = IdentityFiles::new(temp.path().join("d.crt"), temp.path().join("d.key"));
+    let left = temp.path().join(".d.key.new.0011223344556677.tmp");
+    let young = temp.path().join(".d.key.prev.0011223344556677.tmp");
+    std::fs::write(&young, "key").unwrap();
+    std::fs::write(&left, "key").unwrap();
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&left)
+        .unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(700);
+    file.set_modified(old).unwrap();
+    setup_dispatcher(&authority, &files, None, KeyType::EcdsaP256, 825, NOW).unwrap();
+    assert!(!left.exists() && young.exists());
+}
+
+#[test]
 fn signers_wait_for_each_other_and_never_share_a_serial() {
     let temp = TempDir::new();
     let ca = CaDir::new(temp.path());
