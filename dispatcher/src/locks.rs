@@ -107,7 +107,13 @@ impl fmt::Display for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Held(pairs) => write!(f, "locked: {}", pairs.join(", ")),
-            Self::Io(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
+            Self::Io(path, error) => {
+                write!(f, "cannot lock {}: {error}", path.display())?;
+                if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) {
+                    f.write_str(" (each host needs one: raise the hard limit with ulimit -Hn)")?;
+                }
+                Ok(())
+            }
         }
     }
 }

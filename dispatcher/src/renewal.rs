@@ -10,7 +10,6 @@ use crate::registry::{Record, Registry};
 use ctrl_exec_protocol::cert::{self, CertFacts};
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::time::{DAY, Utc};
-use std::io;
 use std::sync::Arc;
 
 /// Days of a renewed certificate unless configured.
@@ -60,9 +59,6 @@ pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>,
 /// A request is signed only for the common name that was paired, of an agent that shows a
 /// certificate of that name and holds the key of it; so neither a rename nor another agent at the
 /// address can mislead it.
-///
-/// # Errors
-/// The loop's.
 pub fn renew(
     engine: &Engine,
     config: &Config,
@@ -70,7 +66,7 @@ pub fn renew(
     registry: &Registry,
     targets: Vec<(Target, usize)>,
     reqid: &str,
-) -> io::Result<Vec<Renewed>> {
+) -> Vec<Renewed> {
     let days = config.cert_days().ok().flatten().unwrap_or(DEFAULT_DAYS);
     let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
     let calls: Vec<Call> = targets
@@ -84,7 +80,7 @@ pub fn renew(
     let mut renewed = Vec::new();
     let mut completions = Vec::new();
     let mut ends = Vec::new();
-    for (call, answer) in calls.iter().zip(engine.all(&calls)?) {
+    for (call, answer) in calls.iter().zip(engine.all(&calls)) {
         let name = &call.target.name;
         let record = match registry.load(name) {
             Ok(record) => record.unwrap_or_else(|| Record::new(name)),
@@ -115,7 +111,7 @@ pub fn renew(
             }),
         }
     }
-    for ((call, answer), end) in completions.iter().zip(engine.all(&completions)?).zip(ends) {
+    for ((call, answer), end) in completions.iter().zip(engine.all(&completions)).zip(ends) {
         let name = call.target.name.clone();
         let result = confirmed(&answer).and_then(|()| {
             registry
@@ -127,7 +123,7 @@ pub fn renew(
         });
         renewed.push(Renewed { name, result });
     }
-    Ok(renewed)
+    renewed
 }
 
 /// The CA that renewal and rotation sign with (`ca_dir`).

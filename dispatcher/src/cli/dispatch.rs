@@ -116,7 +116,7 @@ impl<'a> Fanout<'a> {
             }
             progress.draw(results.len(), failures, running.len());
             flow
-        })?;
+        });
         progress.clear();
         Ok(Results {
             results,

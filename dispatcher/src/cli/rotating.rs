@@ -56,20 +56,11 @@ impl Agents for EngineAgents<'_> {
                 )
             })
             .collect();
-        match self.session.engine.all(&made) {
-            Ok(answers) => calls
-                .iter()
-                .zip(&answers)
-                .map(|(call, answer)| confirmed(&ops::rotate_result(call.agent.name(), answer)))
-                .collect(),
-            Err(error) => {
-                let failure = CallFailure {
-                    refused: false,
-                    text: error.to_string(),
-                };
-                calls.iter().map(|_| Err(failure.clone())).collect()
-            }
-        }
+        calls
+            .iter()
+            .zip(self.session.engine.all(&made))
+            .map(|(call, answer)| confirmed(&ops::rotate_result(call.agent.name(), &answer)))
+            .collect()
     }
 }
 

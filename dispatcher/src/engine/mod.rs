@@ -12,7 +12,6 @@ use ctrl_exec_reactor::http::Response;
 use feed::Feed;
 use rustls::ClientConfig;
 use std::collections::HashSet;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -145,11 +144,9 @@ impl Engine {
     }
 
     /// Makes all calls and reports each end exactly once, in order of completion. Calls that were
-    /// not begun when the caller stopped end with [`Fault::NotStarted`].
-    ///
-    /// # Errors
-    /// No loop could be made (file descriptors, threads).
-    pub fn run(&self, calls: &[Call], report: &mut dyn FnMut(Report) -> Flow) -> io::Result<()> {
+    /// not begun when the caller stopped end with [`Fault::NotStarted`]; when no loop could be made
+    /// (file descriptors, threads), with [`Fault::Local`].
+    pub fn run(&self, calls: &[Call], report: &mut dyn FnMut(Report) -> Flow) {
         let threads = if calls.len() < MANY {
             1
         } else {
@@ -162,19 +159,22 @@ impl Engine {
             feed: Mutex::new(Feed::new(calls)),
             finish: AtomicBool::new(false),
             abort: AtomicBool::new(false),
+            broken: Mutex::new(None),
         };
         let (sender, receiver) = mpsc::channel();
-        let mut failed = None;
         std::thread::scope(|scope| {
             for thread in 0..threads {
                 let share = self.parallel / threads + usize::from(thread < self.parallel % threads);
                 let sender = sender.clone();
                 let shared = &shared;
                 let spawned = std::thread::Builder::new().spawn_scoped(scope, move || {
-                    worker::Worker::new(shared, share).and_then(|worker| worker.run(&sender))
+                    let worker = worker::Worker::new(shared, share);
+                    if let Err(error) = worker.and_then(|worker| worker.run(&sender)) {
+                        shared.broken(error.to_string());
+                    }
                 });
                 if let Err(error) = spawned {
-                    failed = Some(error);
+                    shared.broken(error.to_string());
                 }
             }
             drop(sender);
@@ -192,38 +192,34 @@ impl Engine {
                     .fetch_or(flow >= Flow::Abort, Ordering::Relaxed);
             }
         });
-        // Workers leave calls behind when the run was stopped, or when none of them could start.
+        // Workers leave calls behind when the run was stopped, or when none of them could work.
+        let broken = shared
+            .broken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let fault = broken.map_or(Fault::NotStarted, Fault::Local);
         for index in shared.feed().drain() {
-            report(Report::Ended(
-                index,
-                shared.failed(index, Fault::NotStarted),
-            ));
-        }
-        match failed {
-            Some(error) if !shared.finish.load(Ordering::Relaxed) => Err(error),
-            _ => Ok(()),
+            report(Report::Ended(index, shared.failed(index, fault.clone())));
         }
     }
 
     /// Makes all calls and returns their answers in the order of the calls.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub fn all(&self, calls: &[Call]) -> io::Result<Vec<Answer>> {
+    pub fn all(&self, calls: &[Call]) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = calls.iter().map(|_| None).collect();
         self.run(calls, &mut |report| {
             if let Report::Ended(index, answer) = report {
                 answers[index] = Some(answer);
             }
             Flow::Go
-        })?;
-        Ok(answers
+        });
+        answers
             .into_iter()
             .zip(calls)
             .map(|(answer, call)| {
                 answer.unwrap_or_else(|| call.failed(Fault::NotStarted, Duration::ZERO))
             })
-            .collect())
+            .collect()
     }
 }
 
@@ -250,11 +246,21 @@ struct Shared<'a> {
     feed: Mutex<Feed>,
     finish: AtomicBool,
     abort: AtomicBool,
+    /// Why a loop could not go on.
+    broken: Mutex<Option<String>>,
 }
 
 impl Shared<'_> {
     fn feed(&self) -> std::sync::MutexGuard<'_, Feed> {
         self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first reason is kept.
+    fn broken(&self, why: String) {
+        self.broken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(why);
     }
 
     fn failed(&self, index: usize, fault: Fault) -> Answer {

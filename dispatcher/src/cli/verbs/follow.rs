@@ -112,7 +112,7 @@ impl<'a> Follower<'a> {
         let fetched: HashMap<String, Fetched> = self
             .session
             .engine
-            .all(&calls)?
+            .all(&calls)
             .iter()
             .zip(&open)
             .map(|(answer, name)| ((*name).to_owned(), ops::result_of(answer)))

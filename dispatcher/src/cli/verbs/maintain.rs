@@ -45,7 +45,7 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
                 &registry,
                 target,
                 &reqid,
-            )?);
+            ));
         }
     } else {
         let targets = targets
@@ -59,7 +59,7 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             &registry,
             targets,
             &reqid,
-        )?;
+        );
     }
     let mut failed = false;
     let mut results = Vec::new();

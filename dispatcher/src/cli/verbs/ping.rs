@@ -151,7 +151,7 @@ pub fn renew_due(ctx: &Ctx, session: &Session, due: &[(Target, usize)]) -> Resul
         &registry,
         due.to_vec(),
         &reqid,
-    )?;
+    );
     for renewed in renewed {
         log_renewal(ctx, &renewed, &reqid);
     }
