@@ -141,7 +141,8 @@ impl Reactor {
                 return Ok(Some(event));
             }
             let waited = self.turn(until)?;
-            if waited && self.events.is_empty() && until.is_some_and(|until| self.now >= until) {
+            let idle = waited && self.share == 0 && self.events.is_empty();
+            if idle && until.is_some_and(|until| self.now >= until) {
                 return Ok(None);
             }
         }
