@@ -288,15 +288,15 @@ fn what_failed_is_run_again() {
 #[test]
 fn many_agents_are_listed_quickly() {
     let root = Root::new();
-    for n in 0..10_000 {
+    for n in 0..4_000 {
         register(&root, n, 7443);
     }
     root.run(&["list-agents"]);
     let begun = Instant::now();
     let ended = root.run(&["list-agents"]);
     let took = begun.elapsed();
-    assert_eq!(ended.stdout.lines().count(), 10_002);
-    println!("10,000 agents listed in {took:?}");
+    assert_eq!(ended.stdout.lines().count(), 4_002);
+    println!("4,000 agents listed in {took:?}");
     // The benchmark lists 50,000 with a release build in less than a second.
     assert!(took < Duration::from_secs(20), "{took:?}");
 }
