@@ -4,6 +4,8 @@
 //! into the queue of events, and names its next deadline. It does not know the poll.
 
 mod client;
+mod closing;
+mod opening;
 mod raw;
 mod server;
 
@@ -20,10 +22,11 @@ use rustls::{ClientConfig, ServerConfig};
 use crate::event::{CloseReason, ConnId, Event, Phase};
 use crate::limits::{ClientLimits, RawLimits, ServerLimits, Then};
 use crate::link::Link;
-use crate::stream::{Fault, Out, Pulled, Stream};
+use crate::stream::{Out, Stream};
 use crate::timers::Alarm;
 
 use client::Client;
+use closing::{connect_reason, io_reason};
 use raw::Raw;
 use server::Server;
 
@@ -387,173 +390,7 @@ impl Conn {
             State::Lingering { .. } | State::Dead(_) => Phase::Linger,
         }
     }
-
-    fn step_connecting(&mut self, cx: &mut Cx<'_>) -> Flow {
-        let Some(link) = &mut self.link else {
-            return Flow::Wait;
-        };
-        if !link.writable {
-            return Flow::Wait;
-        }
-        match link.connected() {
-            Ok(false) => Flow::Wait,
-            Ok(true) => {
-                if let Role::Client(client) = &self.role {
-                    self.deadline = Some(cx.now + client.limits.handshake);
-                }
-                self.state = State::Handshake;
-                Flow::Again
-            }
-            Err(error) => self.die(connect_reason(&error)),
-        }
-    }
-
-    fn step_handshake(&mut self, cx: &mut Cx<'_>) -> Flow {
-        let Some(link) = &mut self.link else {
-            return Flow::Wait;
-        };
-        if !self.stream.is_handshaking() {
-            cx.events.push_back(Event::Handshaken { conn: self.id });
-            match self.role {
-                Role::Client(_) => self.client_established(cx.now),
-                _ => {
-                    self.server_established(cx.now);
-                    // The application may want to say something about this peer before anything
-                    // it sent is read.
-                    return Flow::Yield;
-                }
-            }
-            return Flow::Again;
-        }
-        if self.stream.wants_flush() {
-            if !link.writable {
-                return Flow::Wait;
-            }
-            match self.stream.push(link, &mut Out::default(), false) {
-                Ok((true, _)) => return Flow::Again,
-                Ok((false, _)) => {}
-                Err(error) => return self.die(io_reason(Phase::Handshake, &error)),
-            }
-        }
-        let Some(link) = &mut self.link else {
-            return Flow::Wait;
-        };
-        if !link.readable {
-            return Flow::Wait;
-        }
-        match self.stream.pull(link, cx.scratch) {
-            Ok(Pulled::Blocked) => Flow::Wait,
-            Ok(Pulled::Bytes) => {
-                self.progress = 1;
-                Flow::Again
-            }
-            Ok(Pulled::Eof) => {
-                let partial = self.progress > 0;
-                self.die(CloseReason::Eof {
-                    phase: Phase::Handshake,
-                    partial,
-                })
-            }
-            Err(Fault::Io(error)) => self.die(io_reason(Phase::Handshake, &error)),
-            Err(Fault::Tls(text)) => self.tls_failed(Phase::Handshake, text, cx),
-        }
-    }
-
-    /// Sends the alert. A server then waits a little for the peer to take it.
-    fn tls_failed(&mut self, phase: Phase, text: String, cx: &mut Cx<'_>) -> Flow {
-        self.flush_best_effort(false);
-        let reason = CloseReason::Tls { phase, text };
-        match &self.role {
-            Role::Server(server) => {
-                let linger = server.limits.linger;
-                self.linger(reason, linger, cx.now);
-                Flow::Again
-            }
-            _ => self.die(reason),
-        }
-    }
-
-    fn linger(&mut self, reason: CloseReason, time: Duration, now: Duration) {
-        if let Some(link) = &self.link {
-            link.shutdown_write();
-        }
-        self.out.clear();
-        self.deadline = Some(now + time);
-        self.state = State::Lingering { reason, drained: 0 };
-    }
-
-    fn step_lingering(&mut self, cx: &mut Cx<'_>) -> Flow {
-        let (Some(link), State::Lingering { reason, drained }) = (&mut self.link, &mut self.state)
-        else {
-            return Flow::Wait;
-        };
-        if !link.readable {
-            return Flow::Wait;
-        }
-        let over = match io::Read::read(link, cx.scratch) {
-            Ok(0) => true,
-            Ok(read) => {
-                *drained += read;
-                *drained > LINGER_MAX
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flow::Wait,
-            // Whatever it is, there is nothing left to lose.
-            Err(_) => true,
-        };
-        if over {
-            let reason = reason.clone();
-            return self.die(reason);
-        }
-        Flow::Again
-    }
-
-    fn die(&mut self, reason: CloseReason) -> Flow {
-        self.deadline = None;
-        self.state = State::Dead(reason);
-        Flow::Wait
-    }
-
-    /// A close_notify, if the socket takes it now.
-    fn say_goodbye(&mut self) {
-        self.out.clear();
-        self.flush_best_effort(true);
-    }
-
-    fn flush_best_effort(&mut self, close: bool) {
-        if let Some(link) = &mut self.link {
-            // The connection is given up: nobody would be helped by the error.
-            let _ = self.stream.push(link, &mut Out::default(), close);
-        }
-    }
-}
-
-/// Why a connect failed.
-fn connect_reason(error: &io::Error) -> CloseReason {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => CloseReason::Refused,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            CloseReason::Unreachable
-        }
-        io::ErrorKind::TimedOut => CloseReason::Timeout(Phase::Connect),
-        _ => io_reason(Phase::Connect, error),
-    }
-}
-
-fn io_reason(phase: Phase, error: &io::Error) -> CloseReason {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::ConnectionReset => CloseReason::Reset { phase },
-        io::ErrorKind::TimedOut => CloseReason::Timeout(phase),
-        kind => CloseReason::Io {
-            phase,
-            kind,
-            errno: error.raw_os_error(),
-        },
-    }
 }
 
 /// Steps a connection may take before others get their turn: with one read of 4 KiB each, 64 KiB.
 const SHARE: usize = 16;
-/// Bytes thrown away at most while a peer is waited for after the last response.
-const LINGER_MAX: usize = 4 * 1024 * 1024;

@@ -154,6 +154,31 @@ fn a_thousand_connections_from_one_loop() {
 }
 
 #[test]
+fn sessions_are_resumed_and_bring_the_certificate() {
+    let pki = Pki::new();
+    let echo = Echo::start(Config::default(), patient(), Some(pki.server()));
+    let tls = pki.client();
+    let mut reactor = reactor();
+    let mut resumed = Vec::new();
+    for _ in 0..3 {
+        let conn = reactor.connect(echo.address, &tls, name(), &client_limits());
+        reactor.request(conn, request(false));
+        loop {
+            match next(&mut reactor) {
+                Event::Handshaken { .. } => {
+                    resumed.push(reactor.resumed(conn));
+                    assert!(reactor.peer_certificate(conn).is_some());
+                }
+                Event::Response { .. } => assert!(reactor.close(conn)),
+                Event::Closed { .. } => break,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(resumed, [false, true, true]);
+}
+
+#[test]
 fn two_responses_as_in_pairing() {
     let pki = Pki::new();
     let one = |body: &str| {

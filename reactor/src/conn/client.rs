@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ctrl_exec_protocol::http::{HttpError, ResponseParser};
 
-use super::{Conn, Cx, Flow, Role, State, io_reason};
+use super::closing::io_reason;
+use super::{Conn, Cx, Flow, Role, State};
 use crate::event::{CloseReason, Event, Phase};
 use crate::limits::ClientLimits;
 use crate::stream::{Chunk, Fault, Pulled};

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Conn, Cx, Flow, Role, State, connect_reason, io_reason};
+use super::closing::{connect_reason, io_reason};
+use super::{Conn, Cx, Flow, Role, State};
 use crate::event::{CloseReason, Event, Phase};
 use crate::limits::{RawLimits, RawMode};
 use crate::link::Link;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ctrl_exec_protocol::http::{HttpError, RequestParser};
 
-use super::{Conn, Cx, Flow, Role, State, io_reason};
+use super::closing::io_reason;
+use super::{Conn, Cx, Flow, Role, State};
 use crate::event::{CloseReason, Event, Phase};
 use crate::limits::{ServerLimits, Then};
 use crate::link::SEND_BUFFER;
