@@ -1,18 +1,14 @@
 //! What the programs need to know about a certificate, of X.509 version 1 or 3.
 //!
 //! Reference certificates are version 1 without extensions (pki-and-pairing.md §2.4), which
-//! `webpki` does not read at all. The envelope is taken apart here, strictly; fields inside are
-//! read with `x509-parser`.
+//! `webpki` does not read at all. So certificates are taken apart here, strictly. A general parser
+//! would add 70 KiB to a router's agent.
 
 use std::fmt;
 
-use x509_parser::certificate::X509Certificate;
-use x509_parser::oid_registry as oid;
-use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey;
-use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
-
-use crate::{der, pem, serial};
+use crate::der::{self, Tlv};
+use crate::time::Utc;
+use crate::{pem, serial};
 
 /// Longest certificate that is read, in bytes.
 pub const MAX_DER: usize = 16_384;
@@ -150,77 +146,276 @@ pub(crate) fn parse(input: &[u8]) -> Result<Parsed<'_>, CertError> {
         return Err(CertError::TooLong(input.len()));
     }
     let signed = der::signed(input).ok_or(CertError::Malformed)?;
-    let (rest, certificate) = X509Certificate::from_der(input).map_err(|_| CertError::Malformed)?;
-    let tbs = &certificate.tbs_certificate;
-    // x509-parser tolerates bytes behind the last field it knows; the lengths show them.
-    if !rest.is_empty() || tbs.as_ref().len() != signed.body.whole.len() {
-        return Err(CertError::Malformed);
-    }
-    if inner_algorithm(signed.body.content) != Some(signed.algorithm.whole) {
+    let fields = Fields::read(signed.body.content).ok_or(CertError::Malformed)?;
+    if fields.algorithm.whole != signed.algorithm.whole {
         return Err(CertError::AlgorithmMismatch);
     }
-    let version = match (tbs.version.0, tbs.extensions().is_empty()) {
-        (0, true) => 1,
+    let extensions = match fields.extensions {
+        Some(list) => Extensions::read(list)?,
+        None => Extensions::default(),
+    };
+    let version = match (fields.version, extensions.any) {
+        (0, false) => 1,
         (2, _) => 3,
         _ => return Err(CertError::Version),
     };
-    let constraints = tbs.basic_constraints().map_err(|_| CertError::Extension)?;
-    let usage = tbs.key_usage().map_err(|_| CertError::Extension)?;
+    let (not_before, not_after) = validity(fields.validity).ok_or(CertError::Malformed)?;
     let facts = CertFacts {
         version,
-        serial_hex: serial_text(tbs.raw_serial())?,
-        subject_cn: single_common_name(&tbs.subject),
-        subject_der: tbs.subject.as_raw().to_vec(),
-        issuer_der: tbs.issuer.as_raw().to_vec(),
-        not_before: tbs.validity.not_before.timestamp(),
-        not_after: tbs.validity.not_after.timestamp(),
-        spki_der: tbs.subject_pki.raw.to_vec(),
-        key: key_kind(&tbs.subject_pki),
-        is_ca: constraints.is_some_and(|found| found.value.ca),
-        may_sign: usage
-            .as_ref()
-            .is_none_or(|found| found.value.digital_signature()),
-        may_sign_certificates: usage.is_none_or(|found| found.value.key_cert_sign()),
+        serial_hex: serial_text(fields.serial)?,
+        subject_cn: single_common_name(fields.subject.content).ok_or(CertError::Malformed)?,
+        subject_der: fields.subject.whole.to_vec(),
+        issuer_der: fields.issuer.whole.to_vec(),
+        not_before,
+        not_after,
+        spki_der: fields.spki.whole.to_vec(),
+        key: key_kind(fields.spki.whole).ok_or(CertError::Malformed)?,
+        is_ca: extensions.is_ca,
+        may_sign: extensions
+            .usage
+            .is_none_or(|bits| bits & DIGITAL_SIGNATURE != 0),
+        may_sign_certificates: extensions
+            .usage
+            .is_none_or(|bits| bits & KEY_CERT_SIGN != 0),
     };
     Ok(Parsed { facts, signed })
 }
 
-/// The one common name of a subject; `None` for none, several, or one that is not text.
-pub(crate) fn single_common_name(name: &X509Name<'_>) -> Option<String> {
-    let mut all = name.iter_common_name();
-    match (all.next(), all.next()) {
-        (Some(only), None) => only.as_str().ok().map(str::to_owned),
+/// The fields of a TBSCertificate (RFC 5280 §4.1), in their order.
+struct Fields<'a> {
+    /// 0, 1 or 2 for versions 1 to 3.
+    version: u8,
+    serial: &'a [u8],
+    algorithm: Tlv<'a>,
+    issuer: Tlv<'a>,
+    validity: Tlv<'a>,
+    subject: Tlv<'a>,
+    spki: Tlv<'a>,
+    /// Content of the list of extensions.
+    extensions: Option<&'a [u8]>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(content: &'a [u8]) -> Option<Self> {
+        let mut rest = content;
+        let version = match der::read(rest)? {
+            (explicit, behind) if explicit.tag == 0xa0 => {
+                rest = behind;
+                let number = der::only(explicit.content, der::INTEGER)?;
+                match number.content {
+                    [version @ 0..=2] => *version,
+                    _ => return None,
+                }
+            }
+            _ => 0,
+        };
+        let serial = der::next(&mut rest, der::INTEGER)?.content;
+        let algorithm = der::next(&mut rest, der::SEQUENCE)?;
+        let issuer = der::next(&mut rest, der::SEQUENCE)?;
+        let validity = der::next(&mut rest, der::SEQUENCE)?;
+        let subject = der::next(&mut rest, der::SEQUENCE)?;
+        let spki = der::next(&mut rest, der::SEQUENCE)?;
+        let extensions = if rest.is_empty() {
+            None
+        } else {
+            // Unique identifiers are of no use to anybody and are not accepted.
+            let explicit = der::only(rest, 0xa3)?;
+            Some(der::only(explicit.content, der::SEQUENCE)?.content)
+        };
+        Some(Self {
+            version,
+            serial,
+            algorithm,
+            issuer,
+            validity,
+            subject,
+            spki,
+            extensions,
+        })
+    }
+}
+
+/// keyUsage bits as they lie in the first byte of the BIT STRING (RFC 5280 §4.2.1.3).
+const DIGITAL_SIGNATURE: u8 = 0x80;
+const KEY_CERT_SIGN: u8 = 0x04;
+
+/// The extensions that matter here. What else a version 3 leaf must not have is for `webpki`.
+#[derive(Default)]
+struct Extensions {
+    any: bool,
+    is_ca: bool,
+    usage: Option<u8>,
+}
+
+impl Extensions {
+    fn read(list: &[u8]) -> Result<Self, CertError> {
+        let mut found = Self::default();
+        let mut constrained = false;
+        let mut rest = list;
+        while !rest.is_empty() {
+            found.any = true;
+            let (oid, value) = extension(&mut rest).ok_or(CertError::Malformed)?;
+            match oid {
+                oid::BASIC_CONSTRAINTS if constrained => return Err(CertError::Extension),
+                oid::BASIC_CONSTRAINTS => {
+                    constrained = true;
+                    found.is_ca = basic_constraints(value).ok_or(CertError::Extension)?;
+                }
+                oid::KEY_USAGE if found.usage.is_some() => return Err(CertError::Extension),
+                oid::KEY_USAGE => {
+                    found.usage = Some(key_usage(value).ok_or(CertError::Extension)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Object identifier and value of the next extension.
+fn extension<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let mut inside = der::next(rest, der::SEQUENCE)?.content;
+    let oid = der::next(&mut inside, der::OID)?.content;
+    if inside.first() == Some(&der::BOOLEAN) {
+        boolean(der::next(&mut inside, der::BOOLEAN)?.content)?;
+    }
+    let value = der::only(inside, der::OCTET_STRING)?.content;
+    Some((oid, value))
+}
+
+fn basic_constraints(value: &[u8]) -> Option<bool> {
+    let mut inside = der::only(value, der::SEQUENCE)?.content;
+    let mut ca = false;
+    if inside.first() == Some(&der::BOOLEAN) {
+        ca = boolean(der::next(&mut inside, der::BOOLEAN)?.content)?;
+    }
+    if !inside.is_empty() {
+        der::only(inside, der::INTEGER)?;
+    }
+    Some(ca)
+}
+
+/// The first byte of the usage bits; the second holds only decipherOnly.
+fn key_usage(value: &[u8]) -> Option<u8> {
+    match der::only(value, der::BIT_STRING)?.content {
+        [0..=7, bits, ..] => Some(*bits),
+        [0] => Some(0),
         _ => None,
     }
 }
 
-pub(crate) fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> KeyKind {
-    let algorithm = &spki.algorithm.algorithm;
-    if *algorithm == oid::OID_PKCS1_RSAENCRYPTION {
-        return match spki.parsed() {
-            Ok(PublicKey::RSA(key)) => KeyKind::Rsa {
-                bits: modulus_bits(key.modulus),
-            },
-            _ => KeyKind::Other("damaged RSA key".to_owned()),
-        };
+fn boolean(content: &[u8]) -> Option<bool> {
+    match content {
+        [0x00] => Some(false),
+        [0xff] => Some(true),
+        _ => None,
     }
-    if *algorithm == oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
-        let curve = spki
-            .algorithm
-            .parameters
-            .as_ref()
-            .and_then(|any| any.clone().oid().ok());
-        return match curve {
-            Some(curve) if curve == oid::OID_EC_P256 => KeyKind::EcP256,
-            Some(curve) if curve == oid::OID_NIST_EC_P384 => KeyKind::EcP384,
-            Some(curve) => KeyKind::Other(format!("EC key on curve {curve}")),
+}
+
+fn validity(field: Tlv<'_>) -> Option<(i64, i64)> {
+    let (first, rest) = der::read(field.content)?;
+    let (second, rest) = der::read(rest)?;
+    rest.is_empty().then_some(())?;
+    Some((instant(first)?, instant(second)?))
+}
+
+/// UTCTime `YYMMDDHHMMSSZ` (1950 to 2049) or GeneralizedTime `YYYYMMDDHHMMSSZ`, in Unix seconds.
+fn instant(time: Tlv<'_>) -> Option<i64> {
+    let text = std::str::from_utf8(time.content).ok()?;
+    let digits = text.strip_suffix('Z')?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let full = match (time.tag, digits.len()) {
+        (der::UTC_TIME, 12) if digits.as_bytes() >= b"50".as_slice() => format!("19{digits}"),
+        (der::UTC_TIME, 12) => format!("20{digits}"),
+        (der::GENERALIZED_TIME, 14) => digits.to_owned(),
+        _ => return None,
+    };
+    let part = |range: std::ops::Range<usize>| full.get(range);
+    let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
+    let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
+    Utc::parse_iso(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")).map(|time| time.0)
+}
+
+/// The one common name of a subject, given the content of its Name: `Some(None)` for none,
+/// several, or one that is not text; `None` for damaged DER.
+#[expect(
+    clippy::option_option,
+    reason = "damaged and absent are different answers"
+)]
+pub(crate) fn single_common_name(name: &[u8]) -> Option<Option<String>> {
+    let mut count = 0;
+    let mut text = None;
+    let mut rest = name;
+    while !rest.is_empty() {
+        let mut set = der::next(&mut rest, der::SET)?.content;
+        while !set.is_empty() {
+            let mut pair = der::next(&mut set, der::SEQUENCE)?.content;
+            let oid = der::next(&mut pair, der::OID)?.content;
+            let (value, behind) = der::read(pair)?;
+            behind.is_empty().then_some(())?;
+            if oid == oid::COMMON_NAME {
+                count += 1;
+                text = directory_text(value);
+            }
+        }
+    }
+    Some(if count == 1 { text } else { None })
+}
+
+/// A string of one of the kinds that are (a subset of) UTF-8.
+fn directory_text(value: Tlv<'_>) -> Option<String> {
+    match value.tag {
+        // UTF8String, NumericString, PrintableString, IA5String
+        0x0c | 0x12 | 0x13 | 0x16 => std::str::from_utf8(value.content).ok().map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// Kind of the key in a SubjectPublicKeyInfo; `None` for damaged DER.
+pub(crate) fn key_kind(spki: &[u8]) -> Option<KeyKind> {
+    let mut inside = der::only(spki, der::SEQUENCE)?.content;
+    let mut algorithm = der::next(&mut inside, der::SEQUENCE)?.content;
+    let bits = der::only(inside, der::BIT_STRING)?.content;
+    let oid = der::next(&mut algorithm, der::OID)?.content;
+    Some(match oid {
+        oid::RSA => match rsa_bits(bits) {
+            Some(bits) => KeyKind::Rsa { bits },
+            None => KeyKind::Other("damaged RSA key".to_owned()),
+        },
+        oid::EC => match der::only(algorithm, der::OID).map(|curve| curve.content) {
+            Some(oid::P256) => KeyKind::EcP256,
+            Some(oid::P384) => KeyKind::EcP384,
+            Some(curve) => KeyKind::Other(format!("EC key on curve {}", der::dotted(curve))),
             None => KeyKind::Other("EC key without a named curve".to_owned()),
-        };
-    }
-    if *algorithm == oid::OID_SIG_ED25519 {
-        return KeyKind::Ed25519;
-    }
-    KeyKind::Other(format!("key of type {algorithm}"))
+        },
+        oid::ED25519 => KeyKind::Ed25519,
+        other => KeyKind::Other(format!("key of type {}", der::dotted(other))),
+    })
+}
+
+/// Bits of the modulus in the BIT STRING of an RSA key.
+fn rsa_bits(bits: &[u8]) -> Option<usize> {
+    let (0, key) = bits.split_first()? else {
+        return None;
+    };
+    let mut key = der::only(key, der::SEQUENCE)?.content;
+    let modulus = der::next(&mut key, der::INTEGER)?.content;
+    der::only(key, der::INTEGER)?;
+    Some(modulus_bits(modulus))
+}
+
+/// Object identifiers, as they are encoded.
+mod oid {
+    pub(super) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+    pub(super) const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+    pub(super) const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    pub(super) const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+    pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+    pub(super) const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    pub(super) const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
+    pub(super) const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 }
 
 fn modulus_bits(modulus: &[u8]) -> usize {
@@ -241,15 +436,4 @@ fn serial_text(integer: &[u8]) -> Result<String, CertError> {
         return Err(CertError::Serial);
     }
     Ok(serial::live_hex(integer))
-}
-
-/// The algorithm identifier inside the signed part: behind the version (if given) and the serial.
-fn inner_algorithm(tbs: &[u8]) -> Option<&[u8]> {
-    let (first, rest) = der::read(tbs)?;
-    let rest = if first.tag == 0xa0 {
-        der::read(rest)?.1
-    } else {
-        rest
-    };
-    Some(der::read(rest)?.0.whole)
 }

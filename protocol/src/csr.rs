@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use rcgen::{CertificateParams, DistinguishedName, DnType};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
@@ -103,14 +102,58 @@ pub fn create(key: &PrivateKey, cn: &str) -> Result<String, CsrError> {
     if cn.is_empty() || cn.len() > MAX_CN {
         return Err(CsrError::CommonName("common name empty or too long"));
     }
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, cn);
-    let signer = RcgenKey::new(key)?;
-    let request = params
-        .serialize_request(&signer)
-        .map_err(|_| CsrError::BadSignature)?;
-    Ok(pem::encode("CERTIFICATE REQUEST", request.der()))
+    let body = der::write(
+        der::SEQUENCE,
+        &[
+            VERSION_0,
+            &subject(cn),
+            key.spki_der(),
+            // No attributes: the set is there, and empty.
+            &[0xa0, 0x00],
+        ]
+        .concat(),
+    );
+    let signature = key.sign(&body).ok_or(CsrError::BadSignature)?;
+    let bits = [[0].as_slice(), &signature].concat();
+    let request = [
+        body,
+        signature_algorithm(key.kind())?.to_vec(),
+        der::write(der::BIT_STRING, &bits),
+    ]
+    .concat();
+    Ok(pem::encode(
+        "CERTIFICATE REQUEST",
+        &der::write(der::SEQUENCE, &request),
+    ))
+}
+
+/// A Name of one common name, as UTF8String.
+fn subject(cn: &str) -> Vec<u8> {
+    let oid = der::write(der::OID, &[0x55, 0x04, 0x03]);
+    let pair = [oid, der::write(der::UTF8_STRING, cn.as_bytes())].concat();
+    let set = der::write(der::SET, &der::write(der::SEQUENCE, &pair));
+    der::write(der::SEQUENCE, &set)
+}
+
+/// DER of INTEGER 0.
+const VERSION_0: &[u8] = &[0x02, 0x01, 0x00];
+
+/// The AlgorithmIdentifier of what [`PrivateKey::sign`] makes (RFC 8017, 5758, 8410).
+fn signature_algorithm(kind: &KeyKind) -> Result<&'static [u8], CsrError> {
+    Ok(match kind {
+        KeyKind::Rsa { .. } => &[
+            0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b, 0x05,
+            0x00,
+        ],
+        KeyKind::EcP256 => &[
+            0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+        ],
+        KeyKind::EcP384 => &[
+            0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03,
+        ],
+        KeyKind::Ed25519 => &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70],
+        KeyKind::Other(name) => return Err(CsrError::UnsupportedKey(name.clone())),
+    })
 }
 
 /// Checks the text of a request by pki-and-pairing.md §3, by decoding: size, header at offset 0,
@@ -154,7 +197,7 @@ pub fn check_der(input: &[u8]) -> Result<CsrFacts, CsrError> {
     if let Some(name) = weak(&algorithm) {
         return Err(CsrError::WeakSignature(name));
     }
-    let key = cert::key_kind(&info.subject_pki);
+    let key = cert::key_kind(info.subject_pki.raw).ok_or(CsrError::Malformed)?;
     match &key {
         KeyKind::Rsa { bits } if *bits < 2048 => return Err(CsrError::TooSmall(*bits)),
         KeyKind::Other(kind) => return Err(CsrError::UnsupportedKey(kind.clone())),
@@ -169,7 +212,9 @@ pub fn check_der(input: &[u8]) -> Result<CsrFacts, CsrError> {
     if names != 1 {
         return Err(CsrError::CommonName("exactly one common name is needed"));
     }
-    let cn = cert::single_common_name(&info.subject)
+    let subject = der::only(info.subject.as_raw(), der::SEQUENCE).ok_or(CsrError::Malformed)?;
+    let cn = cert::single_common_name(subject.content)
+        .flatten()
         .ok_or(CsrError::CommonName("the common name is not text"))?;
     if cn.is_empty() || cn.len() > MAX_CN || cn.chars().any(char::is_control) {
         return Err(CsrError::CommonName(

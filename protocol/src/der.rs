@@ -1,10 +1,27 @@
 //! The little DER that the certificate checks read themselves: whole values with minimal lengths
-//! and nothing behind them. Fields inside are left to `x509-parser`.
+//! and nothing behind them.
 
 /// Tag of a SEQUENCE.
 pub(crate) const SEQUENCE: u8 = 0x30;
 /// Tag of a BIT STRING.
 pub(crate) const BIT_STRING: u8 = 0x03;
+
+/// Tag of a BOOLEAN.
+pub(crate) const BOOLEAN: u8 = 0x01;
+/// Tag of an INTEGER.
+pub(crate) const INTEGER: u8 = 0x02;
+/// Tag of an OCTET STRING.
+pub(crate) const OCTET_STRING: u8 = 0x04;
+/// Tag of an OBJECT IDENTIFIER.
+pub(crate) const OID: u8 = 0x06;
+/// Tag of a UTF8String.
+pub(crate) const UTF8_STRING: u8 = 0x0c;
+/// Tag of a UTCTime.
+pub(crate) const UTC_TIME: u8 = 0x17;
+/// Tag of a GeneralizedTime.
+pub(crate) const GENERALIZED_TIME: u8 = 0x18;
+/// Tag of a SET.
+pub(crate) const SET: u8 = 0x31;
 
 /// One DER value: the whole encoding and its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +69,59 @@ pub(crate) fn read(input: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
         },
         after,
     ))
+}
+
+/// Takes the next value off `rest`; it must have this tag.
+pub(crate) fn next<'a>(rest: &mut &'a [u8], tag: u8) -> Option<Tlv<'a>> {
+    let (value, behind) = read(rest)?;
+    if value.tag != tag {
+        return None;
+    }
+    *rest = behind;
+    Some(value)
+}
+
+/// The one value of this tag that `input` consists of.
+pub(crate) fn only(input: &[u8], tag: u8) -> Option<Tlv<'_>> {
+    let (value, behind) = read(input)?;
+    (value.tag == tag && behind.is_empty()).then_some(value)
+}
+
+/// A value with this tag and content; content of more than 65,535 bytes does not occur.
+pub(crate) fn write(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [.., high, low] = content.len().to_be_bytes();
+    let mut out = vec![tag];
+    match (high, low) {
+        (0, 0..=0x7f) => out.push(low),
+        (0, _) => out.extend([0x81, low]),
+        _ => out.extend([0x82, high, low]),
+    }
+    out.extend_from_slice(content);
+    out
+}
+
+/// The usual text of an object identifier's content; a number too large for 32 bits reads as `?`.
+pub(crate) fn dotted(content: &[u8]) -> String {
+    let mut text = String::new();
+    let mut number: Option<u32> = Some(0);
+    for byte in content {
+        number = number
+            .and_then(|n| n.checked_mul(128))
+            .map(|n| n | u32::from(byte & 0x7f));
+        if byte & 0x80 != 0 {
+            continue;
+        }
+        match number {
+            Some(n) if text.is_empty() => {
+                let first = (n / 40).min(2);
+                text = format!("{first}.{}", n - 40 * first);
+            }
+            Some(n) => text.push_str(&format!(".{n}")),
+            None => text.push_str(".?"),
+        }
+        number = Some(0);
+    }
+    text
 }
 
 /// The three parts of a signed object (certificate or request): what is signed, the algorithm
@@ -117,6 +187,29 @@ mod tests {
             0x30, 0x0a, 0x30, 0x00, 0x30, 0x00, 0x03, 0x02, 0x00, 0x07, 0x05, 0x00,
         ];
         assert!(signed(&inner).is_none());
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for length in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff] {
+            let content = vec![7; length];
+            let whole = write(SEQUENCE, &content);
+            assert_eq!(only(&whole, SEQUENCE).unwrap().content, content);
+        }
+    }
+
+    #[test]
+    fn object_identifiers_as_text() {
+        assert_eq!(
+            dotted(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01]),
+            "1.2.840.113549.1.1.1"
+        );
+        assert_eq!(dotted(&[0x55, 0x1d, 0x13]), "2.5.29.19");
+        assert_eq!(dotted(&[0x88, 0x37, 0x03]), "2.999.3");
+        assert_eq!(
+            dotted(&[0x2a, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0x05]),
+            "1.2.?.5"
+        );
     }
 
     proptest! {

@@ -10,8 +10,6 @@ use ring::signature::{
 use rustls::SignatureScheme;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::sign::SigningKey;
-use x509_parser::prelude::FromDer;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::cert::{self, KeyKind};
 use crate::pem;
@@ -93,9 +91,7 @@ impl PrivateKey {
         let der = pem::private_key(text).map_err(KeyError::Pem)?;
         let inner = any_supported_type(&der).map_err(|_| KeyError::Unsupported)?;
         let spki = inner.public_key().ok_or(KeyError::Unsupported)?.to_vec();
-        let (_, parsed) =
-            SubjectPublicKeyInfo::from_der(&spki).map_err(|_| KeyError::Unsupported)?;
-        let kind = cert::key_kind(&parsed);
+        let kind = cert::key_kind(&spki).ok_or(KeyError::Unsupported)?;
         Ok(Self { inner, spki, kind })
     }
 
