@@ -224,3 +224,6 @@ fn not_found() -> Reply {
         body: messages::error_body("not found"),
     }
 }
+
+#[cfg(test)]
+mod tests;
