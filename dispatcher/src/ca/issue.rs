@@ -43,7 +43,7 @@ impl Authority {
     /// request for that name; with `expected_key` (SubjectPublicKeyInfo), only one for that key.
     ///
     /// What is issued: version 3, subject `CN=` the request's, CA:FALSE, keyUsage
-    /// digitalSignature, extended key usage server and client, serial of [`serial::mint`], valid
+    /// digitalSignature, extended key usage server and client, a long random serial, valid
     /// from a day ago, never beyond the CA itself. Extensions in the request are not looked at.
     ///
     /// # Errors

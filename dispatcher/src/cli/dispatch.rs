@@ -62,11 +62,12 @@ impl<'a> Fanout<'a> {
         })
     }
 
-    /// Runs it. `result` makes an object of an answer; `arrived` is called with each in turn.
+    /// Runs it. `result` makes an object of an answer; `arrived` is called with each in
+    /// turn and may take out of it what need not be kept.
     pub fn run(
         &self,
         mut result: impl FnMut(&Call, &Answer) -> Object,
-        mut arrived: impl FnMut(&Object),
+        mut arrived: impl FnMut(&mut Object),
     ) -> Result<Results, Fatal> {
         let interrupts = Interrupts::install()?;
         let mut progress = Progress::new(self.calls.len(), self.quiet);
@@ -82,12 +83,12 @@ impl<'a> Fanout<'a> {
                 }
                 Report::Ended(index, answer) => {
                     running.remove(&index);
-                    let object = result(&self.calls[index], &answer);
+                    let mut object = result(&self.calls[index], &answer);
                     if !matches!(Outcome::of(&object), Outcome::Ok | Outcome::Skipped) {
                         failures += 1;
                     }
                     progress.clear();
-                    arrived(&object);
+                    arrived(&mut object);
                     results.push((index, object));
                     if failures >= self.max_failures && flow == Flow::Go {
                         flow = Flow::Finish;

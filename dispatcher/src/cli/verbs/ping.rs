@@ -35,7 +35,7 @@ pub fn ping(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     }
     let mut pinged = fan_out(ctx, args, &session, targets, |result| {
         if args.has(&JSON_LINES) {
-            out::line(jval::line(result));
+            out::line(jval::line(&*result));
         } else if streamed {
             out::raw(&render::ping_result(result));
         }
@@ -66,7 +66,7 @@ pub fn fan_out(
     args: &Args,
     session: &Session,
     targets: Vec<Target>,
-    arrived: impl FnMut(&Object),
+    arrived: impl FnMut(&mut Object),
 ) -> Result<Pinged, Fatal> {
     let reqid = session::new_reqid()?;
     let cert_days = session.config.cert_days()?;
@@ -208,7 +208,7 @@ pub fn discover(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         },
         |result| {
             if args.has(&JSON_LINES) {
-                out::line(jval::line(result));
+                out::line(jval::line(&*result));
             } else if streamed {
                 out::raw(&capabilities_text(result));
             }

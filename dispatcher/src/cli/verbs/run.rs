@@ -124,6 +124,7 @@ impl Run<'_> {
             out::line(format_args!("Submitted async run  req:{}", request.reqid));
         }
         let mut cut = Vec::new();
+        let mut kept = 0;
         let mut results = Fanout::new(&self.session.engine, &calls, self.args)?.run(
             |call, answer| {
                 let name = &call.target.name;
@@ -140,9 +141,16 @@ impl Run<'_> {
             },
             |result| {
                 if self.has(&JSON_LINES) {
-                    out::line(jval::line(result));
+                    out::line(jval::line(&*result));
                 } else if streamed {
                     out::raw(&self.text(result));
+                } else {
+                    return;
+                }
+                // What was printed is kept for the record only, and that has its limit.
+                kept += output_size(result);
+                if kept > MAX_STORED {
+                    strip_output(result);
                 }
             },
         )?;
@@ -288,13 +296,12 @@ fn sync_record(request: &RunRequest, words: &[String], results: &Results) -> Obj
     let size: usize = results
         .results
         .iter()
-        .map(|(_, r)| jval::str_or_empty(r, "stdout").len() + jval::str_or_empty(r, "stderr").len())
+        .map(|(_, result)| output_size(result))
         .sum();
     let kept = results.results.iter().map(|(_, result)| {
         let mut result = result.clone();
         if size > MAX_STORED {
-            result.remove("stdout");
-            result.remove("stderr");
+            strip_output(&mut result);
         }
         result
     });
@@ -307,6 +314,19 @@ fn sync_record(request: &RunRequest, words: &[String], results: &Results) -> Obj
         ("completed", jval::int(Utc::now().0)),
         ("complete", Value::Bool(true)),
     ])
+}
+
+fn output_size(result: &Object) -> usize {
+    ["stdout", "stderr"]
+        .iter()
+        .map(|key| jval::str_or_empty(result, key).len())
+        .sum()
+}
+
+fn strip_output(result: &mut Object) {
+    for key in ["stdout", "stderr"] {
+        result.remove(key);
+    }
 }
 
 /// The registry name of a result.

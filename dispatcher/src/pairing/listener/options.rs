@@ -90,7 +90,7 @@ pub trait Operator {
     fn gone(&mut self, queued: &Queued, why: &str);
     /// New requests are no longer accepted, but so many still wait.
     fn draining(&mut self, waiting: usize);
-    /// The loop was woken through [`Listener::waker`]; `true` ends the session.
+    /// The loop was woken through [`Listener::waker`](super::Listener::waker); `true` ends the session.
     fn input(&mut self) -> bool;
 }
 
