@@ -155,10 +155,13 @@ proptest! {
     }
 }
 
+/// Name of a corpus and what it is fed to.
+type Target = (&'static str, fn(&[u8]));
+
 /// Every seed of the fuzzers, every beginning of it and every single-bit change.
 #[test]
 fn fuzz_seeds() {
-    let targets: [(&str, fn(&[u8])); 2] = [
+    let targets: [Target; 2] = [
         ("http_request", fuzz_request::run),
         ("http_response", fuzz_response::run),
     ];

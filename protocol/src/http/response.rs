@@ -238,9 +238,12 @@ mod tests {
         parser.take().ok_or(HttpError::Truncated)
     }
 
+    /// What comes; status, reason, keep-alive and body of it.
+    type Row = (&'static [u8], u16, &'static str, bool, &'static [u8]);
+
     #[test]
     fn accepted() {
-        let table: &[(&[u8], u16, &str, bool, &[u8])] = &[
+        let table: &[Row] = &[
             (
                 b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
                 200,
