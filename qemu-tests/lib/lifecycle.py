@@ -209,6 +209,16 @@ def run(checks, target, router, dispatcher):
         expect("agent.key" in left and "agent.conf" in left, "the identity is gone:", left)
         router.wait_until("! ps | grep -v grep | grep 'ctrl-exec-[ae]' | grep serve", "the end of both services")
 
+    def documented():
+        import docs
+
+        # A new router: nothing of the one before is on flash.
+        router.flash = []
+        router.process.stop()
+        router.boot()
+        dispatcher.call("unpair", name, code=None)
+        return docs.walk(router, dispatcher)
+
     if not step("boots", boot):
         return
     for text, function, needed in (
@@ -232,6 +242,7 @@ def run(checks, target, router, dispatcher):
         ("is upgraded and keeps its configuration", upgrade, False),
         ("is mended after an interrupted upgrade", interrupted_upgrade, False),
         ("is removed and keeps its identity", remove, False),
+        ("every command of docs/OPENWRT.md works", documented, False),
     ):
         if not step(text, function) and needed:
             return
