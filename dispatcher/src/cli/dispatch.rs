@@ -205,7 +205,7 @@ impl Progress {
     }
 
     fn draw(&mut self, done: usize, failed: usize, running: usize) {
-        if !self.shown || (self.visible && self.drawn.elapsed() < REDRAW) {
+        if !self.shown || self.drawn.elapsed() < REDRAW {
             return;
         }
         self.drawn = Instant::now();

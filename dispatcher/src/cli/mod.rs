@@ -136,13 +136,29 @@ fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Thousands of connections and locks need as many descriptors; soft limits are often 1,024.
+/// Thousands of connections and locks need as many descriptors; soft limits are often 1,024. Root
+/// may go beyond the hard limit, others up to it.
 fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Staying with the old limit is no reason to stop; a call that needs more will say so.
-    let _ = setrlimit(Resource::Nofile, limit);
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const WANTED: u64 = 1 << 20;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= WANTED) {
+        return;
+    }
+    let wanted = Rlimit {
+        current: Some(WANTED),
+        maximum: limit.maximum.map(|max| max.max(WANTED)),
+    };
+    if setrlimit(Resource::Nofile, wanted).is_err() {
+        // Staying with the old limit is no reason to stop; what needs more will say so.
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                ..limit
+            },
+        );
+    }
 }
 
 impl fmt::Debug for Ctx {
