@@ -1,18 +1,21 @@
-//! A small blocking TLS client, for commands (pairing, self-ping). The server never uses it.
+//! A connection of a command (pairing, self-ping) that waits for each step, over the reactor that
+//! the server uses too.
 
-use ctrl_exec_protocol::http::{Limits, Response, ResponseParser};
+use ctrl_exec_protocol::http::Response;
 use ctrl_exec_protocol::tls;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use ctrl_exec_reactor::{ClientLimits, CloseReason, Config, ConnId, Event, Reactor};
+use rustls::ClientConfig;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A connection to a server.
 pub struct Client {
-    stream: StreamOwned<ClientConnection, TcpStream>,
-    parser: ResponseParser,
-    unread: Vec<u8>,
+    reactor: Reactor,
+    conn: ConnId,
+    /// A request was sent whose first response has not come.
+    asked: bool,
 }
 
 /// What went wrong.
@@ -22,16 +25,12 @@ pub enum ClientError {
     Resolve(io::Error),
     /// No address could be connected to.
     Connect(io::Error),
-    /// The TLS handshake failed.
-    Tls(String),
     /// The time was over.
     Timeout,
     /// The server closed without an answer.
     Closed,
-    /// The answer is not acceptable HTTP.
-    Http(String),
-    /// Sending or receiving failed.
-    Io(io::Error),
+    /// Anything else: TLS, HTTP, the network.
+    Other(String),
 }
 
 impl std::fmt::Display for ClientError {
@@ -39,11 +38,9 @@ impl std::fmt::Display for ClientError {
         match self {
             ClientError::Resolve(error) => write!(f, "cannot resolve the name: {error}"),
             ClientError::Connect(error) => write!(f, "cannot connect: {error}"),
-            ClientError::Tls(text) => write!(f, "TLS: {text}"),
             ClientError::Timeout => f.write_str("timed out"),
             ClientError::Closed => f.write_str("closed by the server without an answer"),
-            ClientError::Http(text) => write!(f, "malformed answer: {text}"),
-            ClientError::Io(error) => error.fmt(f),
+            ClientError::Other(text) => f.write_str(text),
         }
     }
 }
@@ -60,11 +57,30 @@ impl Client {
         patience: Duration,
     ) -> Result<Client, ClientError> {
         let addresses = resolve(host, port)?;
+        let config_of_loop = Config {
+            max_conns: 1,
+            ..Config::default()
+        };
+        let mut reactor = Reactor::new(config_of_loop).map_err(ClientError::Connect)?;
+        let limits = Arc::new(ClientLimits {
+            // The callers of `response` bound the wait.
+            read: FOR_EVER,
+            idle: FOR_EVER,
+            ..ClientLimits::each_step(patience)
+        });
         let mut last = ClientError::Resolve(ErrorKind::NotFound.into());
         for address in addresses {
-            match TcpStream::connect_timeout(&address, patience) {
-                Ok(socket) => return Client::handshake(socket, host, config, patience),
-                Err(error) => last = ClientError::Connect(error),
+            let conn = reactor.connect(address, &config, tls::server_name(host), &limits);
+            match wait(&mut reactor, None)? {
+                Event::Handshaken { .. } => {
+                    return Ok(Client {
+                        reactor,
+                        conn,
+                        asked: false,
+                    });
+                }
+                Event::Closed { reason, .. } => last = failure(reason),
+                _ => {}
             }
         }
         Err(last)
@@ -72,129 +88,82 @@ impl Client {
 
     /// The server's certificate, DER.
     pub fn peer_certificate(&self) -> Option<&[u8]> {
-        self.stream
-            .conn
-            .peer_certificates()?
-            .first()
-            .map(AsRef::as_ref)
+        self.reactor.peer_certificate(self.conn)
     }
 
     /// Our address on this connection.
     pub fn local_ip(&self) -> Option<String> {
-        self.stream
-            .sock
-            .local_addr()
-            .ok()
-            .map(|address| address.ip().to_canonical().to_string())
+        let address = self.reactor.local_addr(self.conn)?;
+        Some(address.ip().to_canonical().to_string())
     }
 
     /// Sends a request.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        self.stream
-            .write_all(bytes)
-            .and_then(|()| self.stream.flush())
-            .map_err(io_error)
+    pub fn send(&mut self, bytes: Vec<u8>) {
+        // Refused only when the connection has ended, which `response` reports.
+        self.reactor.request(self.conn, bytes);
+        self.asked = true;
     }
 
-    /// The next response, awaited until `deadline`.
+    /// The next response to it, awaited until `deadline`.
     ///
     /// # Errors
     /// It did not come, or is not HTTP.
     pub fn response(&mut self, deadline: Instant) -> Result<Response, ClientError> {
+        if !std::mem::take(&mut self.asked) {
+            self.reactor.await_response(self.conn, FOR_EVER);
+        }
         loop {
-            let used = self
-                .parser
-                .push(&self.unread)
-                .map_err(|e| ClientError::Http(e.to_string()))?;
-            self.unread.drain(..used);
-            if let Some(response) = self.parser.take() {
-                return Ok(response);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ClientError::Timeout);
-            }
-            self.stream
-                .sock
-                .set_read_timeout(Some(left))
-                .map_err(ClientError::Io)?;
-            let mut buffer = [0; 4096];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return self.at_end(),
-                Ok(count) => self.unread.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // A peer that does not say goodbye properly has still said what it said.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return self.at_end(),
-                Err(error) => return Err(io_error(error)),
+            match wait(&mut self.reactor, Some(deadline))? {
+                Event::Response { response, .. } => return Ok(response),
+                Event::Closed { reason, .. } => return Err(failure(reason)),
+                _ => {}
             }
         }
     }
 
     /// Ends the connection in order, as far as the peer lets us.
     pub fn close(mut self) {
-        self.stream.conn.send_close_notify();
-        let _ = self.stream.flush();
+        self.reactor.close(self.conn);
     }
+}
 
-    fn at_end(&mut self) -> Result<Response, ClientError> {
-        if self.parser.is_idle() {
-            return Err(ClientError::Closed);
-        }
-        self.parser
-            .finish()
-            .map_err(|error| ClientError::Http(error.to_string()))?;
-        self.parser.take().ok_or(ClientError::Closed)
-    }
+const FOR_EVER: Duration = Duration::from_secs(86_400);
 
-    fn handshake(
-        mut socket: TcpStream,
-        host: &str,
-        config: Arc<ClientConfig>,
-        patience: Duration,
-    ) -> Result<Client, ClientError> {
-        let _ = socket.set_nodelay(true);
-        socket
-            .set_read_timeout(Some(patience))
-            .map_err(ClientError::Io)?;
-        socket
-            .set_write_timeout(Some(patience))
-            .map_err(ClientError::Io)?;
-        let mut conn = ClientConnection::new(config, tls::server_name(host))
-            .map_err(|error| ClientError::Tls(error.to_string()))?;
-        while conn.is_handshaking() {
-            conn.complete_io(&mut socket)
-                .map_err(|error| match error.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => ClientError::Timeout,
-                    ErrorKind::InvalidData => ClientError::Tls(error.to_string()),
-                    ErrorKind::UnexpectedEof => ClientError::Closed,
-                    _ => ClientError::Io(error),
-                })?;
+fn wait(reactor: &mut Reactor, deadline: Option<Instant>) -> Result<Event, ClientError> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(ClientError::Timeout);
         }
-        Ok(Client {
-            stream: StreamOwned::new(conn, socket),
-            parser: ResponseParser::new(Limits::AGENT_RESPONSE),
-            unread: Vec::new(),
-        })
+        match reactor.next(left) {
+            Ok(Some(event)) => return Ok(event),
+            Ok(None) => {}
+            Err(error) => return Err(ClientError::Other(error.to_string())),
+        }
     }
 }
 
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> {
-    let mut addresses: Vec<SocketAddr> = (host, port)
+    let all: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
         .map_err(ClientError::Resolve)?
         .collect();
-    // IPv4 first: what the reference reports and listens on.
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    Ok(addresses)
+    // IPv4 first, otherwise as the resolver orders them: what the reference reports and listens on.
+    let of_family = |ipv6| {
+        all.iter()
+            .copied()
+            .filter(move |address| address.is_ipv6() == ipv6)
+    };
+    Ok(of_family(false).chain(of_family(true)).collect())
 }
 
-fn io_error(error: io::Error) -> ClientError {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => ClientError::Timeout,
-        ErrorKind::InvalidData => ClientError::Tls(error.to_string()),
-        _ => ClientError::Io(error),
+fn failure(reason: CloseReason) -> ClientError {
+    match reason {
+        CloseReason::Refused => ClientError::Connect(ErrorKind::ConnectionRefused.into()),
+        CloseReason::Timeout(_) => ClientError::Timeout,
+        CloseReason::Eof { .. } | CloseReason::PeerClosed | CloseReason::Reset { .. } => {
+            ClientError::Closed
+        }
+        other => ClientError::Other(other.to_string()),
     }
 }

@@ -131,9 +131,7 @@ fn ping(places: &Places, port: Option<u16>) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     let id = ctrl_exec_host::random::hex_id().map_err(|error| error.to_string())?;
     let body = json::object().str("reqid", &id[..8]).finish();
-    client
-        .send(&render_request("POST", "/ping", &host, Some(&body), false))
-        .map_err(|error| error.to_string())?;
+    client.send(render_request("POST", "/ping", &host, Some(&body), false));
     let answer = client
         .response(Instant::now() + PATIENCE)
         .map_err(|error| error.to_string())?;

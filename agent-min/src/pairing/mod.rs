@@ -1,5 +1,10 @@
 //! `request-pairing`: how this host becomes an agent of a dispatcher (agent.md §9).
 
+mod options;
+mod voice;
+
+pub use options::Options;
+
 use crate::client::{Client, ClientError};
 use crate::identity::{self, NewIdentity, Owner};
 use crate::live::{self, Notes};
@@ -14,48 +19,22 @@ use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::pairing::{Ack, Approval, LookupBy, Outcome, PairRequest, code};
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::verify::ChainVerifier;
 use ctrl_exec_protocol::{csr, names, tls, verify};
+use options::{Request, check};
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use voice::{Voice, eprint_line};
 
 /// First argument of the process that waits in the background.
 pub const WAIT: &str = "__pair-wait";
 
-/// The dispatcher's pairing port.
-const PORT: u16 = 7444;
-/// Patience of an interactive request, in seconds: the dispatcher's 600 and some.
-const INTERACTIVE_TIMEOUT: u32 = 660;
-/// Default and largest patience of a background request, in seconds.
-const BACKGROUND_TIMEOUT: u32 = 30;
-const MAX_BACKGROUND_TIMEOUT: u32 = 600;
 const CONNECT: Duration = Duration::from_secs(10);
 const ACKNOWLEDGE: Duration = Duration::from_secs(60);
-
-/// Options of the command.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The dispatcher's host name or address.
-    pub dispatcher: Option<String>,
-    /// Its pairing port.
-    pub port: Option<u16>,
-    /// Go on in the background once the request is queued.
-    pub background: bool,
-    /// Seconds to wait for the decision.
-    pub timeout: Option<u32>,
-    /// How the dispatcher is to find this host.
-    pub lookup_by: Option<String>,
-    /// Kind of the key, if it is not to follow the dispatcher's.
-    pub key_type: Option<String>,
-    /// The CA's certificate, carried here by hand: the dispatcher must then prove that it is of
-    /// that CA.
-    pub ca: Option<PathBuf>,
-}
 
 /// Why pairing ended without an identity.
 #[derive(Debug)]
@@ -66,24 +45,6 @@ enum Failure {
     Denied(String),
     /// Nobody decided in time.
     TimedOut,
-}
-
-struct Request {
-    dispatcher: String,
-    port: u16,
-    timeout: Duration,
-    lookup_by: Option<LookupBy>,
-    key_type: Option<KeyType>,
-    ca: Option<Arc<ChainVerifier>>,
-}
-
-/// Where messages go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Voice {
-    /// Standard output and error.
-    Terminal,
-    /// Lines on standard output for the process that started this one.
-    Parent,
 }
 
 /// Pairs, interactively or in the background; the result is the exit code. `arguments` are those
@@ -107,52 +68,6 @@ pub fn wait(places: &Places, options: &Options) -> u8 {
         Ok(request) => finish(places, &request, Voice::Parent),
         Err(_) => 3,
     }
-}
-
-fn check(options: &Options, background: bool) -> Result<Request, String> {
-    let dispatcher = options.dispatcher.clone().filter(|host| !host.is_empty());
-    let dispatcher = dispatcher.ok_or("request-pairing needs --dispatcher HOST")?;
-    let lookup_by = match options.lookup_by.as_deref() {
-        None => None,
-        Some(word) => Some(
-            LookupBy::parse(word)
-                .ok_or_else(|| format!("--lookup-by must be 'ip' or 'hostname', not '{word}'"))?,
-        ),
-    };
-    let key_type = match options.key_type.as_deref() {
-        None => None,
-        Some(word) => Some(KeyType::parse(word).ok_or_else(|| {
-            format!("--key-type must be p256, p384, ed25519 or rsa2048, not '{word}'")
-        })?),
-    };
-    let ca = match &options.ca {
-        None => None,
-        Some(path) => {
-            let named = |fault: String| format!("--ca {}: {fault}", path.display());
-            let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
-            let ca = ChainVerifier::from_pem(&text).map_err(|error| named(error.to_string()))?;
-            Some(Arc::new(ca))
-        }
-    };
-    let default = if background {
-        BACKGROUND_TIMEOUT
-    } else {
-        INTERACTIVE_TIMEOUT
-    };
-    let timeout = options.timeout.unwrap_or(default);
-    if timeout == 0 || (background && timeout > MAX_BACKGROUND_TIMEOUT) {
-        return Err(format!(
-            "--timeout must be 1 to {MAX_BACKGROUND_TIMEOUT} seconds"
-        ));
-    }
-    Ok(Request {
-        dispatcher,
-        port: options.port.unwrap_or(PORT),
-        timeout: Duration::from_secs(timeout.into()),
-        lookup_by,
-        key_type,
-        ca,
-    })
 }
 
 /// Starts the background process and passes on what it says until the request is queued.
@@ -295,9 +210,7 @@ fn pair(
         Some(&message.render()),
         false,
     );
-    client
-        .send(&bytes)
-        .map_err(|error| phase(error, "no response from ctrl-exec"))?;
+    client.send(bytes);
     let ack = client
         .response(Instant::now() + ACKNOWLEDGE)
         .map_err(|error| phase(error, "no response from ctrl-exec"))?;
@@ -490,39 +403,4 @@ fn named(reason: String) -> String {
 
 fn fatal(error: impl std::fmt::Display) -> Failure {
     Failure::Fatal(error.to_string())
-}
-
-impl Voice {
-    fn say(self, text: &str) {
-        match self {
-            Voice::Terminal => print_line(text),
-            Voice::Parent => self.warn(text),
-        }
-    }
-
-    fn warn(self, text: &str) {
-        match self {
-            Voice::Terminal => eprint_line(text),
-            Voice::Parent => text
-                .lines()
-                .for_each(|line| print_line(&format!("E{line}"))),
-        }
-    }
-
-    fn queued(self, reqid: &str) {
-        match self {
-            Voice::Terminal => print_line(&format!("Request {reqid} is waiting for approval...")),
-            Voice::Parent => print_line(&format!("R{reqid}")),
-        }
-    }
-}
-
-/// A closed standard output must not end a background process.
-fn print_line(text: &str) {
-    let mut out = io::stdout();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-}
-
-fn eprint_line(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }

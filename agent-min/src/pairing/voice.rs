@@ -1,0 +1,48 @@
+//! Where the messages of `request-pairing` go.
+
+use std::io::{self, Write};
+
+/// Where messages go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Voice {
+    /// Standard output and error.
+    Terminal,
+    /// Lines on standard output for the process that started this one.
+    Parent,
+}
+
+impl Voice {
+    pub(super) fn say(self, text: &str) {
+        match self {
+            Voice::Terminal => print_line(text),
+            Voice::Parent => self.warn(text),
+        }
+    }
+
+    pub(super) fn warn(self, text: &str) {
+        match self {
+            Voice::Terminal => eprint_line(text),
+            Voice::Parent => text
+                .lines()
+                .for_each(|line| print_line(&format!("E{line}"))),
+        }
+    }
+
+    /// The request waits for the operator's decision.
+    pub(super) fn queued(self, reqid: &str) {
+        match self {
+            Voice::Terminal => print_line(&format!("Request {reqid} is waiting for approval...")),
+            Voice::Parent => print_line(&format!("R{reqid}")),
+        }
+    }
+}
+
+/// A closed standard output must not end a background process.
+fn print_line(text: &str) {
+    let mut out = io::stdout();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+pub(super) fn eprint_line(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
