@@ -59,8 +59,16 @@ impl Session {
             ))
         })?;
         let mut engine = Engine::new(tls, parallel, timeout).refusing(revoked);
-        let previous = trust::previous_client_config(&config, resumption)?
-            .map(|previous| engine.add_identity(previous));
+        // Without the old pair, agents not told of the new one are out of reach; the others not.
+        let previous = match trust::previous_client_config(&config, resumption) {
+            Ok(previous) => previous.map(|previous| engine.add_identity(previous)),
+            Err(error) => {
+                out::error(format_args!(
+                    "Warning: the certificate before the rotation: {error}"
+                ));
+                None
+            }
+        };
         Ok(Self {
             config,
             engine,
