@@ -27,6 +27,8 @@ pub(super) struct Worker<'a> {
     limits: Arc<ClientLimits>,
     resolving: HashMap<QueryId, Flight>,
     talking: HashMap<ConnId, Flight>,
+    /// When names were last looked through.
+    looked: Instant,
 }
 
 /// A call under way.
@@ -55,6 +57,7 @@ impl<'a> Worker<'a> {
             limits: Arc::new(ClientLimits::each_step(shared.engine.step)),
             resolving: HashMap::new(),
             talking: HashMap::new(),
+            looked: Instant::now(),
         })
     }
 
@@ -85,10 +88,32 @@ impl<'a> Worker<'a> {
                 Next::Call(_) | Next::Nothing => LOOK,
                 Next::Later(due) => LOOK.min(due.saturating_duration_since(Instant::now())),
             };
+            self.expire_names(reports);
             let Some(event) = self.reactor.next(Some(wait))? else {
                 continue;
             };
             self.handle(event, reports);
+        }
+    }
+
+    /// The resolver has limits of its own, and they may be long: a name gets one step like the
+    /// rest. An answer that comes later is not waited for.
+    fn expire_names(&mut self, reports: &Sender<Report>) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let step = self.shared.engine.step;
+        let late: Vec<QueryId> = self
+            .resolving
+            .iter()
+            .filter(|(_, flight)| flight.begun.elapsed() > step)
+            .map(|(query, _)| *query)
+            .collect();
+        for query in late {
+            if let Some(flight) = self.resolving.remove(&query) {
+                self.end(flight, Err(Fault::Unresolved), reports);
+            }
         }
     }
 
