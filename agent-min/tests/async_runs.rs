@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 const SLOW: &str = "#!/bin/sh\nd=${0%/*}\necho $PPID > $d/parent\necho $$ > $d/pid\ntouch $d/started\n\
-                    while [ ! -e $d/go ]; do sleep 0.02; done\necho \"out $1\"; echo err >&2\nexit 5\n";
+                    while [ -e $0 ] && [ ! -e $d/go ]; do sleep 0.02; done\necho \"out $1\"; echo err >&2\nexit 5\n";
 
 fn host_with_slow(extra: &str) -> Host {
     let mut host = Host::new(&Ca::new());

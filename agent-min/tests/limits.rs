@@ -95,7 +95,7 @@ fn at_max_children_new_connections_are_closed_at_once() {
     host.configure("max_children = 2");
     host.script(
         "wait",
-        "#!/bin/sh\ntouch ${0%/*}/s$1\nwhile [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
+        "#!/bin/sh\ntouch ${0%/*}/s$1\nwhile [ -e $0 ] && [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
     );
     host.start();
     let busy: Vec<_> = ["1", "2"]
@@ -142,7 +142,7 @@ fn scripts_of_callers_that_went_away_still_count() {
     host.configure("max_children = 2");
     host.script(
         "wait",
-        "#!/bin/sh\ntouch ${0%/*}/s$1\nwhile [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
+        "#!/bin/sh\ntouch ${0%/*}/s$1\nwhile [ -e $0 ] && [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
     );
     host.start();
     for n in ["1", "2"] {
@@ -293,7 +293,7 @@ fn memory_stays_within_the_budget_and_others_go_on() {
     host.script(
         "flood",
         "#!/bin/sh\nhead -c 8000000 /dev/zero | tr '\\0' x\nhead -c 8000000 /dev/zero | tr '\\0' y >&2\n\
-         touch ${0%/*}/done$1\nwhile [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
+         touch ${0%/*}/done$1\nwhile [ -e $0 ] && [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
     );
     host.start();
     ping(&host.caller());

@@ -94,7 +94,7 @@ fn reference_host() -> Host {
     host.script("latin1", "#!/bin/sh\nprintf 'caf\\351\\n'\n");
     host.script(
         "slow",
-        "#!/bin/sh\nwhile [ ! -e \"${0%/*}/go\" ]; do sleep 0.05; done\necho done\n",
+        "#!/bin/sh\nwhile [ -e \"$0\" ] && [ ! -e \"${0%/*}/go\" ]; do sleep 0.05; done\necho done\n",
     );
     host.script("noshebang", "echo noshebang \"$1\"\n");
     host.write("opt/noexec", "#!/bin/sh\n");

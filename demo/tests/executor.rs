@@ -18,7 +18,7 @@ const WHO: (&str, &str) = (
 /// Waits for a file, so that a run can be caught in the act.
 const WAIT: (&str, &str) = (
     "wait",
-    "#!/bin/sh\nwhile [ ! -e \"$1\" ]; do sleep 0.05; done\necho done at last\n",
+    "#!/bin/sh\nwhile [ -e \"$0\" ] && [ ! -e \"$1\" ]; do sleep 0.05; done\necho done at last\n",
 );
 
 #[test]

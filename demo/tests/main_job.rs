@@ -235,7 +235,7 @@ fn outputs_of_megabytes_arrive_from_many_runs_at_once() {
 #[test]
 fn a_script_that_runs_on_a_host_is_not_started_there_twice() {
     let mut world = stage("locked");
-    let wait = "#!/bin/sh\nwhile [ ! -e \"$1\" ]; do sleep 0.05; done\n";
+    let wait = "#!/bin/sh\nwhile [ -e \"$0\" ] && [ ! -e \"$1\" ]; do sleep 0.05; done\n";
     paired(&mut world, "alpha", &[("wait", wait)], "");
     let flag = world.dir.join("flag");
     let path = flag.display().to_string();
