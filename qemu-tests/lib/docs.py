@@ -10,9 +10,8 @@ PAGE = bench.REPO / "docs/OPENWRT.md"
 STANDINS = """
 mkdir -p /usr/bin
 printf '#!/bin/sh\\necho "uci $*" >>/tmp/uci.log\\n' >/usr/bin/uci
-printf '#!/bin/sh\\ncat /var/log/messages\\n' >/usr/bin/logread
 printf '#!/bin/sh\\necho "firewall $*" >>/tmp/uci.log\\n' >/etc/init.d/firewall
-chmod 755 /usr/bin/uci /usr/bin/logread /etc/init.d/firewall
+chmod 755 /usr/bin/uci /etc/init.d/firewall
 """
 
 
@@ -25,8 +24,7 @@ def walk(router, dispatcher):
     """Runs every `router` block on a fresh machine; pairing is answered by the dispatcher."""
     import lifecycle
 
-    # Old names first: /bin holds busybox's logread, which reads a buffer this machine has not.
-    router.run(STANDINS + "rm -f /bin/logread")
+    router.run(STANDINS)
     for package in ("ctrl-exec-agent", "ctrl-exec-exec"):
         lifecycle.fetch(router, "1", package)
     listener = dispatcher.pairing_mode()

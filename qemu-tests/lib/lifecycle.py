@@ -40,7 +40,7 @@ def run(checks, target, router, dispatcher):
         expect("95_ctrl-exec-agent" not in listing, listing)
 
     def unpaired():
-        log = router.run("grep -c 'not starting: not paired' /var/log/messages", code=None).strip()
+        log = router.run("logread | grep -c 'not starting: not paired'", code=None).strip()
         expect(log == "1", log, router.log())
         expect("no instances" in router.run(f"{INIT} status"), "status")
         expect("serve" not in router.run("ps"), router.run("ps"))
@@ -94,7 +94,7 @@ def run(checks, target, router, dispatcher):
     def executor():
         fetch(router, "1", "ctrl-exec-exec")
         router.run("opkg install /tmp/ctrl-exec-exec.ipk")
-        expect("no executor_socket" in router.run("cat /var/log/messages"), router.log())
+        expect("no executor_socket" in router.run("logread"), router.log())
         router.run(f"sed -i 's,^#executor_socket,executor_socket,' {CONF}/agent.conf && /etc/init.d/ctrl-exec-exec start && {INIT} reload")
         router.wait_until("[ -S /var/run/ctrl-exec-agent/exec.sock ]", "the executor's socket")
         router.run(f"{INIT} restart")
@@ -113,7 +113,7 @@ def run(checks, target, router, dispatcher):
             seen.append(dispatcher.ping(name, code=None)["status"])
             time.sleep(0.2)
         expect("ok" in seen and "error" in seen, seen)
-        expect("rate-block" in router.run("cat /var/log/messages"), router.log())
+        expect("rate-block" in router.run("logread"), router.log())
         set_conf(router, "rate_limit_volume", "1000/60/5")
         router.run(f"{INIT} reload")
         answer(dispatcher, name)
@@ -196,7 +196,7 @@ def run(checks, target, router, dispatcher):
         # Power cut with half of the new program on flash: installing again puts it right.
         router.run("dd if=/usr/bin/ctrl-exec-agent of=/tmp/half bs=4096 count=50 2>/dev/null; rm /usr/bin/ctrl-exec-agent; cp /tmp/half /usr/bin/ctrl-exec-agent; chmod 755 /usr/bin/ctrl-exec-agent")
         router.reboot()
-        expect("not starting" in router.run("cat /var/log/messages"), router.log())
+        expect("not starting" in router.run("logread"), router.log())
         fetch(router, "2", "ctrl-exec-agent")
         router.run("opkg install /tmp/ctrl-exec-agent.ipk")
         answer(dispatcher, name)

@@ -29,7 +29,7 @@ VIRTIO = "virtio virtio_ring virtio_mmio virtio_pci_legacy_dev virtio_pci_modern
 # Debian architecture, kernel package and file, QEMU program with its machine, modules for the network
 MACHINES = {
     "malta-el": {
-        "debian": "mipsel", "kernel": "linux-image-4kc-malta", "file": "boot/vmlinux-*",
+        "debian": "mipsel", "kernel": "linux-image-4kc-malta", "file": "boot/vmlinu[xz]-*",
         "qemu": "qemu-system-mipsel -M malta -cpu 24Kc", "nic": "pcnet", "console": "ttyS0",
         "modules": ["mii", "pcnet32"], "memory": 64,
     },
@@ -141,7 +141,7 @@ class Router:
             time.sleep(0.5)
 
     def log(self):
-        return self.run("tail -n 40 /var/log/messages; ps", code=None)
+        return self.run("logread | tail -n 40; ps", code=None)
 
     def console(self):
         return self.process.text()[-3000:]
