@@ -6,7 +6,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use common::{Echo, Pki, dial, exchange, millis, patient, read_all};
+use common::{Echo, Pki, dial, exchange, millis, patient, read_all, secs};
 use ctrl_exec_reactor::http::{Limits, ResponseParser};
 use ctrl_exec_reactor::{CloseReason, Config, Phase, ServerLimits};
 
@@ -144,7 +144,12 @@ fn slow_reader_of_a_big_response_gets_all_and_a_stuck_one_is_cut() {
 #[test]
 fn faults_get_their_answer_though_bytes_are_unread() {
     let pki = Pki::new();
-    let echo = start(&pki, patient());
+    // A slow client must be able to send all it wants before it looks for an answer.
+    let limits = ServerLimits {
+        linger: secs(30),
+        ..patient()
+    };
+    let echo = start(&pki, limits);
     let client = pki.client();
     let mut headers = b"POST /ping HTTP/1.0\r\n".to_vec();
     while headers.len() < 1 << 20 {
@@ -171,6 +176,7 @@ fn faults_get_their_answer_though_bytes_are_unread() {
     let mut stream = dial(echo.address, &client);
     let _ = stream.write_all(&headers);
     assert!(read_response_or_cut(&mut stream).contains("too many headers"));
+    drop(stream);
     echo.seen.wait_closed(4);
     assert_eq!(echo.stop(), 0);
 }
@@ -332,7 +338,11 @@ fn memory_budget_refuses_one_and_serves_the_others() {
         max_buffered: 100_000,
         ..Config::default()
     };
-    let echo = Echo::start(config, patient(), Some(pki.server()));
+    let limits = ServerLimits {
+        linger: secs(30),
+        ..patient()
+    };
+    let echo = Echo::start(config, limits, Some(pki.server()));
     let mut request = b"POST /up HTTP/1.0\r\nContent-Length: 500000\r\n\r\n".to_vec();
     request.resize(request.len() + 500_000, b'y');
     let mut stream = dial(echo.address, &pki.client());
