@@ -2,10 +2,14 @@
 //!
 //! A connection that has not yet proved a certificate costs memory and time on behalf of a
 //! stranger, so such connections have a pool of their own: a number in all and a number per
-//! address. When the pool (or an address's share) is full, the *oldest* unproven connection gives
-//! way, so that somebody who holds half-open connections loses them rather than an honest newcomer
-//! his turn. Addresses from which a trusted dispatcher was lately seen have places that no
-//! stranger can take.
+//! address.
+//!
+//! When the pool is full the *oldest* unproven connection gives way, so that somebody who holds
+//! half-open connections loses them rather than an honest newcomer his turn. Addresses from which a
+//! trusted dispatcher was lately seen have places that no stranger can take. When an address has
+//! used its share, its further connections queue, without TLS, until one of its handshakes is over:
+//! a dispatcher that connects many times at once is served in turn, and a crowd behind one address
+//! only delays itself.
 
 use crate::ratelimit::key;
 use std::net::IpAddr;
@@ -14,6 +18,9 @@ use std::net::IpAddr;
 const KNOWN: usize = 32;
 /// How long a dispatcher's address keeps its reserved places, in seconds.
 const KNOWN_FOR: u32 = 24 * 3600;
+/// Connections in the queue, of all addresses and of one.
+const QUEUE: usize = 256;
+const QUEUE_PER_ADDRESS: usize = 192;
 
 /// Sizes of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +40,39 @@ pub const DEFAULTS: Limits = Limits {
     reserved: 32,
 };
 
+/// Most connections that the pool and its queue hold.
+pub const MOST: usize = DEFAULTS.total + DEFAULTS.reserved + QUEUE;
+
+/// What to do with a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted<C> {
+    /// Start its handshake now; otherwise it waits for its turn ([`Admission::release`]).
+    pub serve: bool,
+    /// Close this one, which is no longer in the pool.
+    pub evict: Option<C>,
+}
+
 /// The pool of unproven connections; `C` identifies a connection.
 pub struct Admission<C> {
     limits: Limits,
-    waiting: Vec<Waiting<C>>,
+    /// In a handshake, in order of arrival.
+    active: Vec<Active<C>>,
+    /// Waiting for their turn, in order of arrival.
+    queue: Vec<(C, u128)>,
     known: Vec<(u128, u32)>,
 }
 
-struct Waiting<C> {
+struct Active<C> {
     conn: C,
     address: u128,
     reserved: bool,
+}
+
+/// Where a connection may go at this moment.
+enum Place {
+    Common,
+    Nowhere,
+    Reserved,
 }
 
 impl<C: Copy + PartialEq> Admission<C> {
@@ -51,63 +80,71 @@ impl<C: Copy + PartialEq> Admission<C> {
     pub fn new(limits: Limits) -> Admission<C> {
         Admission {
             limits,
-            waiting: Vec::new(),
+            active: Vec::new(),
+            queue: Vec::new(),
             known: Vec::new(),
         }
     }
 
-    /// New sizes; connections already waiting stay.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-    }
-
-    /// Takes `conn` into the pool. The result is the connection that must give way for it, which
-    /// the caller closes (it is no longer in the pool).
-    pub fn admit(&mut self, now: u32, conn: C, peer: IpAddr) -> Option<C> {
+    /// Takes `conn` into the pool or its queue.
+    pub fn admit(&mut self, now: u32, conn: C, peer: IpAddr) -> Admitted<C> {
         let address = key(peer);
-        let reserved_used = self.waiting.iter().filter(|w| w.reserved).count();
-        if self.is_known(now, address) && reserved_used < self.limits.reserved {
-            self.waiting.push(Waiting {
-                conn,
-                address,
-                reserved: true,
-            });
-            return None;
+        match self.place(now, address) {
+            Place::Reserved => {
+                self.start(conn, address, true);
+                Admitted {
+                    serve: true,
+                    evict: None,
+                }
+            }
+            Place::Common => {
+                // `active` is in order of arrival: the first match is the oldest.
+                let strangers = self.active.iter().filter(|a| !a.reserved).count();
+                let full = strangers >= self.limits.total.max(1);
+                let oldest = self.active.iter().position(|a| full && !a.reserved);
+                let evict = oldest.map(|at| self.active.remove(at).conn);
+                self.start(conn, address, false);
+                Admitted { serve: true, evict }
+            }
+            Place::Nowhere => {
+                let of_address = |(_, other): &&(C, u128)| *other == address;
+                let same = self.queue.iter().filter(of_address).count();
+                let oldest = if same >= QUEUE_PER_ADDRESS {
+                    self.queue.iter().position(|(_, other)| *other == address)
+                } else {
+                    (self.queue.len() >= QUEUE).then_some(0)
+                };
+                let evict = oldest.map(|at| self.queue.remove(at).0);
+                self.queue.push((conn, address));
+                Admitted {
+                    serve: false,
+                    evict,
+                }
+            }
         }
-        let mut strangers = 0;
-        let mut same = 0;
-        for waiting in self.waiting.iter().filter(|w| !w.reserved) {
-            strangers += 1;
-            same += usize::from(waiting.address == address);
-        }
-        // `waiting` is in order of arrival: the first match is the oldest.
-        let victim = if same >= self.limits.per_address.max(1) {
-            self.waiting
-                .iter()
-                .position(|w| !w.reserved && w.address == address)
-        } else if strangers >= self.limits.total.max(1) {
-            self.waiting.iter().position(|w| !w.reserved)
-        } else {
-            None
-        };
-        let evicted = victim.map(|at| self.waiting.remove(at).conn);
-        self.waiting.push(Waiting {
-            conn,
-            address,
-            reserved: false,
-        });
-        evicted
     }
 
-    /// Takes `conn` out of the pool: it proved itself or is gone. True when it was in the pool.
-    pub fn release(&mut self, conn: C) -> bool {
-        match self.waiting.iter().position(|w| w.conn == conn) {
-            Some(at) => {
-                self.waiting.remove(at);
-                true
-            }
-            None => false,
-        }
+    /// Takes `conn` out of the pool: it proved itself or is gone. The result is the connection
+    /// whose turn it is now, if any; start its handshake.
+    pub fn release(&mut self, now: u32, conn: C) -> Option<C> {
+        self.queue.retain(|(waiting, _)| *waiting != conn);
+        let at = self.active.iter().position(|a| a.conn == conn)?;
+        self.active.remove(at);
+        // Among the waiting, strangers' total does not count: they would only evict one another.
+        let strangers = self.active.iter().filter(|a| !a.reserved).count();
+        let room = strangers < self.limits.total;
+        let next = self
+            .queue
+            .iter()
+            .position(|(_, address)| match self.place(now, *address) {
+                Place::Reserved => true,
+                Place::Common => room,
+                Place::Nowhere => false,
+            })?;
+        let (conn, address) = self.queue.remove(next);
+        let reserved = matches!(self.place(now, address), Place::Reserved);
+        self.start(conn, address, reserved);
+        Some(conn)
     }
 
     /// Notes that a trusted dispatcher spoke from `peer`.
@@ -130,14 +167,34 @@ impl<C: Copy + PartialEq> Admission<C> {
         self.known.push((address, now));
     }
 
-    /// Connections in the pool.
+    /// Connections in the pool, those in the queue included.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.active.len() + self.queue.len()
     }
 
     /// True when the pool is empty.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len() == 0
+    }
+
+    fn start(&mut self, conn: C, address: u128, reserved: bool) {
+        self.active.push(Active {
+            conn,
+            address,
+            reserved,
+        });
+    }
+
+    fn place(&self, now: u32, address: u128) -> Place {
+        let reserved = self.active.iter().filter(|a| a.reserved).count();
+        if reserved < self.limits.reserved && self.is_known(now, address) {
+            return Place::Reserved;
+        }
+        let own = |a: &&Active<C>| !a.reserved && a.address == address;
+        if self.active.iter().filter(own).count() < self.limits.per_address.max(1) {
+            return Place::Common;
+        }
+        Place::Nowhere
     }
 
     fn is_known(&self, now: u32, address: u128) -> bool {
@@ -156,28 +213,47 @@ mod tests {
         IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n))
     }
 
+    const SERVE: Admitted<u32> = Admitted {
+        serve: true,
+        evict: None,
+    };
+    const WAIT: Admitted<u32> = Admitted {
+        serve: false,
+        evict: None,
+    };
+
     #[test]
-    fn an_address_over_its_share_loses_its_own_oldest() {
+    fn an_address_over_its_share_is_served_in_turn() {
         let mut pool = Admission::new(DEFAULTS);
         for conn in 0..5 {
-            assert_eq!(pool.admit(0, conn, ip(1)), None);
+            assert_eq!(pool.admit(0, conn, ip(1)), SERVE);
         }
-        assert_eq!(pool.admit(0, 5, ip(1)), Some(0));
-        assert_eq!(pool.admit(0, 6, ip(1)), Some(1));
-        assert_eq!(pool.admit(0, 7, ip(2)), None);
-        assert_eq!(pool.len(), 6);
+        assert_eq!(pool.admit(0, 5, ip(1)), WAIT);
+        assert_eq!(pool.admit(0, 6, ip(1)), WAIT);
+        assert_eq!(pool.admit(0, 7, ip(2)), SERVE);
+        assert_eq!(pool.release(0, 7), None, "not its address");
+        assert_eq!(pool.release(0, 3), Some(5));
+        assert_eq!(pool.release(0, 6), None, "gone while it waited");
+        assert_eq!(pool.release(0, 5), None);
+        assert_eq!(pool.release(0, 99), None);
+        assert_eq!(pool.len(), 4);
     }
 
     #[test]
     fn the_oldest_of_all_gives_way_when_the_pool_is_full() {
         let mut pool = Admission::new(DEFAULTS);
         for conn in 0..30 {
-            assert_eq!(pool.admit(0, conn, ip(conn)), None);
+            assert_eq!(pool.admit(0, conn, ip(conn)), SERVE);
         }
-        assert_eq!(pool.admit(0, 30, ip(30)), Some(0));
-        assert!(pool.release(1));
-        assert!(!pool.release(1));
-        assert_eq!(pool.admit(0, 31, ip(31)), None);
+        assert_eq!(
+            pool.admit(0, 30, ip(30)),
+            Admitted {
+                serve: true,
+                evict: Some(0)
+            }
+        );
+        assert_eq!(pool.release(0, 1), None);
+        assert_eq!(pool.admit(0, 31, ip(31)), SERVE);
         assert_eq!(pool.len(), 30);
     }
 
@@ -185,24 +261,44 @@ mod tests {
     fn dispatchers_lately_seen_keep_their_places() {
         let mut pool = Admission::new(DEFAULTS);
         pool.trusted_seen(10, ip(9));
-        for conn in 0..20 {
+        for conn in 0..37 {
             assert_eq!(
                 pool.admit(20, conn, ip(9)),
-                None,
-                "more than a stranger's share"
+                SERVE,
+                "reserved and a stranger's share"
             );
         }
+        assert_eq!(pool.admit(20, 37, ip(9)), WAIT);
         for conn in 100..1100 {
-            let evicted = pool.admit(20, conn, ip(conn));
-            assert!(
-                evicted.is_none_or(|gone| gone >= 100),
-                "never a dispatcher's connection"
-            );
+            let evicted = pool.admit(20, conn, ip(conn)).evict;
+            assert!(evicted.is_none_or(|gone| gone >= 100 || (32..37).contains(&gone)));
         }
-        assert_eq!(pool.len(), 50);
-        assert!(pool.release(0), "still waiting");
+        assert_eq!(pool.release(20, 0), Some(37));
         // A day later the address is a stranger's again.
-        assert!(pool.admit(10 + KNOWN_FOR, 2000, ip(9)).is_some());
+        for conn in 40..60 {
+            pool.admit(10 + KNOWN_FOR, conn, ip(9));
+        }
+        assert_eq!(
+            pool.release(10 + KNOWN_FOR, 1),
+            None,
+            "five of its handshakes go on"
+        );
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_its_oldest_gives_way() {
+        let mut pool = Admission::new(DEFAULTS);
+        for conn in 0..1000u32 {
+            let admitted = pool.admit(0, conn, ip(1));
+            let expected = (conn >= 197).then(|| conn - 192);
+            assert_eq!(admitted.evict, expected);
+        }
+        for conn in 2000..3000u32 {
+            let admitted = pool.admit(0, conn, ip(2));
+            assert!(admitted.evict.is_none_or(|gone| gone >= 800));
+        }
+        assert_eq!(pool.queue.len(), QUEUE);
+        assert!(pool.len() <= MOST);
     }
 
     #[test]

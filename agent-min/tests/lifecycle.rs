@@ -298,8 +298,6 @@ fn a_storm_of_hangups_disturbs_nobody() {
     host.script("nap", "#!/bin/sh\nsleep 0.2\necho rested\n");
     host.start();
     let caller = host.caller();
-    // A dispatcher that was seen may make more handshakes at once than a stranger.
-    assert_eq!(caller.post("/ping", "{}").0, 200);
     let runs: Vec<_> = (0..8)
         .map(|_| {
             let caller = caller.clone();

@@ -395,3 +395,33 @@ fn a_script_that_does_not_read_its_input_is_not_waited_for() {
     host.wait_log("ACTION=stdin-timeout BYTES=");
     assert_eq!(run("closed"), "fine\n");
 }
+
+/// As when one machine plays a whole fleet: many names, one agent.
+#[test]
+fn sixty_four_handshakes_at_once_from_one_address_are_all_served() {
+    let mut host = Host::new(&Ca::new());
+    host.script("echo", "#!/bin/sh\necho \"$1\"\n");
+    host.start();
+    let runs: Vec<_> = (0..64)
+        .map(|n| {
+            let caller = host.caller();
+            std::thread::spawn(move || {
+                let body = format!(r#"{{"script":"echo","args":["{n}"]}}"#);
+                assert_eq!(
+                    text(&caller.post("/run", &body).1, "stdout"),
+                    format!("{n}\n")
+                );
+            })
+        })
+        .collect();
+    for run in runs {
+        run.join().unwrap();
+    }
+    // Half-open connections of this address take their share and no more.
+    let half_open: Vec<_> = (0..100)
+        .map(|_| tcp(host.port, Some(IpAddr::V4(STRANGER))).unwrap())
+        .collect();
+    assert_eq!(ping(&host.caller()), Some(200));
+    drop(half_open);
+    assert_eq!(ping(&host.caller().from(STRANGER)), Some(200));
+}

@@ -33,6 +33,8 @@ pub(super) struct Conn {
 pub(super) enum Stage {
     /// In the handshake.
     Unproven,
+    /// Waiting until a handshake of its address is over.
+    Waiting,
     /// Nothing is being done for it.
     Idle,
     /// An answer is owed; true: the caller wants to keep the connection.
@@ -68,7 +70,8 @@ impl Server {
             return;
         }
         let now = self.now();
-        if let Some(evicted) = self.admission.admit(now, conn, ip) {
+        let admitted = self.admission.admit(now, conn, ip);
+        if let Some(evicted) = admitted.evict {
             if let Some(entry) = self.conns.get_mut(evicted) {
                 entry.stage = Stage::Over;
             }
@@ -77,21 +80,39 @@ impl Server {
         let entry = Conn {
             ip,
             serial: String::new(),
-            stage: Stage::Unproven,
+            stage: Stage::Waiting,
             trusted: false,
             kept: false,
             since: now,
         };
         self.conns.insert(conn, entry);
+        if admitted.serve {
+            self.shake_hands(conn);
+        }
+    }
+
+    /// Starts the handshake of an accepted connection.
+    fn shake_hands(&mut self, conn: ConnId) {
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.stage = Stage::Unproven;
+        }
         let tls = Arc::clone(&self.state.live.tls);
-        if !self.reactor.serve(conn, &tls, &Arc::clone(&self.limits)) {
+        if self.stopping || !self.reactor.serve(conn, &tls, &Arc::clone(&self.limits)) {
             self.reactor.close(conn);
+        }
+    }
+
+    /// A connection left the pool of unproven ones: the next one has its turn.
+    fn leave_pool(&mut self, conn: ConnId) {
+        let now = self.now();
+        if let Some(next) = self.admission.release(now, conn) {
+            self.shake_hands(next);
         }
     }
 
     /// The caller proved possession of a certificate of our CA.
     pub(super) fn handshaken(&mut self, conn: ConnId) {
-        self.admission.release(conn);
+        self.leave_pool(conn);
         let now = self.now();
         let Some(der) = self.reactor.peer_certificate(conn) else {
             return;
@@ -195,7 +216,7 @@ impl Server {
             self.executor_closed(conn, reason);
             return;
         }
-        self.admission.release(conn);
+        self.leave_pool(conn);
         let Some(entry) = self.conns.remove(conn) else {
             return;
         };

@@ -90,12 +90,8 @@ struct Server {
 impl Server {
     fn start(places: Places, live: Live, log: Syslog) -> io::Result<Server> {
         let budget = live.conf.memory_budget as usize;
-        let max_conns = live.conf.max_children as usize
-            + admission::DEFAULTS.total
-            + admission::DEFAULTS.reserved
-            // Connections to the executor, and those that are being closed.
-            + live.conf.max_children as usize
-            + 16;
+        // Served ones, their connections to the executor, and those that are being closed.
+        let max_conns = 2 * live.conf.max_children as usize + admission::MOST + 16;
         let mut reactor = Reactor::new(Config {
             max_conns,
             max_buffered: budget,
