@@ -339,6 +339,23 @@ fn a_stop_lets_runs_finish_and_takes_no_new_ones() {
 }
 
 #[test]
+fn a_stop_does_not_cut_answers_short() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("max_output = 8M\nmemory_budget = 64M");
+    host.script(
+        "big",
+        "#!/bin/sh\ntouch ${0%/*}/started\nsleep 0.5\nhead -c 8000000 /dev/zero | tr '\\0' x\n",
+    );
+    host.start();
+    let caller = host.caller();
+    let run = std::thread::spawn(move || caller.post("/run", r#"{"script":"big"}"#).1);
+    wait_for("the script", || host.path("opt/started").exists());
+    host.signal("-TERM");
+    assert_eq!(text(&run.join().unwrap(), "stdout").len(), 8_000_000);
+    assert_eq!(host.ended().code(), Some(0));
+}
+
+#[test]
 fn a_stop_does_not_wait_for_ever() {
     let mut host = Host::new(&Ca::new());
     host.script("long", "#!/bin/sh\ntouch ${0%/*}/started\nexec sleep 30\n");

@@ -44,10 +44,6 @@ pub(super) enum Stage {
 }
 
 impl Conn {
-    pub(super) fn is_busy(&self) -> bool {
-        matches!(self.stage, Stage::Busy(_))
-    }
-
     pub(super) fn peer(&self) -> Peer {
         Peer {
             ip: self.ip,

@@ -9,7 +9,7 @@ use crate::handlers::State;
 use crate::live::{Live, LoadError, Notes, host_name};
 use crate::places::Places;
 use crate::ratelimit::{RateLimiter, Rule};
-use conns::Conn;
+use conns::{Conn, Stage};
 use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::config::RateLimit;
@@ -90,8 +90,7 @@ struct Server {
 impl Server {
     fn start(places: Places, live: Live, log: Syslog) -> io::Result<Server> {
         let budget = live.conf.memory_budget as usize;
-        // Served ones, their connections to the executor, and those that are being closed.
-        let max_conns = 2 * live.conf.max_children as usize + admission::MOST + 16;
+        let max_conns = max_conns(&live);
         let mut reactor = Reactor::new(Config {
             max_conns,
             max_buffered: budget,
@@ -136,7 +135,8 @@ impl Server {
 
     fn run(&mut self) -> io::Result<()> {
         loop {
-            if self.stopping && self.conns.values().all(|conn| !conn.is_busy()) {
+            // Answers that are still being taken count: their connections close when they are out.
+            if self.stopping && self.conns.len() == 0 {
                 return Ok(());
             }
             let Some(event) = self.reactor.next(None)? else {
@@ -192,6 +192,7 @@ impl Server {
                     }
                 }
                 self.rate = limiter(&live);
+                self.reactor.set_max_conns(max_conns(&live));
                 self.state.host = host_name(&live.conf);
                 self.state.live = live;
                 notes
@@ -220,12 +221,9 @@ impl Server {
         if let Some(listener) = self.listener.take() {
             self.reactor.close_listener(listener);
         }
-        let idle: Vec<ConnId> = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| !conn.is_busy())
-            .map(|(id, _)| id)
-            .collect();
+        let owes_nothing = |conn: &Conn| !matches!(conn.stage, Stage::Busy(_) | Stage::Over);
+        let idle = self.conns.iter().filter(|(_, conn)| owes_nothing(conn));
+        let idle: Vec<ConnId> = idle.map(|(id, _)| id).collect();
         for conn in idle {
             self.reactor.close(conn);
         }
@@ -269,6 +267,12 @@ fn listen(reactor: &mut Reactor, bind: Option<IpAddr>, port: u16) -> io::Result<
     reactor
         .listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), BACKLOG)
         .or_else(|_| reactor.listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), BACKLOG))
+}
+
+/// Connections at a time: served ones, their connections to the executor, unproven ones, and those
+/// that are being closed.
+fn max_conns(live: &Live) -> usize {
+    2 * live.conf.max_children as usize + admission::MOST + 16
 }
 
 fn limiter(live: &Live) -> RateLimiter {
