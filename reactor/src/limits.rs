@@ -35,7 +35,8 @@ pub struct ServerLimits {
     pub handshake: Duration,
     /// From the handshake, or from the first byte of a later request, to the end of the request.
     pub request: Duration,
-    /// For each 16 KiB of a response that the peer has to take.
+    /// For each piece of a response that the peer has to take: 16 KiB, but a system that holds more
+    /// for the peer tells of progress only in steps of about 50 KiB.
     pub write: Duration,
     /// Between a response and the first byte of the next request on a kept connection.
     pub idle: Duration,

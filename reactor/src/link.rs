@@ -185,4 +185,4 @@ impl Link {
 }
 
 /// A response larger than this is given to the system in pieces.
-pub(crate) const SEND_BUFFER: usize = 128 * 1024;
+pub(crate) const SEND_BUFFER: usize = 64 * 1024;
