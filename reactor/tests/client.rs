@@ -543,9 +543,10 @@ fn read_timeout_is_for_silence_and_total_for_all() {
         total,
         ..ClientLimits::default()
     };
-    let steady = dribble(8, millis(60));
-    let (response, _) = ask(steady, &pki, limits(millis(400), None));
-    assert_eq!(response.unwrap().body, b"xxxxxxxx");
+    // Longer in all than the limit, and never silent for as long.
+    let steady = dribble(20, millis(60));
+    let (response, _) = ask(steady, &pki, limits(secs(1), None));
+    assert_eq!(response.unwrap().body, b"x".repeat(20));
     let stops = dribble(1, secs(5));
     let (_, reason) = ask(stops, &pki, limits(millis(200), None));
     assert_eq!(reason, CloseReason::Timeout(Phase::Response));
