@@ -421,7 +421,10 @@ const MAX_BUDGET: u32 = 1024 * 1024 * 1024;
 
 fn port(value: &str) -> Result<u16, String> {
     let number = keys::number_u32("port", value, u32::from(u16::MAX))?;
-    u16::try_from(number).map_err(|_| "'port' is out of range".to_owned())
+    match u16::try_from(number) {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err("'port' is out of range (1 to 65535)".to_owned()),
+    }
 }
 
 fn bind(value: &str) -> Result<IpAddr, String> {

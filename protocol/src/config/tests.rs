@@ -146,6 +146,10 @@ fn faults_name_file_line_and_fault() {
         "agent.conf: line 3: 'port' must be a number, not 'abc'"
     );
     assert_eq!(
+        fault("port = 0"),
+        "agent.conf: line 1: 'port' is out of range (1 to 65535)"
+    );
+    assert_eq!(
         fault("port = 65536"),
         "agent.conf: line 1: 'port' is out of range (0 to 65535): 65536"
     );
