@@ -86,10 +86,11 @@ class Router:
         image = self.directory / "initramfs"
         image.write_bytes(self.base + (cpio(self.flash) if self.flash else b""))
         words = f"console={self.kind['console']} quiet panic=-1 rdinit=/init host={self.name}" + (f" clock={clock}" if clock is not None else "")
-        nic = f"user,model={self.kind['nic']},hostfwd=tcp:127.0.0.1:{self.port}-:7443,hostfwd=tcp:127.0.0.1:{self.control_port}-:7000"
+        net = f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-:7443,hostfwd=tcp:127.0.0.1:{self.control_port}-:7000"
         command = [
             *self.kind["qemu"].split(), "-m", str(self.kind["memory"]), "-nographic", "-no-reboot", "-monitor", "none",
-            "-kernel", str(self.kernel), "-initrd", str(image), "-append", words, "-nic", nic,
+            "-kernel", str(self.kernel), "-initrd", str(image), "-append", words,
+            "-netdev", net, "-device", f"{self.kind['nic']},netdev=net",
         ]  # fmt: skip
         self.process = Process(command)
         booted = self.process.wait_for(r"^BOOTED ([0-9.]+)", 300)
