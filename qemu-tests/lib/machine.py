@@ -7,10 +7,8 @@ import functools
 import glob
 import http.server
 import io
-import os
 import pathlib
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,11 +17,11 @@ import threading
 import time
 
 import bench
+import debian
 import lifecycle
 from bench import Failed, Process
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "ctrl-exec"
 VIRTIO = "virtio virtio_ring virtio_mmio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net".split()
 
 # Debian architecture, kernel package and file, QEMU program with its machine, modules for the network
@@ -175,13 +173,13 @@ class Router:
 def base_system(name, kind, arch):
     """(kernel file, cpio archive of everything but our packages)"""
     if kind["debian"]:
-        root = debian(kind["debian"], [kind["kernel"], "busybox-static"])
+        root = debian.unpacked(kind["debian"], [kind["kernel"], "busybox-static"])
         kernel = pathlib.Path(glob.glob(str(root / kind["file"]))[0])
         busybox = (root / "bin/busybox").read_bytes()
     else:
         if subprocess.run([str(HERE / "system/build-malta-be")]).returncode:
             sys.exit("cannot build the big-endian kernel")
-        root = CACHE / "malta-be"
+        root = debian.CACHE / "malta-be"
         kernel, busybox = root / "vmlinux", (root / "busybox").read_bytes()
     standin, system = HERE / "standin", HERE / "system"
     files = [
@@ -217,51 +215,6 @@ def base_system(name, kind, arch):
     members += [(p, mode, 0, 0, 0, "f", content) for p, mode, content in files]
     members += [("var", 0o777, 0, 0, 0, "l", b"tmp"), ("bin/sh", 0o777, 0, 0, 0, "l", b"busybox"), ("dev/console", 0o600, 0, 0, 0, "c", b"")]
     return kernel, cpio(members)
-
-
-def debian(arch, packages):
-    """A directory with the unpacked Debian packages of another architecture, kept in the cache."""
-    root = CACHE / f"debian-{arch}"
-    if (root / "ok").exists():
-        return root
-    shutil.rmtree(root, ignore_errors=True)
-    state = root / "apt"
-    (state / "lists/partial").mkdir(parents=True)
-    (state / "cache/archives/partial").mkdir(parents=True)
-    (state / "status").write_text("")
-    options = [
-        f"APT::Architecture={arch}", f"APT::Architectures={arch}", f"Dir::State={state}", f"Dir::State::Lists={state}/lists",
-        f"Dir::State::status={state}/status", f"Dir::Cache={state}/cache", "APT::Sandbox::User=root", "Acquire::Languages=none",
-        f"Dir::Etc::SourceList={state}/sources.list", "Dir::Etc::SourceParts=/dev/null",
-    ]  # fmt: skip
-    flags = [x for o in options for x in ("-o", o)]
-    release = subprocess.run(["bash", "-c", ". /etc/os-release; echo $VERSION_CODENAME"], capture_output=True, text=True).stdout.strip()
-    lines = subprocess.run(["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"], capture_output=True, text=True).stdout
-    mirror = next((x.split()[1] for x in lines.splitlines() if x.split()[0] == release), None)
-    if mirror is None:
-        sys.exit("apt knows no mirror of this release; run apt-get update")
-    (state / "sources.list").write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {release} main\n")
-    _quiet(["apt-get", *flags, "update", "-qq"])
-    wanted = []
-    for package in packages:
-        # A kernel's name without version only points to the one with it.
-        depends = _quiet(["apt-cache", *flags, "depends", package])
-        real = re.search(r"Depends: (linux-image-\S+)", depends)
-        wanted.append(real[1] if real else package)
-    _quiet(["apt-get", *flags, "download", "-qq", *wanted], cwd=root)
-    for deb in root.glob("*.deb"):
-        _quiet(["dpkg-deb", "-x", str(deb), str(root)])
-        deb.unlink()
-    shutil.rmtree(state)
-    (root / "ok").touch()
-    return root
-
-
-def _quiet(command, **kwargs):
-    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def cpio(members):

@@ -226,28 +226,3 @@ def workspace_version():
 
     with open(bench.REPO / "Cargo.toml", "rb") as f:
         return tomllib.load(f)["workspace"]["package"]["version"]
-
-
-def suites(checks, target, cross):
-    """The two crates' own test suites, built with the flags of the released programs but for
-    unwinding, run as the architecture."""
-    tools = cross.install_tools()
-    env = cross.environment(target, tools)
-    env["CARGO_PROFILE_EMBEDDED_LTO"] = "off"  # one link per test program
-    env["CARGO_PROFILE_EMBEDDED_CODEGEN_UNITS"] = "16"
-    for crate in ("ctrl-exec-protocol", "ctrl-exec-exec", "ctrl-exec-agent"):
-
-        def suite(crate=crate):
-            command = [
-                "cargo-zigbuild", "test", "--locked", "--profile", "embedded", "--target", target["rust"],
-                "-Z", "build-std=std,panic_unwind,panic_abort", "--package", crate,
-            ]  # fmt: skip
-            if crate == "ctrl-exec-protocol":
-                command += ["--all-features"]
-            done = subprocess.run(command, cwd=bench.REPO, env=env, capture_output=True, text=True)
-            lines = [x for x in done.stdout.splitlines() if x.startswith("test result:")]
-            if done.returncode:
-                raise Failed((done.stdout + done.stderr)[-6000:])
-            return f"{sum(int(x.split()[3]) for x in lines)} tests"
-
-        checks.run(f"{target['name']}: test suite of {crate}", suite)

@@ -131,6 +131,13 @@ pub struct Host {
     running: Option<Child>,
 }
 
+/// The program under test; `CTRL_EXEC_AGENT_BIN` names another one, for another architecture, say.
+fn program() -> PathBuf {
+    std::env::var_os("CTRL_EXEC_AGENT_BIN")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_ctrl-exec-agent").into())
+        .into()
+}
+
 impl Host {
     /// A paired host that trusts one dispatcher, `disp`, with serial 0xab01.
     pub fn new(ca: &Ca) -> Host {
@@ -215,7 +222,7 @@ impl Host {
 
     /// The program with this host's root.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ctrl-exec-agent"));
+        let mut command = Command::new(program());
         command
             .args(arguments)
             .arg("--root")
