@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::der::{self, Tlv};
+use crate::extensions::Extensions;
 use crate::time::Utc;
 use crate::{pem, serial};
 
@@ -70,6 +71,14 @@ pub struct CertFacts {
     pub may_sign: bool,
     /// Whether the key may sign certificates: no keyUsage, or one with keyCertSign.
     pub may_sign_certificates: bool,
+    /// Whether it may be shown by who connects: no extKeyUsage, or one with clientAuth.
+    pub may_be_client: bool,
+    /// Whether it may be shown by who is connected to: no extKeyUsage, or one with serverAuth.
+    pub may_be_server: bool,
+    /// Whether it has nameConstraints, which are not supported in a CA.
+    pub constrains_names: bool,
+    /// Whether an extension that is not understood here is marked critical (RFC 5280 §4.2).
+    pub unknown_critical: bool,
 }
 
 /// Why a certificate could not be read.
@@ -87,7 +96,7 @@ pub enum CertError {
     AlgorithmMismatch,
     /// Serial empty, negative or longer than 20 bytes.
     Serial,
-    /// An extension that matters here is damaged or given twice.
+    /// An extension that matters here is damaged, one is given twice, or there are over 32.
     Extension,
 }
 
@@ -100,7 +109,7 @@ impl fmt::Display for CertError {
             Self::Version => f.write_str("unsupported certificate version"),
             Self::AlgorithmMismatch => f.write_str("inner and outer signature algorithms differ"),
             Self::Serial => f.write_str("serial number empty, negative or longer than 20 bytes"),
-            Self::Extension => f.write_str("damaged or repeated extension"),
+            Self::Extension => f.write_str("damaged, repeated or too many extensions"),
         }
     }
 }
@@ -171,12 +180,12 @@ pub(crate) fn parse(input: &[u8]) -> Result<Parsed<'_>, CertError> {
         spki_der: fields.spki.whole.to_vec(),
         key: key_kind(fields.spki.whole).ok_or(CertError::Malformed)?,
         is_ca: extensions.is_ca,
-        may_sign: extensions
-            .usage
-            .is_none_or(|bits| bits & DIGITAL_SIGNATURE != 0),
-        may_sign_certificates: extensions
-            .usage
-            .is_none_or(|bits| bits & KEY_CERT_SIGN != 0),
+        may_sign: extensions.may_sign(),
+        may_sign_certificates: extensions.may_sign_certificates(),
+        may_be_client: extensions.purposes.is_none_or(|purposes| purposes.client),
+        may_be_server: extensions.purposes.is_none_or(|purposes| purposes.server),
+        constrains_names: extensions.constrains_names,
+        unknown_critical: extensions.unknown_critical,
     };
     Ok(Parsed { facts, signed })
 }
@@ -202,8 +211,9 @@ impl<'a> Fields<'a> {
             (explicit, behind) if explicit.tag == 0xa0 => {
                 rest = behind;
                 let number = der::only(explicit.content, der::INTEGER)?;
+                // Version 1 is the default and therefore not written (X.690 §11.5).
                 match number.content {
-                    [version @ 0..=2] => *version,
+                    [version @ 1..=2] => *version,
                     _ => return None,
                 }
             }
@@ -235,83 +245,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// keyUsage bits as they lie in the first byte of the BIT STRING (RFC 5280 §4.2.1.3).
-const DIGITAL_SIGNATURE: u8 = 0x80;
-const KEY_CERT_SIGN: u8 = 0x04;
-
-/// The extensions that matter here. What else a version 3 leaf must not have is for `webpki`.
-#[derive(Default)]
-struct Extensions {
-    any: bool,
-    is_ca: bool,
-    usage: Option<u8>,
-}
-
-impl Extensions {
-    fn read(list: &[u8]) -> Result<Self, CertError> {
-        let mut found = Self::default();
-        let mut constrained = false;
-        let mut rest = list;
-        while !rest.is_empty() {
-            found.any = true;
-            let (oid, value) = extension(&mut rest).ok_or(CertError::Malformed)?;
-            match oid {
-                oid::BASIC_CONSTRAINTS if constrained => return Err(CertError::Extension),
-                oid::BASIC_CONSTRAINTS => {
-                    constrained = true;
-                    found.is_ca = basic_constraints(value).ok_or(CertError::Extension)?;
-                }
-                oid::KEY_USAGE if found.usage.is_some() => return Err(CertError::Extension),
-                oid::KEY_USAGE => {
-                    found.usage = Some(key_usage(value).ok_or(CertError::Extension)?);
-                }
-                _ => {}
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Object identifier and value of the next extension.
-fn extension<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let mut inside = der::next(rest, der::SEQUENCE)?.content;
-    let oid = der::next(&mut inside, der::OID)?.content;
-    if inside.first() == Some(&der::BOOLEAN) {
-        boolean(der::next(&mut inside, der::BOOLEAN)?.content)?;
-    }
-    let value = der::only(inside, der::OCTET_STRING)?.content;
-    Some((oid, value))
-}
-
-fn basic_constraints(value: &[u8]) -> Option<bool> {
-    let mut inside = der::only(value, der::SEQUENCE)?.content;
-    let mut ca = false;
-    if inside.first() == Some(&der::BOOLEAN) {
-        ca = boolean(der::next(&mut inside, der::BOOLEAN)?.content)?;
-    }
-    if !inside.is_empty() {
-        der::only(inside, der::INTEGER)?;
-    }
-    Some(ca)
-}
-
-/// The first byte of the usage bits; the second holds only decipherOnly.
-fn key_usage(value: &[u8]) -> Option<u8> {
-    match der::only(value, der::BIT_STRING)?.content {
-        [0..=7, bits, ..] => Some(*bits),
-        [0] => Some(0),
-        _ => None,
-    }
-}
-
-fn boolean(content: &[u8]) -> Option<bool> {
-    match content {
-        [0x00] => Some(false),
-        [0xff] => Some(true),
-        _ => None,
-    }
-}
-
 fn validity(field: Tlv<'_>) -> Option<(i64, i64)> {
     let (first, rest) = der::read(field.content)?;
     let (second, rest) = der::read(rest)?;
@@ -320,6 +253,7 @@ fn validity(field: Tlv<'_>) -> Option<(i64, i64)> {
 }
 
 /// UTCTime `YYMMDDHHMMSSZ` (1950 to 2049) or GeneralizedTime `YYYYMMDDHHMMSSZ`, in Unix seconds.
+/// No certificate is older than the epoch, nor begins or ends in a leap second.
 fn instant(time: Tlv<'_>) -> Option<i64> {
     let text = std::str::from_utf8(time.content).ok()?;
     let digits = text.strip_suffix('Z')?;
@@ -335,7 +269,12 @@ fn instant(time: Tlv<'_>) -> Option<i64> {
     let part = |range: std::ops::Range<usize>| full.get(range);
     let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
     let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
-    Utc::parse_iso(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")).map(|time| time.0)
+    if second == "60" {
+        return None;
+    }
+    Utc::parse_iso(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z"))
+        .map(|time| time.0)
+        .filter(|seconds| *seconds >= 0)
 }
 
 /// The one common name of a subject, given the content of its Name: `Some(None)` for none,
@@ -369,6 +308,17 @@ fn directory_text(value: Tlv<'_>) -> Option<String> {
     match value.tag {
         // UTF8String, NumericString, PrintableString, IA5String
         0x0c | 0x12 | 0x13 | 0x16 => std::str::from_utf8(value.content).ok().map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// Content of the AlgorithmIdentifier and bits of the key in a SubjectPublicKeyInfo; `None` for
+/// damaged DER.
+pub(crate) fn public_key(spki: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut inside = der::only(spki, der::SEQUENCE)?.content;
+    let algorithm = der::next(&mut inside, der::SEQUENCE)?.content;
+    match der::only(inside, der::BIT_STRING)?.content.split_first()? {
+        (0, key) => Some((algorithm, key)),
         _ => None,
     }
 }
@@ -408,11 +358,9 @@ fn rsa_bits(bits: &[u8]) -> Option<usize> {
 
 /// Object identifiers, as they are encoded.
 mod oid {
-    pub(super) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
     pub(super) const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
     pub(super) const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
     pub(super) const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
-    pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
     pub(super) const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
     pub(super) const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
     pub(super) const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];

@@ -31,6 +31,8 @@ pub mod csr;
 #[cfg(feature = "tls")]
 mod der;
 #[cfg(feature = "tls")]
+mod extensions;
+#[cfg(feature = "tls")]
 pub mod keys;
 #[cfg(feature = "tls")]
 pub mod pem;

@@ -3,18 +3,17 @@
 //!
 //! A peer is accepted when its leaf certificate was issued *directly* by a configured CA, is not a
 //! CA itself and is within its dates. Names are never checked: the serial is the identity. Version
-//! 3 leaves go through `webpki` as well (extended key usage, basic constraints, critical
-//! extensions, name constraints of the CA); version 1 leaves, which the reference issues, have
-//! nothing of the kind and get every check that can be made.
+//! 3 leaves are also judged by their key usage, extended key usage and critical extensions; version
+//! 1 leaves, which the reference issues, have nothing of the kind.
+//!
+//! `webpki` knows no version 1 and builds paths through intermediates, which do not exist here; it
+//! is 42 KB of a router's flash. Its verdicts are what this is tested against
+//! (`tests/verify_differential.rs`), and the signature algorithms are its own.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls_pki_types::{
-    CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
-};
-use webpki::{EndEntityCert, KeyUsage, RawPublicKeyEntity};
+use rustls_pki_types::SignatureVerificationAlgorithm;
 
 use crate::cert::{self, CertError, CertFacts};
 use crate::{der, pem};
@@ -46,8 +45,8 @@ pub enum TrustError {
     Cert(CertError),
     /// A certificate that is no CA (no basicConstraints CA:TRUE, or keyUsage without keyCertSign).
     NotACa(String),
-    /// Something `webpki` does not accept in a CA.
-    Unusable(String),
+    /// A CA certificate with a constraint that would have to be enforced and is not supported.
+    Unusable(&'static str),
 }
 
 impl fmt::Display for TrustError {
@@ -94,8 +93,8 @@ pub enum VerifyError {
     CaOutOfDate,
     /// Key usage or extended key usage forbids this use.
     WrongPurpose,
-    /// Another fault that `webpki` found.
-    Other(String),
+    /// A critical extension that is not understood.
+    CriticalExtension,
 }
 
 impl fmt::Display for VerifyError {
@@ -123,7 +122,9 @@ impl fmt::Display for VerifyError {
             ),
             Self::CaOutOfDate => f.write_str("the CA certificate is expired or not valid yet"),
             Self::WrongPurpose => f.write_str("certificate may not be used for this purpose"),
-            Self::Other(why) => write!(f, "certificate refused: {why}"),
+            Self::CriticalExtension => {
+                f.write_str("certificate has a critical extension that is not supported")
+            }
         }
     }
 }
@@ -133,7 +134,6 @@ impl std::error::Error for VerifyError {}
 /// The configured CA (or several, in one file), against which leaf certificates are checked.
 pub struct ChainVerifier {
     authorities: Vec<CertFacts>,
-    anchors: Vec<TrustAnchor<'static>>,
 }
 
 impl fmt::Debug for ChainVerifier {
@@ -150,23 +150,21 @@ impl ChainVerifier {
     /// Unreadable, or a certificate in it is no CA.
     pub fn from_pem(ca_pem: &str) -> Result<Self, TrustError> {
         let mut authorities = Vec::new();
-        let mut anchors = Vec::new();
         for certificate in pem::certificates(ca_pem).map_err(TrustError::Pem)? {
             let facts = cert::facts(&certificate).map_err(TrustError::Cert)?;
             if !facts.is_ca || !facts.may_sign_certificates {
                 let name = facts.subject_cn.unwrap_or_default();
                 return Err(TrustError::NotACa(name));
             }
-            let anchor = webpki::anchor_from_trusted_cert(&certificate)
-                .map_err(|error| TrustError::Unusable(error.to_string()))?
-                .to_owned();
+            if facts.constrains_names {
+                return Err(TrustError::Unusable("name constraints are not supported"));
+            }
+            if facts.unknown_critical {
+                return Err(TrustError::Unusable("unsupported critical extension"));
+            }
             authorities.push(facts);
-            anchors.push(anchor);
         }
-        Ok(Self {
-            authorities,
-            anchors,
-        })
+        Ok(Self { authorities })
     }
 
     /// Facts of the configured CA certificates, at least one.
@@ -186,84 +184,48 @@ impl ChainVerifier {
             return Err(VerifyError::IsCa);
         }
         in_dates(facts, now)?;
-        let issuers = self.issuers(facts, now)?;
-        if facts.version == 3 {
-            self.version_3(leaf, facts, role, now, &issuers)?;
-        } else {
-            self.version_1(&parsed.signed, &issuers)?;
+        let purpose = match role {
+            Role::Client => facts.may_be_client,
+            Role::Server => facts.may_be_server,
+        };
+        if !facts.may_sign || !purpose {
+            return Err(VerifyError::WrongPurpose);
         }
+        if facts.unknown_critical {
+            return Err(VerifyError::CriticalExtension);
+        }
+        self.issued(facts, &parsed.signed, now)?;
         Ok(parsed.facts)
     }
 
-    /// Positions of the authorities that bear the issuer's name and are within their dates; after
-    /// a CA's renewal there may be two. (`webpki` does not look at a trust anchor's dates.)
-    fn issuers(&self, leaf: &CertFacts, now: i64) -> Result<Vec<usize>, VerifyError> {
-        let named = |(_, ca): &(usize, &CertFacts)| ca.subject_der == leaf.issuer_der;
-        let in_date = |(_, ca): &(usize, &CertFacts)| in_dates(ca, now).is_ok();
-        if !self
-            .authorities
-            .iter()
-            .enumerate()
-            .any(|entry| named(&entry))
-        {
-            return Err(VerifyError::UnknownIssuer);
-        }
-        let found: Vec<usize> = self
-            .authorities
-            .iter()
-            .enumerate()
-            .filter(named)
-            .filter(in_date)
-            .map(|(position, _)| position)
-            .collect();
-        if found.is_empty() {
-            Err(VerifyError::CaOutOfDate)
-        } else {
-            Ok(found)
-        }
-    }
-
-    fn version_1(&self, signed: &der::Signed<'_>, issuers: &[usize]) -> Result<(), VerifyError> {
+    /// Checks the signature with the authorities that bear the issuer's name and are within their
+    /// dates; after a CA's renewal there may be two.
+    fn issued(
+        &self,
+        leaf: &CertFacts,
+        signed: &der::Signed<'_>,
+        now: i64,
+    ) -> Result<(), VerifyError> {
         let mut fault = VerifyError::UnknownIssuer;
-        for ca in issuers
-            .iter()
-            .filter_map(|position| self.authorities.get(*position))
-        {
-            match verify_signed(&ca.spki_der, signed) {
-                Ok(()) => return Ok(()),
-                Err(SignedError::Bad) => fault = VerifyError::BadSignature,
-                Err(SignedError::Unsupported) => fault = VerifyError::UnsupportedSignature,
+        for ca in &self.authorities {
+            if ca.subject_der != leaf.issuer_der {
+                continue;
+            }
+            let found = if in_dates(ca, now).is_err() {
+                VerifyError::CaOutOfDate
+            } else {
+                match verify_signed(&ca.spki_der, signed) {
+                    Ok(()) => return Ok(()),
+                    Err(SignedError::Bad) => VerifyError::BadSignature,
+                    Err(SignedError::Unsupported) => VerifyError::UnsupportedSignature,
+                }
+            };
+            // A CA that could be tried tells more than one that is out of date.
+            if fault == VerifyError::UnknownIssuer || fault == VerifyError::CaOutOfDate {
+                fault = found;
             }
         }
         Err(fault)
-    }
-
-    fn version_3(
-        &self,
-        leaf: &[u8],
-        facts: &CertFacts,
-        role: Role,
-        now: i64,
-        issuers: &[usize],
-    ) -> Result<(), VerifyError> {
-        if !facts.may_sign {
-            return Err(VerifyError::WrongPurpose);
-        }
-        let usage = match role {
-            Role::Client => KeyUsage::client_auth(),
-            Role::Server => KeyUsage::server_auth(),
-        };
-        let anchors: Vec<TrustAnchor<'static>> = issuers
-            .iter()
-            .filter_map(|position| self.anchors.get(*position).cloned())
-            .collect();
-        let leaf = CertificateDer::from(leaf);
-        let time = UnixTime::since_unix_epoch(Duration::from_secs(now.try_into().unwrap_or(0)));
-        EndEntityCert::try_from(&leaf)
-            .map_err(webpki_fault)?
-            .verify_for_usage(algorithms(), &anchors, &[], time, usage, None, None)
-            .map_err(webpki_fault)?;
-        Ok(())
     }
 }
 
@@ -288,21 +250,28 @@ pub(crate) enum SignedError {
 
 /// Verifies the signature of a signed object with the key of a SubjectPublicKeyInfo.
 pub(crate) fn verify_signed(spki: &[u8], signed: &der::Signed<'_>) -> Result<(), SignedError> {
-    let spki = SubjectPublicKeyInfoDer::from(spki);
-    let key = RawPublicKeyEntity::try_from(&spki).map_err(|_| SignedError::Unsupported)?;
-    let mut fault = SignedError::Unsupported;
-    for algorithm in algorithms() {
-        if algorithm.signature_alg_id().as_ref() != signed.algorithm.content {
-            continue;
-        }
-        match key.verify_signature(*algorithm, signed.body.whole, signed.signature) {
-            Ok(()) => return Ok(()),
-            // Several algorithms share an identifier and differ in the key they want.
-            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-            Err(_) => fault = SignedError::Bad,
-        }
-    }
-    Err(fault)
+    let named = algorithms()
+        .iter()
+        .filter(|algorithm| algorithm.signature_alg_id().as_ref() == signed.algorithm.content);
+    verify_any(named, spki, signed.body.whole, signed.signature)
+}
+
+/// Verifies a signature with the first of these algorithms that fits the key: several share an
+/// identifier and differ in the key they want.
+pub(crate) fn verify_any<'a>(
+    candidates: impl IntoIterator<Item = &'a &'static dyn SignatureVerificationAlgorithm>,
+    spki: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), SignedError> {
+    let (key_type, key) = cert::public_key(spki).ok_or(SignedError::Unsupported)?;
+    let algorithm = candidates
+        .into_iter()
+        .find(|candidate| candidate.public_key_alg_id().as_ref() == key_type)
+        .ok_or(SignedError::Unsupported)?;
+    algorithm
+        .verify_signature(key, message, signature)
+        .map_err(|_| SignedError::Bad)
 }
 
 /// The signature algorithms accepted on certificates and requests: SHA-256 or better with RSA of
@@ -325,20 +294,4 @@ fn in_dates(facts: &CertFacts, now: i64) -> Result<(), VerifyError> {
         });
     }
     Ok(())
-}
-
-fn webpki_fault(error: webpki::Error) -> VerifyError {
-    match error {
-        webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::EmptyEkuExtension => {
-            VerifyError::WrongPurpose
-        }
-        webpki::Error::CaUsedAsEndEntity => VerifyError::IsCa,
-        webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer,
-        webpki::Error::InvalidSignatureForPublicKey => VerifyError::BadSignature,
-        webpki::Error::UnsupportedSignatureAlgorithmContext(_)
-        | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            VerifyError::UnsupportedSignature
-        }
-        other => VerifyError::Other(other.to_string()),
-    }
 }

@@ -372,7 +372,10 @@ fn version_3_extensions_are_obeyed() {
         },
         Role::Client,
     );
-    assert!(matches!(unknown, Err(VerifyError::Other(_))), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(VerifyError::CriticalExtension)),
+        "{unknown:?}"
+    );
 }
 
 #[test]

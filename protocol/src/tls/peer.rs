@@ -9,12 +9,11 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
     SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use webpki::RawPublicKeyEntity;
+use rustls_pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
 
 use super::SIGNATURES;
 use crate::cert;
-use crate::verify::{ChainVerifier, Role, VerifyError};
+use crate::verify::{ChainVerifier, Role, SignedError, VerifyError, verify_any};
 
 /// [`ChainVerifier`] in the shapes rustls wants, for either side.
 #[derive(Debug)]
@@ -157,44 +156,57 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
-/// Handshake signature of TLS 1.3, with the raw key: rustls' usual helper parses the certificate
-/// with webpki. The raw-key helper refuses PKCS#1 v1.5 and SHA-1.
+/// Handshake signature of TLS 1.3, by the raw key: rustls' usual helper parses the certificate with
+/// webpki, which refuses version 1. The scheme fixes hash and curve (the first algorithm of each
+/// entry); PKCS#1 v1.5 is not allowed (RFC 8446 §4.2.3).
 fn handshake_13(
     message: &[u8],
     leaf: &CertificateDer<'_>,
     dss: &DigitallySignedStruct,
 ) -> Result<HandshakeSignatureValid, Error> {
-    let spki = spki(leaf)?;
-    rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, dss, &SIGNATURES)
+    if matches!(
+        dss.scheme,
+        SignatureScheme::RSA_PKCS1_SHA256
+            | SignatureScheme::RSA_PKCS1_SHA384
+            | SignatureScheme::RSA_PKCS1_SHA512
+    ) {
+        return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+    }
+    handshake(candidates(dss.scheme).iter().take(1), message, leaf, dss)
 }
 
-/// Handshake signature of TLS 1.2: the scheme does not fix the curve, so each algorithm of the
-/// scheme is tried that fits the key.
+/// Handshake signature of TLS 1.2: the scheme does not fix the curve, so it is the algorithm of
+/// the scheme that fits the key.
 fn handshake_12(
     message: &[u8],
     leaf: &CertificateDer<'_>,
     dss: &DigitallySignedStruct,
 ) -> Result<HandshakeSignatureValid, Error> {
-    let (_, candidates) = SIGNATURES
-        .mapping
-        .iter()
-        .find(|(scheme, _)| *scheme == dss.scheme)
-        .ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
-    let spki = spki(leaf)?;
-    let key = RawPublicKeyEntity::try_from(&spki).map_err(|_| CertificateError::BadEncoding)?;
-    for candidate in *candidates {
-        match key.verify_signature(*candidate, message, dss.signature()) {
-            Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
-            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-            Err(_) => return Err(CertificateError::BadSignature.into()),
-        }
-    }
-    Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+    handshake(candidates(dss.scheme), message, leaf, dss)
 }
 
-fn spki(leaf: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+fn candidates(scheme: SignatureScheme) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+    SIGNATURES
+        .mapping
+        .iter()
+        .find(|(known, _)| *known == scheme)
+        .map_or(&[], |(_, algorithms)| algorithms)
+}
+
+fn handshake<'a>(
+    candidates: impl IntoIterator<Item = &'a &'static dyn SignatureVerificationAlgorithm>,
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
     let facts = cert::facts(leaf).map_err(|error| tls_error(VerifyError::Cert(error)))?;
-    Ok(SubjectPublicKeyInfoDer::from(facts.spki_der))
+    match verify_any(candidates, &facts.spki_der, message, dss.signature()) {
+        Ok(()) => Ok(HandshakeSignatureValid::assertion()),
+        Err(SignedError::Bad) => Err(CertificateError::BadSignature.into()),
+        Err(SignedError::Unsupported) => {
+            Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+        }
+    }
 }
 
 /// The fault as rustls reports it, so that the peer gets the fitting alert.
@@ -215,7 +227,7 @@ fn tls_error(error: VerifyError) -> Error {
         | VerifyError::UnsupportedSignature
         | VerifyError::IsCa
         | VerifyError::CaOutOfDate
-        | VerifyError::Other(_) => CertificateError::Other(OtherError(Arc::new(error))),
+        | VerifyError::CriticalExtension => CertificateError::Other(OtherError(Arc::new(error))),
     };
     Error::InvalidCertificate(kind)
 }
