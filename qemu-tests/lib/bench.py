@@ -27,7 +27,7 @@ class Checks:
 
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
-        self.notes = {}
+        self.outcomes = {}  # name: (passed, note)
 
     def run(self, name, function, *arguments):
         """True if the check held. A failure is printed with its text; the next check still runs."""
@@ -36,10 +36,12 @@ class Checks:
             note = function(*arguments)
         except Exception as error:  # noqa: BLE001: any fault in a check is a failed check
             self.failed += 1
+            self.outcomes[name] = (False, "")
             text = str(error) if isinstance(error, Failed) else traceback.format_exc().strip()
             print(f"FAIL  {name} ({time.monotonic() - begin:.1f} s)", *("      " + x for x in text.splitlines()[-40:]), sep="\n", flush=True)
             return False
         self.passed += 1
+        self.outcomes[name] = (True, note if isinstance(note, str) else "")
         print(f"ok    {name} ({time.monotonic() - begin:.1f} s){f': {note}' if isinstance(note, str) else ''}", flush=True)
         return True
 

@@ -32,11 +32,10 @@ NOT_EMULATED = {
 }
 
 
-def run(checks, target, cross, programs):
-    """One check for each crate."""
-    label = target["name"]
+def run(checks, label, target, programs, recipe):
+    """One check for each crate. `recipe` is what `released` or its like returns."""
     built = {}
-    if not checks.run(f"{label}: the test programs build", lambda: built.update(build(target, cross)) or f"{count(built)} programs"):
+    if not checks.run(f"{label}: the test programs build", lambda: built.update(build(target, *recipe)) or f"{count(built)} programs"):
         return
     for crate in CRATES:
         checks.run(f"{label}: tests of {crate}", crate_tests, target, crate, built[crate], environment(target, programs))
@@ -46,14 +45,25 @@ def count(built):
     return sum(len(found) for found in built.values())
 
 
-def build(target, cross):
-    """Test programs by crate: [(name, path)]."""
+def released(target, cross):
+    """Environment and arguments with which cargo builds the tests as said above."""
     env = cross.environment(target, cross.install_tools())
     env["CARGO_ENCODED_RUSTFLAGS"] = "\x1f".join(flags(cross.rustflags(target)))
     profile = {"inherits": '"embedded"', "lto": '"off"', "codegen-units": "16", "panic": '"unwind"'}
-    command = ["cargo", "zigbuild", "--locked", "--tests", "--profile", "suites", "--target", target["rust"]]
-    command += [word for key, value in profile.items() for word in ("--config", f"profile.suites.{key}={value}")]
-    command += ["-Z", "build-std=std,panic_unwind,test", "-Z", "build-std-features=optimize_for_size"]
+    arguments = [word for key, value in profile.items() for word in ("--config", f"profile.suites.{key}={value}")]
+    arguments += ["--profile", "suites", "-Z", "build-std=std,panic_unwind,test", "-Z", "build-std-features=optimize_for_size"]
+    return env, arguments
+
+
+def flags(released):
+    """Compiler flags of the released programs, but for those that a test harness cannot live with."""
+    unwanted = ("-Cforce-unwind-tables", "-Zlocation-detail", "-Zfmt-debug")
+    return [f for f in released if not f.startswith(unwanted) and not re.search(r"link-arg=.*/unwind-[^/]*\.o$", f)]
+
+
+def build(target, env, arguments):
+    """Test programs by crate: [(name, path, directory of the crate)]."""
+    command = ["cargo", "zigbuild", "--locked", "--tests", "--target", target["rust"], *arguments]
     command += [word for crate in CRATES for word in ("--package", crate)]
     command += ["--features", ",".join(f"ctrl-exec-protocol/{f}" for f in ("json", "http", "tls", "rsa-keygen"))]
     command += ["--message-format", "json-render-diagnostics"]
@@ -61,12 +71,6 @@ def build(target, cross):
     if done.returncode:
         raise Failed(done.stderr[-6000:])
     return test_programs(done.stdout)
-
-
-def flags(released):
-    """Compiler flags of the released programs, but for those that a test harness cannot live with."""
-    unwanted = ("-Cforce-unwind-tables", "-Zlocation-detail", "-Zfmt-debug")
-    return [f for f in released if not f.startswith(unwanted) and not re.search(r"link-arg=.*/unwind-[^/]*\.o$", f)]
 
 
 def test_programs(messages):
