@@ -168,60 +168,19 @@ fn rsa_2048() -> Result<String, KeyError> {
     generate_rsa_2048(&mut || {})
 }
 
-/// Makes an RSA key of 2048 bits; PEM of PKCS#8. `progress` is called many times on the way (each
-/// time random numbers are drawn for a candidate), so that a program can show that it lives.
+/// Makes an RSA key of 2048 bits; PEM of PKCS#8. `progress` is called many times on the way (for
+/// each number that is tried), so that a program can show that it lives.
 ///
 /// # Errors
 /// Generation failed.
 #[cfg(feature = "rsa-keygen")]
 pub fn generate_rsa_2048(progress: &mut dyn FnMut()) -> Result<String, KeyError> {
-    use rsa::pkcs8::EncodePrivateKey;
-
-    let mut random = Watched {
-        random: SystemRandom::new(),
-        progress,
-    };
-    let key = rsa::RsaPrivateKey::new(&mut random, 2048).map_err(|_| KeyError::Generation)?;
-    let document = key.to_pkcs8_der().map_err(|_| KeyError::Generation)?;
-    Ok(pem::encode("PRIVATE KEY", document.as_bytes()))
+    let document = crate::rsa_keygen::generate(progress).ok_or(KeyError::Generation)?;
+    let text = pem::encode("PRIVATE KEY", &document);
+    // ring checks the numbers of a key when it reads it.
+    PrivateKey::from_pem(&text).map_err(|_| KeyError::Generation)?;
+    Ok(text)
 }
-
-/// ring's random numbers for the `rsa` crate, with a call-back for each draw.
-#[cfg(feature = "rsa-keygen")]
-struct Watched<'a> {
-    random: SystemRandom,
-    progress: &'a mut dyn FnMut(),
-}
-
-#[cfg(feature = "rsa-keygen")]
-impl rsa::rand_core::RngCore for Watched<'_> {
-    fn next_u32(&mut self) -> u32 {
-        rsa::rand_core::impls::next_u32_via_fill(self)
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        rsa::rand_core::impls::next_u64_via_fill(self)
-    }
-
-    fn fill_bytes(&mut self, dest: &mut [u8]) {
-        use ring::rand::SecureRandom;
-
-        (self.progress)();
-        // The trait has no way to report failure here; without random numbers there must be no
-        // key, so wait for the kernel's pool instead of going on with zeros.
-        while self.random.fill(dest).is_err() {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-    }
-
-    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), rsa::rand_core::Error> {
-        self.fill_bytes(dest);
-        Ok(())
-    }
-}
-
-#[cfg(feature = "rsa-keygen")]
-impl rsa::rand_core::CryptoRng for Watched<'_> {}
 
 #[cfg(test)]
 mod tests {

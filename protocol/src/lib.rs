@@ -36,6 +36,8 @@ mod extensions;
 pub mod keys;
 #[cfg(feature = "tls")]
 pub mod pem;
+#[cfg(feature = "rsa-keygen")]
+mod rsa_keygen;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(feature = "tls")]
