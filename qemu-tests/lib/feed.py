@@ -8,15 +8,14 @@ is compiled along (there is none ready-made for MIPS), while OpenWrt builds it w
 """
 
 import os
-import pathlib
 import re
 import shutil
 import subprocess
-import sys
 
 import bench
 import binfmt
 import debian
+import musl
 import suites
 import user
 from bench import Failed, expect
@@ -31,27 +30,20 @@ SETTINGS = {
     "PANIC": "unwind",
     "RPATH": "false",
 }
-# Debian architecture that has the target's musl. There is none for soft-float MIPS.
-MUSL = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf", "armv6": "armhf", "armv5": "armel"}
 PACKAGE = bench.REPO / "openwrt-feed/net/ctrl-exec"
 
 
 def run(checks, target, cross, build_feed, dispatcher, with_suites, no_build):
     label = f"{target['name']}-feed"
-    if target["name"] not in MUSL:
-        checks.skip(label, "Debian has no musl for it to run with")
-        return
     programs = cross.target_dir() / "feed-build" / target["name"] / "bin"
     if not no_build and not checks.run(f"{label}: builds with OpenWrt's settings", build, target, cross, programs.parent):
         return
-    sysroot = musl(target)
+    if not checks.run(f"{label}: musl is linked dynamically", dynamic, programs):
+        return
     if target["qemu"]:
         bench.need_packages("qemu-user-static")
         binfmt.enable(target)
-        give_loader(target, sysroot)
-    else:
-        bench.need_packages("musl")
-    checks.run(f"{label}: musl is linked dynamically", dynamic, programs)
+    sysroot = musl.provide(target, cross, programs / "ctrl-exec-agent")
     checks.run(f"{label}: --version is the package's version", version, build_feed, programs)
     user.scenario(checks, {**target, "name": label}, programs, dispatcher)
     for package in ("ctrl-exec-agent", "ctrl-exec-exec"):
@@ -92,40 +84,10 @@ def recipe(target, cross):
     return env, ["--profile", "release"]
 
 
-def musl(target):
-    """A directory with nothing but the dynamic loader, which is musl itself."""
-    arch = MUSL[target["name"]]
-    found = debian.unpacked(arch, ["musl", "busybox-static"], "-musl")
-    lib = found / "sysroot/lib"
-    if not lib.exists():
-        (link,) = found.glob("lib/ld-musl-*.so.1")
-        (library,) = found.glob("lib/*/libc.so")
-        lib.mkdir(parents=True)
-        shutil.copy(library, lib / link.name)
-    return lib.parent
-
-
-def give_loader(target, sysroot):
-    """Puts the loader where this emulator looks for those of its programs, for the time of the test."""
-    import atexit
-
-    emulator = shutil.which(f"qemu-{target['qemu']}-static") or f"qemu-{target['qemu']}"
-    shown = subprocess.run([emulator, "-h"], capture_output=True, text=True).stdout
-    prefix = pathlib.Path(re.search(r"^QEMU_LD_PREFIX\s*=\s*(\S+)", shown, re.M)[1])
-    if prefix.is_symlink():
-        prefix.unlink()
-    try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        prefix.symlink_to(sysroot)
-    except OSError as error:
-        sys.exit(f"cannot give {emulator} the loader of musl: {error}")
-    atexit.register(prefix.unlink, True)
-
-
 def dynamic(programs):
-    loaders = {re.search(rb"/lib/ld-musl-[a-z0-9_-]+\.so\.1", p.read_bytes()) for p in programs.iterdir()}
-    expect(None not in loaders, loaders)
-    return loaders.pop()[0].decode()
+    loaders = {musl.loader_of(p) for p in programs.iterdir()}
+    expect(len(loaders) == 1 and None not in loaders, loaders)
+    return loaders.pop()
 
 
 def version(build_feed, programs):
@@ -147,9 +109,11 @@ def test_sh(target, cross, build_feed, programs, sysroot, name):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content)
         (root / path).chmod(mode)
-    for loader in (sysroot / "lib").iterdir():
-        shutil.copy(loader, root / "lib")
-    shutil.copy(sysroot.parent / "bin/busybox", root / "bin")
+    loader = musl.loader_of(programs / name)
+    shutil.copy(sysroot / "lib" / loader, root / "lib")
+    # The shell is the host's; only the package's programs are the target's.
+    host = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
+    shutil.copy(debian.unpacked(host, ["busybox-static"]) / "bin/busybox", root / "bin")
     shutil.copy(PACKAGE / "test.sh", root / "test.sh")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/var:/bin/false\n")
     (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
