@@ -211,10 +211,11 @@ impl Live {
                 .map_err(|e| named(path, &e))?
                 .ok_or_else(|| LoadError::Unpaired(vec![path.to_owned()]))
         };
-        let own = Identity::from_pem(&text(&files.cert)?, &text(&files.key)?).map_err(|error| {
-            let (cert, key) = (files.cert.display(), files.key.display());
-            LoadError::Config(format!("{cert}, {key}: {error}"))
-        })?;
+        let own =
+            Identity::agent_from_pem(&text(&files.cert)?, &text(&files.key)?).map_err(|error| {
+                let (cert, key) = (files.cert.display(), files.key.display());
+                LoadError::Config(format!("{cert}, {key}: {error}"))
+            })?;
         let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|e| named(&files.ca, &e))?;
         let chain = Arc::new(chain);
         let clock = clock_with_floor(floor(
@@ -294,7 +295,7 @@ impl Live {
             }
         };
         let answer = "could not generate CSR";
-        let key = PrivateKey::from_pem(&text).map_err(|error| RenewalError {
+        let key = PrivateKey::agent_from_pem(&text).map_err(|error| RenewalError {
             answer,
             cause: error.to_string(),
         })?;

@@ -36,7 +36,7 @@ pub fn validate(files: &Files, cert_pem: &str, now: i64) -> Result<(), String> {
         .ok_or_else(|| format!("agent key not found at '{}'", files.key.display()))?;
     let leaf = cert::from_pem(cert_pem).map_err(|_| NOT_VERIFIED.to_owned())?;
     let facts = verify::verify_leaf(&ca, &leaf, now).map_err(|_| NOT_VERIFIED.to_owned())?;
-    let key = PrivateKey::from_pem(&key)
+    let key = PrivateKey::agent_from_pem(&key)
         .map_err(|error| format!("agent key at '{}': {error}", files.key.display()))?;
     if key.spki_der() != facts.spki_der {
         return Err(WRONG_KEY.into());

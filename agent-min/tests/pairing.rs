@@ -208,7 +208,7 @@ fn an_rsa_dispatcher_gets_an_rsa_key_unless_told_otherwise() {
     for (options, kind) in [
         (&[][..], cert::KeyKind::Rsa { bits: 2048 }),
         (&["--key-type", "p256"], cert::KeyKind::EcP256),
-        (&["--key-type", "ed25519"], cert::KeyKind::Ed25519),
+        (&["--key-type", "p384"], cert::KeyKind::EcP384),
     ] {
         let (port, thread) = dispatcher(&reference, approve(&ca, |_| ()));
         let ran = pair(&host, port, options);

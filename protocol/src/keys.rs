@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair,
 };
 use rustls::SignatureScheme;
-use rustls::crypto::ring::sign::any_supported_type;
+use rustls::crypto::ring::sign::{RsaSigningKey, any_ecdsa_type, any_supported_type};
 use rustls::sign::SigningKey;
+use rustls_pki_types::PrivateKeyDer;
 
 use crate::cert::{self, KeyKind};
 use crate::pem;
@@ -21,7 +23,7 @@ pub enum KeyType {
     EcdsaP256,
     /// ECDSA P-384.
     EcdsaP384,
-    /// Ed25519.
+    /// Ed25519, for dispatchers only: see [`PrivateKey::agent_from_pem`].
     Ed25519,
     /// RSA of 2048 bits, which a Perl dispatcher insists on. Needs the feature `rsa-keygen`.
     Rsa2048,
@@ -47,6 +49,8 @@ pub enum KeyError {
     Pem(pem::PemError),
     /// Not a key of a supported kind (RSA of 2048 to 4096 bits, P-256, P-384, Ed25519).
     Unsupported,
+    /// Not a key of a kind that agents have (RSA of 2048 to 4096 bits, P-256, P-384).
+    UnsupportedByAgents,
     /// The system gave no random numbers, or generation failed.
     Generation,
     /// This program was built without RSA key generation.
@@ -59,6 +63,9 @@ impl fmt::Display for KeyError {
             Self::Pem(error) => error.fmt(f),
             Self::Unsupported => f.write_str(
                 "not a supported private key (RSA of 2048 to 4096 bits, P-256, P-384, Ed25519)",
+            ),
+            Self::UnsupportedByAgents => f.write_str(
+                "not a private key that an agent can use (RSA of 2048 to 4096 bits, P-256, P-384)",
             ),
             Self::Generation => f.write_str("the key could not be generated"),
             Self::NoRsa => f.write_str("this program was built without RSA key generation"),
@@ -90,9 +97,25 @@ impl PrivateKey {
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         let der = pem::private_key(text).map_err(KeyError::Pem)?;
         let inner = any_supported_type(&der).map_err(|_| KeyError::Unsupported)?;
-        let spki = inner.public_key().ok_or(KeyError::Unsupported)?.to_vec();
-        let kind = cert::key_kind(&spki).ok_or(KeyError::Unsupported)?;
-        Ok(Self { inner, spki, kind })
+        Self::of(inner).ok_or(KeyError::Unsupported)
+    }
+
+    /// Reads the PEM private key of an agent, which may not be Ed25519: code to sign with it is
+    /// 26 KB of a router's flash, for keys that the reference does not sign. (Peers and CAs with
+    /// Ed25519 are verified.)
+    ///
+    /// # Errors
+    /// Not PEM, encrypted, or of an unsupported kind.
+    pub fn agent_from_pem(text: &str) -> Result<Self, KeyError> {
+        let der = pem::private_key(text).map_err(KeyError::Pem)?;
+        let inner = rsa_or_ecdsa(&der).ok_or(KeyError::UnsupportedByAgents)?;
+        Self::of(inner).ok_or(KeyError::UnsupportedByAgents)
+    }
+
+    fn of(inner: Arc<dyn SigningKey>) -> Option<Self> {
+        let spki = inner.public_key()?.to_vec();
+        let kind = cert::key_kind(&spki)?;
+        Some(Self { inner, spki, kind })
     }
 
     /// DER of the public half, as SubjectPublicKeyInfo.
@@ -123,24 +146,46 @@ impl PrivateKey {
     }
 }
 
+fn rsa_or_ecdsa(der: &PrivateKeyDer<'_>) -> Option<Arc<dyn SigningKey>> {
+    match RsaSigningKey::new(der) {
+        Ok(key) => Some(Arc::new(key)),
+        Err(_) => any_ecdsa_type(der).ok(),
+    }
+}
+
 /// Makes a key; PEM of PKCS#8 with final newline. RSA takes seconds on a router: use
-/// `generate_rsa_2048` there, which reports progress.
+/// [`generate_rsa_2048`] there, which reports progress.
 ///
 /// # Errors
 /// No random numbers, or RSA in a program built without it.
 pub fn generate(kind: KeyType) -> Result<String, KeyError> {
-    let random = SystemRandom::new();
-    let document = match kind {
-        KeyType::EcdsaP256 => {
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
-        }
-        KeyType::EcdsaP384 => {
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random)
-        }
-        KeyType::Ed25519 => return ed25519(&random),
-        KeyType::Rsa2048 => return rsa_2048(),
-    };
-    let document = document.map_err(|_| KeyError::Generation)?;
+    match kind {
+        KeyType::EcdsaP256 => generate_p256(),
+        KeyType::EcdsaP384 => generate_p384(),
+        KeyType::Ed25519 => ed25519(&SystemRandom::new()),
+        KeyType::Rsa2048 => rsa_2048(),
+    }
+}
+
+/// Makes a key on P-256; PEM of PKCS#8.
+///
+/// # Errors
+/// No random numbers.
+pub fn generate_p256() -> Result<String, KeyError> {
+    ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING)
+}
+
+/// Makes a key on P-384; PEM of PKCS#8.
+///
+/// # Errors
+/// No random numbers.
+pub fn generate_p384() -> Result<String, KeyError> {
+    ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING)
+}
+
+fn ecdsa(algorithm: &'static EcdsaSigningAlgorithm) -> Result<String, KeyError> {
+    let document = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new())
+        .map_err(|_| KeyError::Generation)?;
     Ok(pem::encode("PRIVATE KEY", document.as_ref()))
 }
 
@@ -178,7 +223,7 @@ pub fn generate_rsa_2048(progress: &mut dyn FnMut()) -> Result<String, KeyError>
     let document = crate::rsa_keygen::generate(progress).ok_or(KeyError::Generation)?;
     let text = pem::encode("PRIVATE KEY", &document);
     // ring checks the numbers of a key when it reads it.
-    PrivateKey::from_pem(&text).map_err(|_| KeyError::Generation)?;
+    PrivateKey::agent_from_pem(&text).map_err(|_| KeyError::Generation)?;
     Ok(text)
 }
 
@@ -197,6 +242,8 @@ mod tests {
             let key = PrivateKey::from_pem(&text).unwrap();
             assert_eq!(*key.kind(), expected);
             assert!(key.sign(b"x").is_some());
+            let agents = PrivateKey::agent_from_pem(&text);
+            assert_eq!(agents.is_ok(), expected != KeyKind::Ed25519);
             assert_ne!(text, generate(kind).unwrap());
         }
     }

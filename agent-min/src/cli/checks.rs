@@ -171,7 +171,7 @@ fn check_identity(files: &Files) -> Result<(), String> {
 }
 
 fn identity_of(files: &Files) -> Result<Identity, String> {
-    Identity::from_pem(&text(&files.cert)?, &text(&files.key)?)
+    Identity::agent_from_pem(&text(&files.cert)?, &text(&files.key)?)
         .map_err(|error| format!("{}, {}: {error}", files.cert.display(), files.key.display()))
 }
 

@@ -35,7 +35,7 @@ options of request-pairing:
   --dispatcher HOST   required
   --port N            pairing port of the dispatcher, default 7444
   --lookup-by WHAT    'ip' or 'hostname': how the dispatcher finds this host
-  --key-type TYPE     p256, p384, ed25519 or rsa2048 (default: follow HOST)
+  --key-type TYPE     p256, p384 or rsa2048 (default: follow HOST)
   --ca FILE           the dispatcher's ca.crt, carried here: talk to no one else
   --timeout SECONDS   how long to wait for the decision
   --background        print the request id and go on waiting in the background

@@ -15,7 +15,7 @@ use ctrl_exec_host::syslog::Level;
 use ctrl_exec_host::{hostname, random};
 use ctrl_exec_protocol::cert::{self, KeyKind};
 use ctrl_exec_protocol::http::render_request;
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::keys::{self, KeyError, KeyType, PrivateKey};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::pairing::{Ack, Approval, LookupBy, Outcome, PairRequest, code};
 use ctrl_exec_protocol::time::Utc;
@@ -175,7 +175,7 @@ fn pair(
         warn_of_other_paths(places, files, voice);
     }
     let key_pem = make_key(request, &host, voice)?;
-    let key = PrivateKey::from_pem(&key_pem).map_err(fatal)?;
+    let key = PrivateKey::agent_from_pem(&key_pem).map_err(fatal)?;
     let csr = csr::create(&key, &host).map_err(fatal)?;
     voice.say(&format!(
         "Pairing code: {}\n  Verify this code matches the ctrl-exec display before approving.\n",
@@ -294,8 +294,11 @@ fn make_key(request: &Request, host: &str, voice: Voice) -> Result<String, Failu
         _ => KeyType::EcdsaP256,
     });
     voice.say(&format!("Generating key and CSR for '{host}'..."));
-    if chosen != KeyType::Rsa2048 {
-        return keys::generate(chosen).map_err(fatal);
+    match chosen {
+        KeyType::Rsa2048 => {}
+        KeyType::EcdsaP384 => return keys::generate_p384().map_err(fatal),
+        KeyType::EcdsaP256 => return keys::generate_p256().map_err(fatal),
+        KeyType::Ed25519 => return Err(fatal(KeyError::UnsupportedByAgents)),
     }
     let dots = voice == Voice::Terminal && io::stderr().is_terminal();
     let mut count = 0u32;

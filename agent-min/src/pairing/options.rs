@@ -58,9 +58,14 @@ pub(super) fn check(options: &Options, background: bool) -> Result<Request, Stri
     };
     let key_type = match options.key_type.as_deref() {
         None => None,
-        Some(word) => Some(KeyType::parse(word).ok_or_else(|| {
-            format!("--key-type must be p256, p384, ed25519 or rsa2048, not '{word}'")
-        })?),
+        Some(word) => match KeyType::parse(word) {
+            None | Some(KeyType::Ed25519) => {
+                return Err(format!(
+                    "--key-type must be p256, p384 or rsa2048, not '{word}'"
+                ));
+            }
+            known => known,
+        },
     };
     let ca = match &options.ca {
         None => None,

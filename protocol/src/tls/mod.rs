@@ -7,14 +7,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ring::rand::SystemRandom;
 use rustls::client::Resumption;
-use rustls::crypto::ring::{Ticketer, cipher_suite, default_provider};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::crypto::ring::{Ticketer, cipher_suite, kx_group};
+use rustls::crypto::{
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms,
+};
 use rustls::server::NoServerSessionStorage;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, Error, ServerConfig, SignatureScheme, SupportedProtocolVersion};
-use rustls_pki_types::{ServerName, UnixTime};
+use rustls_pki_types::{PrivateKeyDer, ServerName, UnixTime};
 use webpki::ring as algs;
 
 use crate::cert::{self, CertError, CertFacts};
@@ -122,13 +125,26 @@ impl Identity {
     /// # Errors
     /// One of them cannot be read, or they do not match.
     pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, IdentityError> {
+        Self::new(cert_pem, PrivateKey::from_pem(key_pem))
+    }
+
+    /// [`Identity::from_pem`] of an agent, with a key of the kinds that agents have
+    /// ([`PrivateKey::agent_from_pem`]).
+    ///
+    /// # Errors
+    /// One of them cannot be read, or they do not match.
+    pub fn agent_from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, IdentityError> {
+        Self::new(cert_pem, PrivateKey::agent_from_pem(key_pem))
+    }
+
+    fn new(cert_pem: &str, key: Result<PrivateKey, KeyError>) -> Result<Self, IdentityError> {
         let chain = pem::certificates(cert_pem)
             .map_err(|error| IdentityError::Cert(CertError::Pem(error)))?;
         let leaf = chain
             .first()
             .ok_or(IdentityError::Cert(CertError::Malformed))?;
         let facts = cert::facts(leaf).map_err(IdentityError::Cert)?;
-        let key = PrivateKey::from_pem(key_pem).map_err(IdentityError::Key)?;
+        let key = key.map_err(IdentityError::Key)?;
         if key.spki_der() != facts.spki_der {
             return Err(IdentityError::Mismatch);
         }
@@ -293,9 +309,32 @@ fn provider() -> Arc<CryptoProvider> {
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
             cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
         ],
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
         signature_verification_algorithms: SIGNATURES,
-        ..default_provider()
+        secure_random: &Random,
+        key_provider: &NoKeys,
     })
+}
+
+/// ring's random numbers.
+#[derive(Debug)]
+struct Random;
+
+impl SecureRandom for Random {
+    fn fill(&self, buffer: &mut [u8]) -> Result<(), GetRandomFailed> {
+        ring::rand::SecureRandom::fill(&SystemRandom::new(), buffer).map_err(|_| GetRandomFailed)
+    }
+}
+
+/// Keys come ready-made in an [`Identity`]; rustls' own loader would bring the code of every kind
+/// into programs that have no such keys.
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        Err(Error::General("keys are not loaded by rustls".to_owned()))
+    }
 }
 
 fn time(clock: &Clock) -> Arc<dyn TimeProvider> {
