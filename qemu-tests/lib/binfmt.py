@@ -24,9 +24,12 @@ def enable(target):
         _own_namespace()
     if not (BASE / "register").exists():
         _mount()
-    name = f"ctrl-exec-{target['name']}"
+    name = f"ctrl-exec-{target['name']}-{os.getpid()}"
+    for old in BASE.glob("ctrl-exec-*"):
+        if not pathlib.Path("/proc", old.name.rsplit("-", 1)[1]).exists():  # its process was killed
+            old.write_text("-1")
     if (BASE / name).exists():
-        (BASE / name).write_text("-1")
+        return
     # F: the emulator is opened now, so it works in every mount namespace. P and O are not needed.
     entry = f":{name}:M::{target['magic']}:{target['mask']}:{emulator}:F"
     try:

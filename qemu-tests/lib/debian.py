@@ -11,9 +11,9 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.
 KEY = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
 
 
-def unpacked(arch, packages):
+def unpacked(arch, packages, label=""):
     """A directory with the unpacked Debian packages of another architecture, kept in the cache."""
-    root = CACHE / f"debian-{arch}"
+    root = CACHE / f"debian-{arch}{label}"
     if (root / "ok").exists():
         return root
     shutil.rmtree(root, ignore_errors=True)

@@ -113,7 +113,7 @@ def test_sh(target, cross, build_feed, programs, sysroot, name):
     shutil.copy(sysroot / "lib" / loader, root / "lib")
     # The shell is the host's; only the package's programs are the target's.
     host = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
-    shutil.copy(debian.unpacked(host, ["busybox-static"]) / "bin/busybox", root / "bin")
+    shutil.copy(debian.unpacked(host, ["busybox-static"], "-busybox") / "bin/busybox", root / "bin")
     shutil.copy(PACKAGE / "test.sh", root / "test.sh")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/var:/bin/false\n")
     (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")

@@ -1,5 +1,5 @@
-"""musl's dynamic loader, which is musl itself, for programs that link it dynamically. Debian has it for
-few architectures, and not for soft-float MIPS: built from Debian's source with zig, in about a minute."""
+"""musl's dynamic loader, which is musl itself, for programs that link it dynamically. Debian has none for
+soft-float MIPS: there it is built from Debian's source with zig, in about a minute."""
 
 import atexit
 import os
@@ -12,15 +12,9 @@ import sys
 import bench
 import debian
 
-# zig's name of each target's C library interface. The loader's own name is in the programs.
-ZIG = {
-    "mips": "mips-linux-musleabi",
-    "mipsel": "mipsel-linux-musleabi",
-    "armv5": "arm-linux-musleabi",
-    "armv6": "arm-linux-musleabihf",
-    "armv7": "arm-linux-musleabihf",
-    "aarch64": "aarch64-linux-musl",
-}
+# Debian's architecture, or zig's name of a target that Debian has no musl for.
+DEBIAN = {"armv5": "armel", "armv6": "armhf", "armv7": "armhf", "aarch64": "arm64"}
+ZIG = {"mips": "mips-linux-musleabi", "mipsel": "mipsel-linux-musleabi"}
 
 
 def provide(target, cross, program):
@@ -31,7 +25,9 @@ def provide(target, cross, program):
         return pathlib.Path("/")
     sysroot = debian.CACHE / f"musl-{target['name']}"
     if not (sysroot / "lib" / name).exists():
-        build(target, cross, sysroot, name)
+        fetch = build if target["name"] in ZIG else unpack
+        (sysroot / "lib").mkdir(parents=True, exist_ok=True)
+        fetch(target, cross, sysroot / "lib" / name)
     emulator = shutil.which(f"qemu-{target['qemu']}-static") or f"qemu-{target['qemu']}"
     shown = subprocess.run([emulator, "-h"], capture_output=True, text=True).stdout
     prefix = pathlib.Path(re.search(r"^QEMU_LD_PREFIX\s*=\s*(\S+)", shown, re.M)[1])
@@ -52,23 +48,39 @@ def loader_of(program):
     return found and found[1].decode()
 
 
-def build(target, cross, sysroot, name):
+def unpack(target, _cross, loader):
+    found = debian.unpacked(DEBIAN[target["name"]], ["musl"], "-musl")
+    (library,) = found.glob("lib/*/libc.so")
+    shutil.copy(library, loader)
+
+
+def build(target, cross, loader):
     print(f"building musl for {target['name']}", flush=True)
     bench.need_packages("make", "dpkg-dev")
-    tools = cross.install_tools()
-    work = sysroot.parent / f"{sysroot.name}.work"
+    zig, interface = [str(cross.install_tools() / "python"), "-m", "ziglang"], ZIG[target["name"]]
+    work = debian.CACHE / f"musl-{target['name']}.work"
     shutil.rmtree(work, ignore_errors=True)
     debian.source("musl", work)
     compiler = work / "zig-cc"
-    compiler.write_text(f'#!/bin/sh\nexec {tools}/python -m ziglang cc -target {ZIG[target["name"]]} "$@"\n')
+    # Linking is done below.
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) exit 0 ;; esac\nexec {" ".join(zig)} cc -target {interface} "$@"\n')
     compiler.chmod(0o755)
-    # LIBCC: zig brings the compiler's own library by itself.
-    env = os.environ | {"CC": str(compiler), "AR": f"{tools}/python -m ziglang ar", "RANLIB": "true"}
-    configure = ["./configure", f"--target={ZIG[target['name']]}", "--disable-static", "LIBCC= "]
-    for command in (configure, ["make", f"-j{os.cpu_count()}", "lib/libc.so"]):
-        done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
+
+    def run(*command):
+        done = subprocess.run(command, cwd=work, env=os.environ | {"CC": str(compiler)}, capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"musl: {command[0]} failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    (sysroot / "lib").mkdir(parents=True, exist_ok=True)
-    shutil.copy(work / "lib/libc.so", sysroot / "lib" / name)
+            sys.exit(f"musl: {' '.join(command)[:200]} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+
+    run("./configure", f"--target={interface}", "--disable-static", "LIBCC= ")
+    run("make", f"-j{os.cpu_count()}", "lib/libc.so")
+    (work / "empty.c").write_text("int empty;\n")
+    run(*zig, "build-lib", "-static", "-target", interface, "-fcompiler-rt", "-fPIC", "-OReleaseSmall", "--name", "rt", "empty.c")
+    # The compiler's library has hidden functions of these names too, and would make musl's hidden.
+    runtime = (work / "librt.a").read_bytes()
+    for name in (b"memcpy", b"memmove", b"memset", b"memcmp", b"bcmp"):
+        runtime = runtime.replace(b"\0" + name + b"\0", b"\0_" + name[1:] + b"\0")
+    (work / "librt.a").write_bytes(runtime)
+    objects = sorted(str(p) for p in work.glob("obj/**/*.lo"))
+    link = ["ld.lld", "-m", "elf32btsmip" if target["name"] == "mips" else "elf32ltsmip", "-shared", "-e", "_dlstart", "--gc-sections"]
+    run(*zig, *link, "-Bsymbolic-functions", "--dynamic-list=dynamic.list", "-o", str(loader), *objects, "librt.a")
     shutil.rmtree(work)
