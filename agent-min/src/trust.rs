@@ -7,8 +7,8 @@
 //! reference reads such a file to the same meaning.
 
 use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_protocol::sorted_map::SortedMap;
 use ctrl_exec_protocol::{names, serial};
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -23,7 +23,7 @@ const HEADER: &str = "# ctrl-exec trusted dispatchers: <serial> <id>, one per li
 /// Canonical serial to dispatcher id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustMap {
-    entries: BTreeMap<String, String>,
+    entries: SortedMap<String>,
     /// Serials claimed by two ids: trusted for neither.
     ambiguous: Vec<String>,
 }
@@ -206,7 +206,7 @@ fn is_key(key: &str) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
     /// Canonical serial to the line it came from.
-    serials: BTreeMap<String, String>,
+    serials: SortedMap<String>,
     bad: Vec<String>,
     absent: bool,
 }
@@ -230,6 +230,7 @@ impl Revoked {
     /// Parses the text of a revocation file.
     pub fn parse(text: &str) -> Revoked {
         let mut revoked = Revoked::default();
+        let mut found = Vec::new();
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
@@ -239,9 +240,10 @@ impl Revoked {
             if key == serial::NOT_A_NUMBER {
                 revoked.bad.push(line.to_owned());
             } else {
-                revoked.serials.insert(key, line.to_owned());
+                found.push((key, line.to_owned()));
             }
         }
+        revoked.serials = found.into_iter().collect();
         revoked
     }
 

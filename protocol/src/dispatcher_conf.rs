@@ -1,6 +1,6 @@
 //! The grammar of the dispatcher's configuration file (dispatcher.md §5).
 
-use std::collections::BTreeMap;
+use crate::sorted_map::SortedMap;
 use std::fmt;
 
 /// Keys that must be present.
@@ -9,7 +9,7 @@ pub const REQUIRED: [&str; 3] = ["cert", "key", "ca"];
 /// The settings of one file, as text, with what looked wrong but is no error.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
-    values: BTreeMap<String, String>,
+    values: SortedMap<String>,
     /// Lines that the reference ignores in silence, in words for the operator.
     pub warnings: Vec<String>,
 }

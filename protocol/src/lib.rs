@@ -13,6 +13,7 @@ pub mod frame;
 pub mod log_line;
 pub mod names;
 pub mod serial;
+pub mod sorted_map;
 pub mod time;
 
 #[cfg(feature = "json")]

@@ -16,13 +16,13 @@
 //!
 //! Sizes are bytes, or take `K`, `M` or `G`.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::ip_list::IpList;
 use super::lines::{Line, classify, is_space};
 use super::profile::Profile;
 use super::{ConfigError, MAX_FILE_BYTES, MAX_NAME, MAX_VALUE, Subject, Warning, keys, shown};
+use crate::sorted_map::SortedMap;
 
 /// Most profiles in one file (executor.md §6.1).
 pub const MAX_PROFILES: usize = 64;
@@ -91,9 +91,9 @@ pub struct AgentConf {
     /// Scripts the executor runs at the same time.
     pub executor_max_children: u32,
     /// `[tags]`.
-    pub tags: BTreeMap<String, String>,
+    pub tags: SortedMap<String>,
     /// `[profile NAME]` sections.
-    pub profiles: BTreeMap<String, Profile>,
+    pub profiles: SortedMap<Profile>,
 }
 
 impl Default for AgentConf {
@@ -134,8 +134,8 @@ impl Default for AgentConf {
             async_max_records: 1000,
             async_max_bytes: 16 * 1024 * 1024,
             executor_max_children: 64,
-            tags: BTreeMap::new(),
-            profiles: BTreeMap::new(),
+            tags: SortedMap::new(),
+            profiles: SortedMap::new(),
         }
     }
 }
@@ -248,7 +248,7 @@ impl Reader {
             if name.len() > MAX_NAME {
                 return Err(format!("profile name is longer than {MAX_NAME} bytes"));
             }
-            self.conf.profiles.entry(name.to_owned()).or_default();
+            self.conf.profiles.get_or_default(name);
             if self.conf.profiles.len() > MAX_PROFILES {
                 return Err(format!("more than {MAX_PROFILES} profiles"));
             }
@@ -282,7 +282,7 @@ impl Reader {
             Section::Unknown => Ok(()),
             Section::Profile(_) if blank => Err(format!("'{key}' has an empty value")),
             Section::Profile(name) => {
-                let profile = self.conf.profiles.entry(name.clone()).or_default();
+                let profile = self.conf.profiles.get_or_default(name);
                 if let Some(message) = profile.set(key, value)? {
                     self.warn(Subject::Key(key.to_owned()), message);
                 }

@@ -1,9 +1,8 @@
 //! `scripts.conf`: the allowlist of scripts (agent.md §7.5).
 
-use std::collections::BTreeMap;
-
 use super::lines::{is_space, is_word, key_value};
 use super::{ConfigError, MAX_FILE_BYTES, MAX_NAME, MAX_VALUE, Subject, Warning};
+use crate::sorted_map::SortedMap;
 
 /// Most scripts in one file; a bound of our own.
 pub const MAX_SCRIPTS: usize = 4096;
@@ -14,7 +13,7 @@ pub const DEFAULT_PROFILE: &str = "default";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScriptsConf {
     /// Scripts by name, in byte order.
-    pub scripts: BTreeMap<String, Script>,
+    pub scripts: SortedMap<Script>,
 }
 
 /// One allowed script.
