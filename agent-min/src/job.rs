@@ -90,9 +90,7 @@ impl Job {
         let object = json::parse_object(text, &JOB_BOUNDS).ok()?;
         let text = |key: &str| json::str_of(&object, key).map(str::to_owned);
         let args = match object.get("args")? {
-            json::Value::Array(items) => {
-                items.iter().map(json::scalar_text).collect::<Option<_>>()?
-            }
+            json::Value::Array(items) => json::scalar_texts(items)?,
             _ => return None,
         };
         let request = RunRequest {

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
-pub mod canonical_json;
 pub mod cli;
 pub mod client;
 pub mod exec;

@@ -3,7 +3,7 @@
 //! For allowlist path `P` the sidecar is `P.schema.json`. The agent interprets only `version`;
 //! the rest is advertised unchanged. Only the rendered text is kept.
 
-use crate::canonical_json::{self, Node};
+use ctrl_exec_protocol::json::{self, Bounds, JsonError, Object, Value};
 use ring::digest::{SHA256, digest};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -11,6 +11,11 @@ use std::path::Path;
 
 /// Largest sidecar, in bytes.
 pub const MAX_BYTES: usize = 65_536;
+/// As many values as fit into so many bytes.
+const BOUNDS: Bounds = Bounds {
+    max_nodes: MAX_BYTES,
+    max_depth: 64,
+};
 
 /// A usable sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,37 +43,28 @@ pub fn load(script_path: &str) -> Result<Option<Schema>, String> {
         Ok(None) => return Ok(None),
         Err(reason) => return Err(reason),
     };
-    let text = std::str::from_utf8(&bytes).map_err(|_| "invalid JSON: not UTF-8".to_owned())?;
-    parse(text).map(Some)
+    parse(&bytes).map(Some)
 }
 
 /// Checks and renders the text of a sidecar.
 ///
 /// # Errors
 /// As for [`load`].
-pub fn parse(text: &str) -> Result<Schema, String> {
-    let node = canonical_json::parse(text).map_err(|fault| format!("invalid JSON: {fault}"))?;
-    let Node::Object(members) = &node else {
-        return Err("not a JSON object".into());
+pub fn parse(text: &[u8]) -> Result<Schema, String> {
+    let object = json::parse_object(text, &BOUNDS).map_err(|error| match error {
+        JsonError::NotAnObject => error.to_string(),
+        _ => format!("invalid JSON: {error}"),
+    })?;
+    let explicit = match object.get("version") {
+        Some(Value::String(text)) => Some(text.as_str()),
+        Some(Value::Number(number)) => Some(number.as_str()),
+        _ => None,
     };
-    let version = members
-        .iter()
-        .find(|(name, _)| name == "version")
-        .map(|(_, value)| value);
-    let (explicit, given) = match version {
-        Some(Node::Text(text) | Node::Number(text)) => (text.as_str(), true),
-        _ => ("", false),
-    };
-    let usable = is_version(explicit);
-    let version = if usable {
-        explicit.to_owned()
-    } else {
-        derived(&node)
-    };
+    let usable = explicit.filter(|text| is_version(text));
     Ok(Schema {
-        json: node.render(),
-        version,
-        derived_over_bad: given && !usable,
+        json: json::render(&object),
+        version: usable.map_or_else(|| derived(&object), str::to_owned),
+        derived_over_bad: explicit.is_some() && usable.is_none(),
     })
 }
 
@@ -79,13 +75,23 @@ fn is_version(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-fn derived(node: &Node) -> String {
-    let hash = digest(&SHA256, &canonical_json::hash_bytes(&node.canonical()));
+fn derived(object: &Object) -> String {
+    let hash = digest(&SHA256, &hash_bytes(json::canonical(object)));
     let mut version = String::from("sha256:");
     for byte in &hash.as_ref()[..6] {
         version.push_str(&format!("{byte:02x}"));
     }
     version
+}
+
+/// The bytes the reference hashes for a canonical text: Latin-1 if every character fits, else
+/// UTF-8.
+fn hash_bytes(canonical: String) -> Vec<u8> {
+    let latin1 = canonical.chars().map(|c| u8::try_from(u32::from(c)).ok());
+    match latin1.collect() {
+        Some(bytes) => bytes,
+        None => canonical.into_bytes(),
+    }
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
@@ -125,13 +131,17 @@ mod tests {
                 "sha256:9e9a7114c602",
             ),
         ] {
-            assert_eq!(parse(text).expect("valid").version, version, "{text}");
+            assert_eq!(
+                parse(text.as_bytes()).expect("valid").version,
+                version,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn explicit_versions_are_taken_when_they_look_like_one() {
-        let version = |text: &str| parse(text).expect("valid");
+        let version = |text: &str| parse(text.as_bytes()).expect("valid");
         assert_eq!(version(r#"{"version":"2"}"#).version, "2");
         assert_eq!(version(r#"{"version":1.5}"#).version, "1.5");
         for bad in [
@@ -157,8 +167,16 @@ mod tests {
 
     #[test]
     fn unusable_sidecars_say_why() {
-        assert_eq!(parse("[1]"), Err("not a JSON object".into()));
-        assert!(parse("{nope").is_err_and(|e| e.starts_with("invalid JSON: ")));
+        assert_eq!(parse(b"[1]"), Err("not a JSON object".into()));
+        assert_eq!(
+            parse(b"{nope"),
+            Err("invalid JSON: expected a member name at byte 1".into())
+        );
+        assert_eq!(
+            parse(b"{\"a\":\"\xe9\"}"),
+            Err("invalid JSON: not UTF-8 at byte 6".into())
+        );
+        assert!(parse(&b"{\"a\":".repeat(9_000)).is_err_and(|e| e.contains("too deeply")));
         let dir = std::env::temp_dir().join(format!("ctrl-exec-schema-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("dir");
         let script = dir.join("big");

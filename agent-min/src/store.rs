@@ -4,9 +4,8 @@
 //! held with `flock` by the process that supervises the script's run, and names that run, so that
 //! a record that says `running` can be told from one whose supervisor is gone.
 
-use crate::canonical_json;
 use ctrl_exec_host::durable::{self, Perm};
-use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::json::{self, Bounds};
 use ctrl_exec_protocol::time::Utc;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
@@ -99,14 +98,15 @@ impl Store {
         finished: Utc,
         outcome: &Outcome,
     ) -> io::Result<()> {
-        let mut object = head(id, "done", started)
+        let mut object = head(id, "done", started);
+        object
             .str("finished", &finished.iso())
             .int("exit", i64::from(outcome.exit));
         if outcome.dropped.0 > 0 {
-            object = object.int("stdout_truncated", signed(outcome.dropped.0));
+            object.int("stdout_truncated", signed(outcome.dropped.0));
         }
         if outcome.dropped.1 > 0 {
-            object = object.int("stderr_truncated", signed(outcome.dropped.1));
+            object.int("stderr_truncated", signed(outcome.dropped.1));
         }
         let text = object
             .str("stdout", &outcome.stdout)
@@ -133,16 +133,15 @@ impl Store {
             Err(_) => return Ok(None),
         }
         let names = ["status", "owner", "script", "started"];
-        let Ok([status, owner, script, started]) = canonical_json::text_members(&json, names)
-        else {
+        let Ok(object) = json::parse_members(json.as_bytes(), &names, &Bounds::ANSWER) else {
             return Ok(None);
         };
-        let text = Option::unwrap_or_default;
+        let text = |name| json::str_of(&object, name).unwrap_or_default().to_owned();
         Ok(Some(Stored {
-            status: text(status),
-            owner: text(owner),
-            script: text(script),
-            started: text(started),
+            status: text("status"),
+            owner: text("owner"),
+            script: text("script"),
+            started: text("started"),
             json,
         }))
     }
@@ -305,12 +304,13 @@ impl Store {
 }
 
 fn head(id: &RunId, status: &str, started: &str) -> json::Writer {
-    json::object()
-        .str("reqid", &id.reqid)
+    let mut out = json::object();
+    out.str("reqid", &id.reqid)
         .str("status", status)
         .str("script", &id.script)
         .str("owner", &id.owner)
-        .str("started", started)
+        .str("started", started);
+    out
 }
 
 fn holder(owner: &str, reqid: &str) -> String {
@@ -364,7 +364,8 @@ fn is_running(path: &Path) -> bool {
     if file.take(4096).read_to_string(&mut text).is_err() || text.len() == 4096 {
         return false;
     }
-    matches!(canonical_json::text_members(&text, ["status"]), Ok([Some(s)]) if s == "running")
+    let object = json::parse_members(text.as_bytes(), &["status"], &Bounds::ANSWER);
+    object.is_ok_and(|object| json::str_of(&object, "status") == Some("running"))
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ fn meaning(body: &str, except: &[&str]) -> String {
         .iter()
         .chain(&["host", "version", "started", "finished"])
     {
-        if let Some(value) = object.get_mut(*key) {
+        if let Some(value) = object.get_mut(key) {
             *value = Value::String("*".into());
         }
     }

@@ -1,36 +1,35 @@
 //! JSON values as the dispatcher handles them: records it must hand back whole, and answers of
 //! agents, whose numbers may be strings and the reverse (dispatcher.md §17.9).
 
-pub use miniserde::json::{Array, Number, Object, Value};
+use ctrl_exec_protocol::json::{self, Bounds};
+pub use ctrl_exec_protocol::json::{Number, Object, Value, render as line, truthy};
 
-/// Most values in one document. Far above any honest answer; a hostile agent could otherwise make
-/// 32 bytes of memory of every byte it sends.
-const MAX_NODES: usize = 1_000_000;
+/// Far above any honest answer; a hostile agent could otherwise make 60 bytes of memory of every
+/// byte it sends. Deeper than what an agent takes for a schema, which it hands on within an answer.
+const BOUNDS: Bounds = Bounds {
+    max_nodes: 1_000_000,
+    max_depth: 128,
+};
 
 /// Parses a JSON object. Bytes that are not UTF-8 are replaced, as output of a script may hold any
 /// bytes. `None` when this is no JSON, no object, or absurdly large in number of values.
 pub fn parse_object(bytes: &[u8]) -> Option<Object> {
-    if nodes(bytes) > MAX_NODES {
-        return None;
-    }
-    match miniserde::json::from_str(&String::from_utf8_lossy(bytes)) {
-        Ok(Value::Object(object)) => Some(object),
-        _ => None,
-    }
-}
-
-/// One line of compact JSON, without line end.
-pub fn line(value: &impl miniserde::Serialize) -> String {
-    miniserde::json::to_string(value)
+    json::parse_object(json::lossy(bytes).as_bytes(), &BOUNDS).ok()
 }
 
 /// An object of the given members.
 pub fn object<const N: usize>(members: [(&str, Value); N]) -> Object {
-    let mut object = Object::new();
-    for (key, value) in members {
+    members
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+/// Adds a member, unless there is one of that name.
+pub fn set_default(object: &mut Object, key: &str, value: Value) {
+    if !object.contains_key(key) {
         object.insert(key.to_owned(), value);
     }
-    object
 }
 
 /// A string value.
@@ -40,97 +39,58 @@ pub fn string(text: impl Into<String>) -> Value {
 
 /// A number value.
 pub fn int(number: i64) -> Value {
-    match u64::try_from(number) {
-        Ok(positive) => Value::Number(Number::U64(positive)),
-        Err(_) => Value::Number(Number::I64(number)),
-    }
+    Value::Number(number.into())
 }
 
 /// A count as a number value.
 pub fn count(number: usize) -> Value {
-    Value::Number(Number::U64(number as u64))
+    Value::Number((number as u64).into())
 }
 
 /// An array of strings.
 pub fn strings<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Value {
-    let mut array = Array::new();
-    for item in items {
-        array.push(string(item.as_ref()));
-    }
-    Value::Array(array)
+    Value::Array(
+        items
+            .into_iter()
+            .map(|item| string(item.as_ref()))
+            .collect(),
+    )
 }
 
 /// An array of objects.
 pub fn objects(items: impl IntoIterator<Item = Object>) -> Value {
-    let mut array = Array::new();
-    for item in items {
-        array.push(Value::Object(item));
-    }
-    Value::Array(array)
+    Value::Array(items.into_iter().map(Value::Object).collect())
 }
 
 /// The text of a member: a string, or a number written as one. `None` when absent or otherwise.
 pub fn text<'a>(object: &'a Object, key: &str) -> Option<std::borrow::Cow<'a, str>> {
     match object.get(key)? {
         Value::String(text) => Some(text.as_str().into()),
-        Value::Number(number) => Some(number.to_string().into()),
+        Value::Number(number) => Some(number.as_str().into()),
         _ => None,
     }
 }
 
 /// A string member, or `""`.
 pub fn str_or_empty<'a>(object: &'a Object, key: &str) -> &'a str {
-    match object.get(key) {
-        Some(Value::String(text)) => text,
-        _ => "",
-    }
+    json::str_of(object, key).unwrap_or_default()
 }
 
-/// A whole number member; a string of digits counts, as Perl may have made it one.
+/// A whole number member, also when spelled with a fraction of zero; a string of digits counts, as
+/// Perl may have made it one.
 pub fn integer(object: &Object, key: &str) -> Option<i64> {
     match object.get(key)? {
-        Value::Number(Number::U64(n)) => i64::try_from(*n).ok(),
-        Value::Number(Number::I64(n)) => Some(*n),
-        Value::Number(Number::F64(n)) if n.fract() == 0.0 => n.to_string().parse().ok(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
+        Value::Number(number) => number.print_form().parse().ok(),
+        _ => json::int_of(object, key),
     }
 }
 
-/// Whether a member is true as Perl sees it: `true`, a number but 0, a string but `""` and `"0"`.
-pub fn truthy(object: &Object, key: &str) -> bool {
-    match object.get(key) {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(b)) => *b,
-        Some(Value::Number(_)) => integer(object, key) != Some(0),
-        Some(Value::String(text)) => !text.is_empty() && text != "0",
-        Some(Value::Array(_) | Value::Object(_)) => true,
-    }
-}
-
-/// The members of `object` that are strings, as a tag table.
+/// The member `key`, if it is an object.
 pub fn sub_object<'a>(object: &'a Object, key: &str) -> Option<&'a Object> {
     match object.get(key) {
         Some(Value::Object(inner)) => Some(inner),
         _ => None,
     }
-}
-
-/// Upper bound of the number of values in `bytes`: separators outside strings.
-fn nodes(bytes: &[u8]) -> usize {
-    let mut count = 1;
-    let mut quoted = false;
-    let mut escaped = false;
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b',' | b'[' | b'{' if !quoted => count += 1,
-            _ => {}
-        }
-    }
-    count
 }
 
 #[cfg(test)]
@@ -169,9 +129,18 @@ mod tests {
         assert!(parse_object(b"[]").is_none());
         assert!(parse_object(b"hello").is_none());
         assert!(parse_object(b"").is_none());
-        let deep = [vec![b'['; 2_000_000], vec![b']'; 2_000_000]].concat();
-        assert!(parse_object(&[b"{\"a\":", deep.as_slice(), b"}"].concat()).is_none());
+        let nested = |depth: usize| [vec![b'['; depth], vec![b']'; depth]].concat();
+        let within = |value: Vec<u8>| [b"{\"a\":", value.as_slice(), b"}"].concat();
+        assert!(parse_object(&within(nested(2_000_000))).is_none());
+        assert!(parse_object(&within(nested(100))).is_some());
+        assert!(parse_object(&within(format!("[{}0]", "0,".repeat(999_995)).into())).is_some());
+        assert!(parse_object(&within(format!("[{}0]", "0,".repeat(1_000_000)).into())).is_none());
         assert!(parse_object(b"{\"out\":\"\xff\"}").is_some());
-        assert_eq!(nodes(br#"{"a":"[,,\",{"}"#), 2);
+    }
+
+    #[test]
+    fn numbers_are_handed_back_as_they_were() {
+        let text = r#"{"a":1.0,"b":[1e3,-0,12345678901234567890123],"c":0.10}"#;
+        assert_eq!(line(&parse_object(text.as_bytes()).unwrap()), text);
     }
 }

@@ -126,10 +126,10 @@ pub fn async_record(
     created: i64,
     entries: Vec<(String, Object)>,
 ) -> Object {
-    let mut hosts = Object::new();
-    for (name, entry) in entries {
-        hosts.insert(name, Value::Object(entry));
-    }
+    let hosts: Object = entries
+        .into_iter()
+        .map(|(name, entry)| (name, Value::Object(entry)))
+        .collect();
     let mut record = jval::object([
         ("reqid", jval::string(reqid)),
         ("script", jval::string(script)),
@@ -171,7 +171,7 @@ pub fn host_entries(record: &Object) -> impl Iterator<Item = (&str, &Object)> {
         .into_iter()
         .flat_map(|hosts| {
             hosts.iter().filter_map(|(name, entry)| match entry {
-                Value::Object(entry) => Some((name.as_str(), entry)),
+                Value::Object(entry) => Some((name, entry)),
                 _ => None,
             })
         })

@@ -19,14 +19,13 @@ use ctrl_exec_dispatcher::pairing::{
 use ctrl_exec_dispatcher::registry::Registry;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
-use ctrl_exec_protocol::json::{self, Bounds, Object};
+use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
 use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
 use ctrl_exec_protocol::pairing::{Ack, Outcome, PairRequest};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::verify::system_clock;
 use ctrl_exec_protocol::{cert, csr, tls, verify};
 use ctrl_exec_reactor::Waker;
-use miniserde::json::Value;
 use rustls::{ClientConnection, StreamOwned};
 
 type Client = StreamOwned<ClientConnection, TcpStream>;

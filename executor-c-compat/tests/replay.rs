@@ -4,37 +4,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
-use miniserde::Deserialize;
+use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
 use rustix::fs::Mode;
 use support::{Reply, Server, Site, root_or_skip};
 
-#[derive(Deserialize)]
-struct Recording {
-    #[serde(rename = "agent.conf")]
-    agent_conf: String,
-    #[serde(rename = "scripts.conf")]
-    scripts_conf: String,
-    scripts: BTreeMap<String, String>,
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    case: String,
-    request_hex: String,
-    response: Option<Answer>,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    exit: i32,
-    stdout: String,
-    stderr: String,
+/// The text of a member.
+fn text<'a>(object: &'a Object, key: &str) -> &'a str {
+    json::str_of(object, key).unwrap()
 }
 
 #[test]
@@ -42,34 +22,42 @@ fn recorded_frames() {
     if !root_or_skip("recorded_frames") {
         return;
     }
-    let recording: Recording =
-        miniserde::json::from_str(include_str!("fixtures/transcripts.json")).unwrap();
+    let recording = include_bytes!("fixtures/transcripts.json");
+    let recording = json::parse_object(recording, &Bounds::ANSWER).unwrap();
     let site = Site::new();
     let server = start(&site, &recording);
     let mut replayed = 0;
-    for case in &recording.cases {
-        if case.case == "rw-rw" && std::env::var_os("CTRL_EXEC_NO_MOUNT_SETATTR").is_some() {
+    let Value::Array(cases) = &recording["cases"] else {
+        panic!("no cases")
+    };
+    for case in cases {
+        let Value::Object(case) = case else {
+            panic!("{case:?}")
+        };
+        let name = text(case, "case");
+        if name == "rw-rw" && std::env::var_os("CTRL_EXEC_NO_MOUNT_SETATTR").is_some() {
             // An emulator's gap; qemu-tests/lib/suites.py sets this.
             println!("SKIPPED: recorded frame rw-rw, which needs mount_setattr");
             replayed += 1;
             continue;
         }
-        let answer = server.raw(&bytes_of(&case.request_hex));
-        let Some(recorded) = &case.response else {
-            assert_eq!(answer, b"", "{}", case.case);
+        let answer = server.raw(&bytes_of(text(case, "request_hex")));
+        let Value::Object(recorded) = &case["response"] else {
+            assert_eq!(answer, b"", "{name}");
             replayed += 1;
             continue;
         };
         let reply = Reply::of(&answer);
-        let mut expected = at(&site, &recorded.stdout);
-        if case.case == "fds" {
+        let mut expected = at(&site, text(recorded, "stdout"));
+        if name == "fds" {
             // DEVIATE (executor.md §9.1): the script does not get the connected socket.
             assert_eq!(expected, "0 1 2 3 4 ");
             expected = "0 1 2 3 ".to_owned();
         }
-        assert_eq!(reply.exit, recorded.exit, "{}: {}", case.case, reply.stderr);
-        assert_eq!(reply.stdout, expected, "{}", case.case);
-        assert_eq!(reply.stderr, at(&site, &recorded.stderr), "{}", case.case);
+        let exit = json::int_of(recorded, "exit");
+        assert_eq!(Some(reply.exit.into()), exit, "{name}: {}", reply.stderr);
+        assert_eq!(reply.stdout, expected, "{name}");
+        assert_eq!(reply.stderr, at(&site, text(recorded, "stderr")), "{name}");
         replayed += 1;
     }
     assert_eq!(replayed, 24);
@@ -89,7 +77,7 @@ fn at(site: &Site, text: &str) -> String {
     })
 }
 
-fn start(site: &Site, recording: &Recording) -> Server {
+fn start(site: &Site, recording: &Object) -> Server {
     for dir in ["opt/exs", "var/tmp/w"] {
         fs::create_dir_all(site.path(dir)).unwrap();
     }
@@ -98,14 +86,17 @@ fn start(site: &Site, recording: &Recording) -> Server {
         fs::write(&path, at(site, text)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     };
-    for (name, text) in &recording.scripts {
-        write(name, text, 0o755);
+    let Value::Object(scripts) = &recording["scripts"] else {
+        panic!("no scripts")
+    };
+    for name in scripts.keys() {
+        write(name, text(scripts, name), 0o755);
     }
     write("noshebang", "echo hello\n", 0o755);
     write("noexec", "#!/bin/sh\necho hello\n", 0o644);
     site.conf(
-        &at(site, &recording.agent_conf),
-        &at(site, &recording.scripts_conf),
+        &at(site, text(recording, "agent.conf")),
+        &at(site, text(recording, "scripts.conf")),
     );
     let mut command = site.serve("nobody");
     // As the service manager starts it: no supplementary groups, umask 022.

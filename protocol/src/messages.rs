@@ -40,9 +40,9 @@ pub enum RunRequestError {
 impl fmt::Display for RunRequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::InvalidJson(JsonError::TooComplex) => "invalid JSON: too many values",
+            Self::InvalidJson(JsonError::TooComplex(_)) => "invalid JSON: too many values",
             Self::InvalidJson(JsonError::NotAnObject) => "invalid JSON: not an object",
-            Self::InvalidJson(JsonError::Syntax) => "invalid JSON",
+            Self::InvalidJson(JsonError::Syntax(_)) => "invalid JSON",
             Self::InvalidArgs { error, .. } => error,
         })
     }
@@ -62,19 +62,13 @@ impl RunRequest {
         let reqid = json::text_of(&object, "reqid");
         let args = match object.get("args") {
             None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(items)) => {
-                match items
-                    .iter()
-                    .map(json::scalar_text)
-                    .collect::<Option<Vec<_>>>()
-                {
-                    Some(args) => args,
-                    None => {
-                        let error = "args must be an array of strings";
-                        return Err(RunRequestError::InvalidArgs { reqid, error });
-                    }
+            Some(Value::Array(items)) => match json::scalar_texts(items) {
+                Some(args) => args,
+                None => {
+                    let error = "args must be an array of strings";
+                    return Err(RunRequestError::InvalidArgs { reqid, error });
                 }
-            }
+            },
             Some(_) => {
                 let error = "args must be an array";
                 return Err(RunRequestError::InvalidArgs { reqid, error });
@@ -96,18 +90,16 @@ impl RunRequest {
 
     /// The body.
     pub fn render(&self) -> String {
-        let out = json::object()
-            .str("script", &self.script)
+        let mut out = json::object();
+        out.str("script", &self.script)
             .strings("args", &self.args)
             .str("reqid", &self.reqid)
             .str("username", &self.username)
             .str("token", &self.token);
         if self.run_async {
-            out.bool("async", true)
-        } else {
-            out
+            out.bool("async", true);
         }
-        .finish()
+        out.finish()
     }
 }
 
@@ -168,26 +160,23 @@ pub struct RunReply {
 impl RunReply {
     /// The body of the synchronous answer.
     pub fn render(&self) -> String {
-        let out = json::object()
-            .str("script", &self.script)
+        let mut out = json::object();
+        out.str("script", &self.script)
             .int("exit", i64::from(self.exit))
             .str("stdout", &self.stdout.text)
             .str("stderr", &self.stderr.text);
-        with_truncation(out, &self.stdout, &self.stderr)
-            .str("reqid", &self.reqid)
-            .finish()
+        add_truncation(&mut out, &self.stdout, &self.stderr);
+        out.str("reqid", &self.reqid).finish()
     }
 }
 
 /// Adds `stdout_truncated` and `stderr_truncated` (bytes dropped) where something was dropped.
-pub fn with_truncation(out: json::Writer, stdout: &Output, stderr: &Output) -> json::Writer {
-    let mut out = out;
+fn add_truncation(out: &mut json::Writer, stdout: &Output, stderr: &Output) {
     for (key, stream) in [("stdout_truncated", stdout), ("stderr_truncated", stderr)] {
         if stream.dropped > 0 {
-            out = out.int(key, i64::try_from(stream.dropped).unwrap_or(i64::MAX));
+            out.int(key, i64::try_from(stream.dropped).unwrap_or(i64::MAX));
         }
     }
-    out
 }
 
 /// The body that refuses a run: `exit` -1 and an `error`.

@@ -145,13 +145,13 @@ impl PairRequest {
 
     /// The request body.
     pub fn render(&self) -> String {
-        let mut out = json::object()
-            .str("hostname", &self.hostname)
+        let mut out = json::object();
+        out.str("hostname", &self.hostname)
             .str("csr", &self.csr)
             .str("nonce", &self.nonce)
             .opt_str("lookup_by", self.lookup_by.map(LookupBy::word));
         if let Some(port) = self.port {
-            out = out.int("port", i64::from(port));
+            out.int("port", i64::from(port));
         }
         out.opt_str("ip", self.ip.as_deref()).finish()
     }

@@ -9,6 +9,9 @@ mod agent_conf;
 mod frame_request;
 #[path = "../../fuzz/entry/frame_response.rs"]
 mod frame_response;
+#[cfg(feature = "json")]
+#[path = "../../fuzz/entry/json.rs"]
+mod json;
 #[path = "../../fuzz/entry/scripts_conf.rs"]
 mod scripts_conf;
 
@@ -30,6 +33,12 @@ fn frame_request_seeds() {
 #[test]
 fn frame_response_seeds() {
     each("frame_response", frame_response::run);
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn json_seeds() {
+    each("json", json::run);
 }
 
 /// Runs every seed, every beginning of it and every single-bit change near its start.

@@ -44,17 +44,18 @@ pub(super) fn allowed(state: &mut State, peer: &Peer) -> Step {
     let live = &state.live;
     let mut tags = json::object();
     for (key, value) in &live.conf.tags {
-        tags = tags.str(key, value);
+        tags.str(key, value);
     }
     let mut scripts = Vec::with_capacity(live.scripts.scripts.len());
     for (name, script) in &live.scripts.scripts {
-        let mut entry = json::object()
+        let mut entry = json::object();
+        entry
             .str("name", name)
             .str("path", &script.path)
             .bool("executable", is_executable(&script.path))
             .str("profile", &script.profile);
         if let Some(schema) = live.schema(name) {
-            entry = entry
+            entry
                 .raw("schema", &schema.json)
                 .str("schema_version", &schema.version);
         }

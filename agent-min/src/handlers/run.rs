@@ -165,9 +165,9 @@ pub fn async_outcome(state: &mut State, run: &Run, started: Result<bool, String>
             .field("REQID", &run.request.reqid)
     };
     let head = |status: &str| {
-        json::object()
-            .str("script", &run.request.script)
-            .str("status", status)
+        let mut out = json::object();
+        out.str("script", &run.request.script).str("status", status);
+        out
     };
     match started {
         Ok(true) => {

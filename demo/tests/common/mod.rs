@@ -68,10 +68,7 @@ pub fn results(output: &[u8]) -> Vec<Object> {
             let Value::Object(object) = item else {
                 panic!("a result is no object")
             };
-            object
-                .iter()
-                .map(|(key, value)| (key.clone(), copy(value)))
-                .collect()
+            object.clone()
         })
         .collect();
     results.sort_by_key(|result| json::text_of(result, "host"));
@@ -81,8 +78,4 @@ pub fn results(output: &[u8]) -> Vec<Object> {
 /// A member of a result as text.
 pub fn text(object: &Object, key: &str) -> String {
     json::text_of(object, key)
-}
-
-fn copy(value: &Value) -> Value {
-    json::parse_value(json::render(value).as_bytes(), &Bounds::ANSWER).unwrap()
 }

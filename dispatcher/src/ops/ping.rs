@@ -47,9 +47,8 @@ pub fn rotate_call(target: Target, serial: &str, action: &str) -> Call {
 pub fn rotate_result(name: &str, answer: &Answer) -> Object {
     let mut result = status_result(name, answer, Failure::status);
     let confirmed = jval::str_or_empty(&result, "status") == "ok";
-    result
-        .entry("exit".to_owned())
-        .or_insert_with(|| jval::int(if confirmed { 0 } else { -1 }));
+    let exit = jval::int(if confirmed { 0 } else { -1 });
+    jval::set_default(&mut result, "exit", exit);
     result
 }
 

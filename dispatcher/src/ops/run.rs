@@ -63,9 +63,7 @@ pub fn run_result(name: &str, script: &str, reqid: &str, answer: &Answer) -> Obj
             .put(&mut result);
         }
     }
-    result
-        .entry("reqid".to_owned())
-        .or_insert_with(|| jval::string(reqid));
+    jval::set_default(&mut result, "reqid", jval::string(reqid));
     finish(&mut result, name, answer);
     result
 }
@@ -114,9 +112,7 @@ pub fn async_result(name: &str, script: &str, reqid: &str, answer: &Answer) -> O
             .put(&mut result);
         }
     }
-    result
-        .entry("reqid".to_owned())
-        .or_insert_with(|| jval::string(reqid));
+    jval::set_default(&mut result, "reqid", jval::string(reqid));
     finish(&mut result, name, answer);
     result
 }

@@ -87,17 +87,17 @@ fn queue_files_are_the_references() {
     let recorded = include_str!("../../tests/fixtures/pairing-transcripts.json");
     let wrapped = format!("{{\"all\":{recorded}}}");
     let all = crate::jval::parse_object(wrapped.as_bytes()).unwrap();
-    let miniserde::json::Value::Array(cases) = &all["all"] else {
+    let crate::jval::Value::Array(cases) = &all["all"] else {
         panic!()
     };
-    let miniserde::json::Value::Object(case) = &cases[0] else {
+    let crate::jval::Value::Object(case) = &cases[0] else {
         panic!()
     };
     let theirs = crate::jval::sub_object(case, "queue_file").unwrap();
-    let keys = |object: &crate::jval::Object| object.keys().cloned().collect::<Vec<_>>();
+    let keys = |object: &crate::jval::Object| object.keys().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(keys(&ours), keys(theirs));
-    for (key, value) in theirs {
-        let kind = |value: &miniserde::json::Value| std::mem::discriminant(value);
+    for (key, value) in theirs.iter() {
+        let kind = |value: &crate::jval::Value| std::mem::discriminant(value);
         assert_eq!(kind(&ours[key]), kind(value), "{key}");
     }
     // A file of theirs is read.
