@@ -36,7 +36,13 @@ fn plain(site: &Site) -> Command {
     let command = site.serve("nobody");
     // The build directory may be closed to that user.
     let copy = site.path("run/ctrl-exec-exec");
-    fs::copy(command.get_program(), &copy).unwrap();
+    // By another process: a test that forks meanwhile would hold a copy of ours open for writing, and
+    // the kernel runs no such file.
+    let copying = Command::new("cp")
+        .arg(command.get_program())
+        .arg(&copy)
+        .status();
+    assert!(copying.unwrap().success());
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let mut copied = Command::new(copy);
     copied
