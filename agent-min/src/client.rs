@@ -2,9 +2,9 @@
 //! the server uses too.
 
 use ctrl_exec_protocol::http::Response;
-use ctrl_exec_protocol::tls;
 use ctrl_exec_reactor::{ClientLimits, CloseReason, Config, ConnId, Event, Reactor};
 use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -70,7 +70,9 @@ impl Client {
         });
         let mut last = ClientError::Resolve(ErrorKind::NotFound.into());
         for address in addresses {
-            let conn = reactor.connect(address, &config, tls::server_name(host), &limits);
+            // The name is neither sent nor checked.
+            let name = ServerName::IpAddress(address.ip().into());
+            let conn = reactor.connect(address, &config, name, &limits);
             match wait(&mut reactor, None)? {
                 Event::Handshaken { .. } => {
                     return Ok(Client {
