@@ -74,7 +74,11 @@ pub fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, PemError
 /// # Errors
 /// Too long, damaged, encrypted, none or several.
 pub fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError> {
-    if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENC") {
+    let encrypted = ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENC"];
+    if text
+        .lines()
+        .any(|line| encrypted.iter().any(|mark| line.starts_with(mark)))
+    {
         return Err(PemError::Encrypted);
     }
     let mut found = None;

@@ -6,11 +6,12 @@ use crate::identity::{self, Owner};
 use crate::live::{self, Configuration, Files, Notes};
 use crate::places::Places;
 use crate::trust::read_bounded;
+use ctrl_exec_protocol::cert;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::http::render_request;
+use ctrl_exec_protocol::json::{self, Bounds};
 use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::verify::ChainVerifier;
-use ctrl_exec_protocol::{cert, json};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -135,10 +136,11 @@ fn ping(places: &Places, port: Option<u16>) -> Result<String, String> {
     let answer = client
         .response(Instant::now() + PATIENCE)
         .map_err(|error| error.to_string())?;
-    let body = json::lossy(&answer.body).into_owned();
-    if body.contains("\"status\":\"ok\"") {
+    let body = json::lossy(&answer.body);
+    let object = json::parse_object(&answer.body, &Bounds::REQUEST).unwrap_or_default();
+    if json::str_of(&object, "status") == Some("ok") {
         Ok(format!("ok: {body}"))
-    } else if body.contains("serial mismatch") {
+    } else if json::str_of(&object, "error") == Some("serial mismatch") {
         Ok(
             "ok: the agent answers (it does not take its own certificate for a dispatcher's)"
                 .into(),

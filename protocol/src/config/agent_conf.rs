@@ -209,6 +209,40 @@ impl AgentConf {
     }
 }
 
+/// Reads the value of a number, given the key for messages.
+type ReadNumber = fn(&str, &str) -> Result<u32, String>;
+
+/// Keys of one kind, so that each kind has its code once.
+impl AgentConf {
+    fn text(&mut self, key: &str) -> Option<&mut Option<String>> {
+        Some(match key {
+            "cert" => &mut self.cert,
+            "key" => &mut self.key,
+            "ca" => &mut self.ca,
+            "hostname" => &mut self.hostname,
+            "auth_hook" => &mut self.auth_hook,
+            "executor_socket" => &mut self.executor_socket,
+            "async_runs_dir" => &mut self.async_runs_dir,
+            "revoked_serials" => &mut self.revoked_serials,
+            "trusted_dispatchers_path" => &mut self.trusted_dispatchers_path,
+            "cert_staging_path" => &mut self.cert_staging_path,
+            _ => return None,
+        })
+    }
+
+    fn number(&mut self, key: &str) -> Option<(&mut u32, ReadNumber)> {
+        Some(match key {
+            "max_children" => (&mut self.max_children, at_least_one),
+            "async_max_records" => (&mut self.async_max_records, at_least_one),
+            "executor_max_children" => (&mut self.executor_max_children, at_least_one),
+            "auth_hook_timeout" => (&mut self.auth_hook_timeout, seconds),
+            "stdin_timeout" => (&mut self.stdin_timeout, seconds),
+            "script_timeout" => (&mut self.script_timeout, seconds),
+            _ => return None,
+        })
+    }
+}
+
 enum Section {
     Top,
     Tags,
@@ -300,20 +334,23 @@ impl Reader {
         } else if self.seen.len() < 64 {
             self.seen.push(key.to_owned());
         }
-        let text = || Some(value.to_owned());
+        if key == "hostname" && !crate::names::is_agent_name(value) {
+            return Err(format!(
+                "'hostname' must be a host name, not '{}'",
+                shown(value)
+            ));
+        }
         let conf = &mut self.conf;
+        if let Some(text) = conf.text(key) {
+            *text = Some(value.to_owned());
+            return Ok(());
+        }
+        if let Some((number, read)) = conf.number(key) {
+            *number = read(key, value)?;
+            return Ok(());
+        }
         match key {
             "port" => conf.port = Some(port(value)?),
-            "cert" => conf.cert = text(),
-            "key" => conf.key = text(),
-            "ca" => conf.ca = text(),
-            "hostname" if crate::names::is_agent_name(value) => conf.hostname = text(),
-            "hostname" => {
-                return Err(format!(
-                    "'hostname' must be a host name, not '{}'",
-                    shown(value)
-                ));
-            }
             "bind" => conf.bind = Some(bind(value)?),
             "script_dirs" => self.script_dirs(value)?,
             "allowed_ips" => self.allowed_ips(value),
@@ -326,22 +363,10 @@ impl Reader {
                 let default = conf.rate_limit_probe;
                 self.conf.rate_limit_probe = self.rate_limit(key, value, default);
             }
-            "max_children" => conf.max_children = at_least_one(key, value)?,
-            "auth_hook" => conf.auth_hook = text(),
-            "auth_hook_timeout" => conf.auth_hook_timeout = seconds(key, value)?,
-            "executor_socket" => conf.executor_socket = text(),
-            "stdin_timeout" => conf.stdin_timeout = seconds(key, value)?,
-            "async_runs_dir" => conf.async_runs_dir = text(),
-            "revoked_serials" => conf.revoked_serials = text(),
-            "trusted_dispatchers_path" => conf.trusted_dispatchers_path = text(),
-            "cert_staging_path" => conf.cert_staging_path = text(),
             "allow_root" => conf.allow_root = keys::switch(key, value)?,
             "max_output" => conf.max_output = size(key, value, MAX_OUTPUT)?,
             "memory_budget" => conf.memory_budget = size(key, value, MAX_BUDGET)?,
-            "script_timeout" => conf.script_timeout = seconds(key, value)?,
-            "async_max_records" => conf.async_max_records = at_least_one(key, value)?,
             "async_max_bytes" => conf.async_max_bytes = keys::bytes(key, value, 1 << 40)?,
-            "executor_max_children" => conf.executor_max_children = at_least_one(key, value)?,
             // Documented by the reference, unused by it (agent.md §7.2).
             "pairing_port" | "pairing_max_queue" | "dispatcher_serial_path" | "dispatcher_cn" => {}
             _ => self.warn(Subject::Key(key.to_owned()), "unknown key, ignored"),
