@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -157,6 +158,35 @@ class Dispatcher:
 
     def ping(self, host, code=0):
         return self.results("ping", host, code=code)[0]
+
+    def pings_on_one_connection(self, port, count):
+        """As many pings as fit a kept connection, then the rest on the next."""
+        etc = self.root / "etc/ctrl-exec"
+        context = ssl.create_default_context(cafile=etc / "ca.crt")
+        context.check_hostname = False  # the serial is the identity
+        context.load_cert_chain(etc / "dispatcher.crt", etc / "dispatcher.key")
+        done = 0
+        while done < count:
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as plain, context.wrap_socket(plain) as stream:
+                answers = stream.makefile("rb")
+                before = done
+                while done < count and _ping(stream, answers):
+                    done += 1
+                if done == before:
+                    raise Failed("a connection was closed before its first answer")
+
+
+def _ping(stream, answers):
+    """One ping; whether the connection is kept."""
+    stream.sendall(b'POST /ping HTTP/1.1\r\nConnection: keep-alive\r\nContent-Length: 15\r\n\r\n{"reqid":"p-1"}')
+    status, length, kept = answers.readline(), 0, False
+    expect(b" 200 " in status, status)
+    while (line := answers.readline()).strip():
+        word, _, value = line.partition(b":")
+        length = int(value) if word.lower() == b"content-length" else length
+        kept |= word.lower() == b"connection" and value.strip().lower() == b"keep-alive"
+    expect(b'"status":"ok"' in answers.read(length), "an answer that is not ok")
+    return kept
 
 
 def expect(holds, *seen):

@@ -17,7 +17,7 @@ SCRIPTS = {
     "try-write": "#!/bin/sh\necho x >/etc/ctrl-exec-agent/state/x && echo written\n",
 }
 ARGUMENTS = ["", "two words", "it's \"quoted\"", "$HOME;id", "żółw ☃"]
-REQUESTS = int(os.environ.get("REQUESTS", "60"))  # of the memory check
+REQUESTS = int(os.environ.get("REQUESTS", "2000"))  # of the memory check
 
 
 def run(checks, target, router, dispatcher):
@@ -86,10 +86,16 @@ def run(checks, target, router, dispatcher):
         expect(record["stdout"] == "done\n", record)
 
     def idle_memory():
-        before = memory(router)
-        for _ in range(REQUESTS):
+        idle = memory(router)
+        for _ in range(20):
             dispatcher.ping(name)
-        return f"{before}; after {REQUESTS} pings {memory(router)}"
+        # Only what is in use once everything has been used can tell of growth.
+        dispatcher.pings_on_one_connection(router.port, 200)
+        before = resident(router)
+        dispatcher.pings_on_one_connection(router.port, REQUESTS)
+        growth = resident(router) - before
+        expect(growth <= 64, f"{growth} KiB more after {REQUESTS} requests")
+        return f"{idle}; {growth} KiB more after {REQUESTS} requests"
 
     def executor():
         fetch(router, "1", "ctrl-exec-exec")
@@ -120,9 +126,15 @@ def run(checks, target, router, dispatcher):
 
     def crash():
         old = router.run("cat /var/run/ctrl-exec-agent.pid").strip()
-        router.run(f"kill -9 {old}")
+        # As docs/OPENWRT.md says: the kernel then logs where a program was when it crashed.
+        router.run(f"echo 1 >/proc/sys/kernel/print-fatal-signals; dmesg -c >/dev/null; kill -TRAP {old}")
         router.wait_until(f"[ \"$(cat /var/run/ctrl-exec-agent.pid)\" != {old} ]", "a new process")
         answer(dispatcher, name)
+        log = router.run("dmesg")
+        expect("fatal signal 5" in log, log)
+        counter = re.search(r"\b(?:epc|pc) *: \[?<?([0-9a-f]{8,})", log)
+        expect(counter, log)
+        return f"the kernel logs the program counter, {counter[1]}"
 
     def renew():
         before = router.run(f"sha256sum {CONF}/agent.crt")
@@ -276,6 +288,11 @@ def answer(dispatcher, name, limit=90):
         if time.monotonic() > deadline:
             raise Failed(f"no answer within {limit} s: {result}")
         time.sleep(0.5)
+
+
+def resident(router, program="ctrl-exec-agent"):
+    """Resident memory of a service in KiB."""
+    return int(re.search(r"\d+", router.run(f"grep VmRSS /proc/$(pidof {program})/status"))[0])
 
 
 def memory(router, program="ctrl-exec-agent"):

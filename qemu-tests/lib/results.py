@@ -38,6 +38,8 @@ def share(outcomes):
 def record(dist, target, found):
     """Adds columns to what is known of the target's present programs."""
     path = dist / "results.json"
+    if not dist.exists():
+        return  # nothing was built, so nothing was tried
     known = _load(path)
     identity = _identity(dist / target)
     row = known.get(target, {})
