@@ -10,6 +10,7 @@
 //! into text with [`decode`] and hand in the text with the file's name for messages.
 
 pub mod agent_conf;
+mod agent_conf_reader;
 pub mod caps;
 pub mod decision;
 pub mod ip_list;
