@@ -95,7 +95,7 @@ def run(checks, target, router, dispatcher):
         dispatcher.pings_on_one_connection(router.port, REQUESTS)
         growth = resident(router) - before
         expect(growth <= 64, f"{growth} KiB more after {REQUESTS} requests")
-        return f"{idle}; {growth} KiB more after {REQUESTS} requests"
+        return f"{idle}; after {REQUESTS} requests {growth} KiB more"
 
     def executor():
         fetch(router, "1", "ctrl-exec-exec")
