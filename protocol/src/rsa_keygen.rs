@@ -9,7 +9,6 @@
 use crypto_bigint::modular::{MontyForm, MontyParams};
 use crypto_bigint::{Odd, U1024};
 use crypto_primes::hazmat::MillerRabin;
-use rand_core::{CryptoRng, RngCore};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::der;
@@ -42,11 +41,9 @@ pub(crate) fn generate(progress: &mut dyn FnMut()) -> Option<Vec<u8>> {
 /// than it shares no factor with the exponent. Every candidate is drawn anew: counting on from one
 /// would favour primes behind long gaps.
 fn prime(progress: &mut dyn FnMut()) -> Option<U1024> {
-    let mut random = Random { failed: false };
     loop {
         progress();
-        let mut bytes = [0; U1024::BYTES];
-        random.fill_bytes(&mut bytes);
+        let mut bytes = random()?;
         let [first, .., last] = &mut bytes;
         *first |= 0xc0;
         *last |= 1;
@@ -57,33 +54,38 @@ fn prime(progress: &mut dyn FnMut()) -> Option<U1024> {
             continue;
         }
         let candidate = U1024::from_be_slice(&bytes);
-        let found = is_prime(&candidate, &mut random);
-        // Without random numbers there must be no key.
-        if random.failed {
-            return None;
-        }
-        if found {
+        if is_prime(&candidate)? {
             return Some(candidate);
         }
     }
 }
 
-fn is_prime(candidate: &U1024, random: &mut Random) -> bool {
+/// Whether an odd number passes all rounds; `None` without random numbers for them.
+fn is_prime(candidate: &U1024) -> Option<bool> {
     let Some(odd) = Option::<Odd<U1024>>::from(Odd::new(*candidate)) else {
-        return false;
+        return Some(false);
     };
     let test = MillerRabin::new(odd);
-    test.test_base_two().is_probably_prime()
-        && (0..ROUNDS).all(|_| test.test(&base(random)).is_probably_prime())
+    if !test.test_base_two().is_probably_prime() {
+        return Some(false);
+    }
+    for _ in 0..ROUNDS {
+        // Below half of any candidate, which has its highest bit set.
+        let mut base = random()?;
+        let [first, ..] = &mut base;
+        *first &= 0x7f;
+        if !test.test(&U1024::from_be_slice(&base)).is_probably_prime() {
+            return Some(false);
+        }
+    }
+    Some(true)
 }
 
-/// A base for a round: below half of any candidate, which has its highest bit set.
-fn base(random: &mut Random) -> U1024 {
+/// As many random bytes as a prime has; without them there must be no key.
+fn random() -> Option<[u8; U1024::BYTES]> {
     let mut bytes = [0; U1024::BYTES];
-    random.fill_bytes(&mut bytes);
-    let [first, ..] = &mut bytes;
-    *first &= 0x7f;
-    U1024::from_be_slice(&bytes)
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// PrivateKeyInfo (RFC 5958) of the RSAPrivateKey (RFC 8017 A.1.2) of two primes.
@@ -213,36 +215,6 @@ fn integer(number: &[u8]) -> Vec<u8> {
     der::write(der::INTEGER, &bytes)
 }
 
-/// ring's random numbers in the shape that `crypto-primes` asks for, which knows no failure.
-struct Random {
-    failed: bool,
-}
-
-impl RngCore for Random {
-    fn next_u32(&mut self) -> u32 {
-        let mut bytes = [0; 4];
-        self.fill_bytes(&mut bytes);
-        u32::from_ne_bytes(bytes)
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        self.fill_bytes(&mut bytes);
-        u64::from_ne_bytes(bytes)
-    }
-
-    fn fill_bytes(&mut self, dest: &mut [u8]) {
-        self.failed |= SystemRandom::new().fill(dest).is_err();
-    }
-
-    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), rand_core::Error> {
-        self.fill_bytes(dest);
-        Ok(())
-    }
-}
-
-impl CryptoRng for Random {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,13 +258,12 @@ mod tests {
 
     #[test]
     fn composites_are_no_primes() {
-        let mut random = Random { failed: false };
         for (number, expected) in [
             (561u64, false),
             (3_215_031_751, false), // a strong pseudoprime to the bases 2, 3, 5 and 7
             (2_305_843_009_213_693_951, true),
         ] {
-            assert_eq!(is_prime(&U1024::from(number), &mut random), expected);
+            assert_eq!(is_prime(&U1024::from(number)), Some(expected));
         }
     }
 }
