@@ -173,6 +173,24 @@ def run(checks, target, router, dispatcher):
         router.run(f"cp /tmp/agent.conf {CONF}/agent.conf; {INIT} reload")
         answer(dispatcher, name)
 
+    def no_network():
+        address = router.run("ifconfig eth0 | sed -n 's/.*inet addr:\\([0-9.]*\\).*/\\1/p'").strip()
+        gateway = router.run("route -n | awk '$1 == \"0.0.0.0\" { print $2 }'").strip()
+        route = f"; route add default gw {gateway}" if gateway else ""
+        router.run(f"ifconfig eth0 down; {INIT} restart; sleep 1; ifconfig eth0 {address} netmask 255.255.255.0 up{route}")
+        answer(dispatcher, name)
+
+    def read_only_etc():
+        router.run(f"mount -o bind /etc /etc && mount -o remount,bind,ro /etc && {INIT} restart")
+        try:
+            answer(dispatcher, name)
+            router.run("touch /etc/x", code=1)
+        finally:
+            # Lazily: who started under it keeps it in use.
+            router.run("mount -o remount,bind,rw /etc && umount -l /etc")
+        router.run(f"{INIT} restart")
+        answer(dispatcher, name)
+
     def full_flash():
         # An overlay with no room: state cannot be set up, the agent still starts.
         router.run(
@@ -249,6 +267,8 @@ def run(checks, target, router, dispatcher):
         ("comes back after a power cut", reboot, False),
         ("is reachable with its clock in 1970", clock_1970, False),
         ("survives a clock in 2037", clock_2037, False),
+        ("is reached after a start without network", no_network, False),
+        ("starts with a read-only /etc", read_only_etc, False),
         ("starts with a full flash", full_flash, False),
         ("starts after its user was lost", lost_user, False),
         ("is upgraded and keeps its configuration", upgrade, False),
