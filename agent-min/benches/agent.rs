@@ -12,7 +12,7 @@ mod common;
 
 use common::*;
 use ctrl_exec_protocol::tls::{Identity, agent_server_config};
-use ctrl_exec_protocol::verify::{ChainVerifier, system_clock};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use rustix::time::{ClockId, clock_gettime};
 use rustls::client::Resumption;
 use rustls::{ServerConnection, StreamOwned};

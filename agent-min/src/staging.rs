@@ -2,8 +2,8 @@
 
 use crate::live::Files;
 use ctrl_exec_host::durable::{self, Perm};
-use ctrl_exec_protocol::keys::PrivateKey;
-use ctrl_exec_protocol::{cert, verify};
+use ctrl_exec_protocol::x509::keys::PrivateKey;
+use ctrl_exec_protocol::x509::{cert, verify};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -454,7 +454,9 @@ fn a_certificate_is_renewed_staged_promoted_and_adopted() {
     let stream = host.caller().connect().unwrap();
     let shown = stream.conn.peer_certificates().unwrap()[0].to_vec();
     assert_eq!(
-        ctrl_exec_protocol::cert::facts(&shown).unwrap().serial_hex,
+        ctrl_exec_protocol::x509::cert::facts(&shown)
+            .unwrap()
+            .serial_hex,
         "dd09"
     );
     open.write_all(request("POST", "/ping", "{}").as_bytes())

@@ -5,9 +5,9 @@ mod common;
 
 use common::*;
 use ctrl_exec_protocol::json::{self, Bounds, Value};
-use ctrl_exec_protocol::pairing::{Approval, Outcome, code};
 use ctrl_exec_protocol::tls::{Identity, pairing_server_config};
-use ctrl_exec_protocol::{cert, csr, verify};
+use ctrl_exec_protocol::wire::pairing::{Approval, Outcome, code};
+use ctrl_exec_protocol::x509::{cert, csr, verify};
 use rustls::{ServerConnection, StreamOwned};
 use std::fs;
 use std::io::{Read, Write};

@@ -139,9 +139,9 @@ fn renewal_request_is_for_the_same_key() {
     let host = reference_host();
     let (status, body) = host.caller().post("/renew", "{}");
     assert_eq!(status, 200);
-    let facts = ctrl_exec_protocol::csr::check(&text(&body, "csr")).unwrap();
+    let facts = ctrl_exec_protocol::x509::csr::check(&text(&body, "csr")).unwrap();
     assert_eq!(facts.cn, "vm");
-    let agent = ctrl_exec_protocol::cert::facts_from_pem(&host.agent.cert).unwrap();
+    let agent = ctrl_exec_protocol::x509::cert::facts_from_pem(&host.agent.cert).unwrap();
     assert_eq!(facts.spki_der, agent.spki_der);
 }
 

@@ -6,7 +6,7 @@ mod common;
 use common::{OK, exits, results, stage, succeed, text};
 use ctrl_exec_demo::process::{Running, wait_until};
 use ctrl_exec_demo::world::PATIENCE;
-use ctrl_exec_protocol::cert;
+use ctrl_exec_protocol::x509::cert;
 use std::collections::BTreeSet;
 use std::{fs, thread};
 

@@ -9,7 +9,7 @@
 mod support;
 
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::verify::{ChainVerifier, system_clock};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;

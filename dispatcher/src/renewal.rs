@@ -7,9 +7,9 @@ use crate::config::Config;
 use crate::engine::{Answer, Call, Engine};
 use crate::jval::{self, Object};
 use crate::registry::{Record, Registry};
-use ctrl_exec_protocol::cert::{self, CertFacts};
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::time::{DAY, Utc};
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
 use std::sync::Arc;
 
 /// Days of a renewed certificate unless configured.

@@ -3,7 +3,7 @@
 use crate::ca::{CaError, IdentityFiles};
 use crate::config::Config;
 use ctrl_exec_protocol::tls;
-use ctrl_exec_protocol::verify::{ChainVerifier, Clock, system_clock};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock, system_clock};
 use rustls::ClientConfig;
 use std::fmt;
 use std::path::Path;

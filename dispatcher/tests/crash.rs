@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, IdentityFiles};
 use ctrl_exec_dispatcher::pairing::{Decision, Identified, Queue};
 use ctrl_exec_dispatcher::registry::{Record, Registry};
-use ctrl_exec_protocol::csr;
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
-use ctrl_exec_protocol::pairing::PairRequest;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::PairRequest;
+use ctrl_exec_protocol::x509::csr;
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
 
 /// Moments tried for each operation.
 const ROUNDS: u32 = 40;

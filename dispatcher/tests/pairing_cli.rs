@@ -9,11 +9,12 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
-use ctrl_exec_protocol::pairing::{self, Ack, Outcome, PairRequest};
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::verify::system_clock;
-use ctrl_exec_protocol::{cert, csr, tls, verify};
+use ctrl_exec_protocol::tls;
+use ctrl_exec_protocol::wire::pairing::{self, Ack, Outcome, PairRequest};
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::verify::system_clock;
+use ctrl_exec_protocol::x509::{cert, csr, verify};
 use rustls::{ClientConnection, StreamOwned};
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -183,7 +184,7 @@ fn a_session_in_the_background() {
     assert!(root.ok(&["list-agents"]).contains("router1.example"));
 
     // One that cannot be signed: marked in the list, refused with the reason, still there.
-    let weak = include_str!("../../protocol/tests/fixtures/csr/rsa-1024.pem");
+    let weak = include_str!("../../crates/protocol/tests/fixtures/csr/rsa-1024.pem");
     let (mut client, reqid) = pair(address, "weak", weak);
     let list = root.ok(&["list-requests"]);
     assert!(

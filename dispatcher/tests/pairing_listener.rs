@@ -20,11 +20,12 @@ use ctrl_exec_dispatcher::registry::Registry;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
 use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
-use ctrl_exec_protocol::pairing::{Ack, Outcome, PairRequest};
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::verify::system_clock;
-use ctrl_exec_protocol::{cert, csr, tls, verify};
+use ctrl_exec_protocol::tls;
+use ctrl_exec_protocol::wire::pairing::{Ack, Outcome, PairRequest};
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::verify::system_clock;
+use ctrl_exec_protocol::x509::{cert, csr, verify};
 use ctrl_exec_reactor::Waker;
 use rustls::{ClientConnection, StreamOwned};
 

@@ -5,9 +5,10 @@ mod support;
 
 use ctrl_exec_dispatcher::jval::{self, Object};
 use ctrl_exec_protocol::http::Request;
-use ctrl_exec_protocol::keys::PrivateKey;
+use ctrl_exec_protocol::serial;
 use ctrl_exec_protocol::tls::Identity;
-use ctrl_exec_protocol::{cert, csr, serial};
+use ctrl_exec_protocol::x509::keys::PrivateKey;
+use ctrl_exec_protocol::x509::{cert, csr};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -2,26 +2,26 @@
 
 use std::sync::OnceLock;
 
-use ctrl_exec_protocol::cert;
-use ctrl_exec_protocol::verify::{ChainVerifier, Role};
+use ctrl_exec_protocol::x509::cert;
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role};
 
 /// A day after the reference made its files.
 const NOW: i64 = 1_795_500_000;
 
 /// Everything this CA ever issued that is in the repository.
 const ISSUED: &[&str] = &[
-    include_str!("../../protocol/tests/fixtures/reference/agent.crt"),
-    include_str!("../../protocol/tests/fixtures/reference/dispatcher.crt"),
-    include_str!("../../protocol/tests/fixtures/certs/v1-p256.crt"),
-    include_str!("../../protocol/tests/fixtures/certs/v1-p384.crt"),
-    include_str!("../../protocol/tests/fixtures/certs/v1-ed25519.crt"),
+    include_str!("../../crates/protocol/tests/fixtures/reference/agent.crt"),
+    include_str!("../../crates/protocol/tests/fixtures/reference/dispatcher.crt"),
+    include_str!("../../crates/protocol/tests/fixtures/certs/v1-p256.crt"),
+    include_str!("../../crates/protocol/tests/fixtures/certs/v1-p384.crt"),
+    include_str!("../../crates/protocol/tests/fixtures/certs/v1-ed25519.crt"),
 ];
 
 /// Any bytes are read or refused, and nothing is trusted but what the CA issued, byte for byte.
 pub fn run(data: &[u8]) {
     static TRUST: OnceLock<(ChainVerifier, Vec<Vec<u8>>)> = OnceLock::new();
     let (trust, issued) = TRUST.get_or_init(|| {
-        let ca = include_str!("../../protocol/tests/fixtures/reference/ca.crt");
+        let ca = include_str!("../../crates/protocol/tests/fixtures/reference/ca.crt");
         let issued = ISSUED
             .iter()
             .map(|pem| cert::from_pem(pem).expect("a fixture"))

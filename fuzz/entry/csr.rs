@@ -1,6 +1,6 @@
 //! Certificate requests as agents send them: PEM text, or anything else.
 
-use ctrl_exec_protocol::csr;
+use ctrl_exec_protocol::x509::csr;
 
 /// Any text is a request that may be signed, or refused; what is accepted has one clean name.
 pub fn run(data: &[u8]) {

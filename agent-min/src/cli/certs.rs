@@ -8,7 +8,8 @@ use crate::staging::{self, Promotion};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::config::AgentConf;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::{cert, time::Utc};
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::cert;
 use std::io::{self, Write};
 
 /// 0 when a renewed certificate waits, 1 when not or when the configuration cannot be read.

@@ -3,9 +3,10 @@
 use super::{Intent, Peer, Reply, State, Step, ok};
 use crate::VERSION;
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
+use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::{json, messages};
+use ctrl_exec_protocol::wire::messages;
 use rustix::fs::{Access, access};
 use std::path::Path;
 

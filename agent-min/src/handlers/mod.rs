@@ -16,7 +16,7 @@ use crate::places::Places;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::messages::{self, RotateRequest};
+use ctrl_exec_protocol::wire::messages::{self, RotateRequest};
 use std::net::IpAddr;
 
 /// What the handlers may look at and change.

@@ -3,7 +3,7 @@
 use super::{Peer, State, Step, ok};
 use crate::VERSION;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::messages::{PingReply, reqid_of};
+use ctrl_exec_protocol::wire::messages::{PingReply, reqid_of};
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let dispatcher = match state.trusted(peer, "(none)") {

@@ -8,7 +8,7 @@ use crate::staging;
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::json::Bounds;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::messages::{reqid_of, status_error};
+use ctrl_exec_protocol::wire::messages::{reqid_of, status_error};
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     if let Err(step) = state.trusted(peer, "(none)") {

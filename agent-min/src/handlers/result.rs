@@ -3,7 +3,8 @@
 use super::{Peer, Reply, State, Step, not_found, ok};
 use crate::store::Store;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::{json, messages, names};
+use ctrl_exec_protocol::wire::messages;
+use ctrl_exec_protocol::{json, names};
 
 pub(super) fn request(state: &mut State, peer: &Peer, reqid: &str) -> Step {
     if !names::is_reqid(reqid) {

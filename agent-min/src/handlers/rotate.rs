@@ -5,8 +5,8 @@ use crate::trust::{TrustError, TrustMap};
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::messages::{RotateRequest, error_body, status_error};
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::messages::{RotateRequest, error_body, status_error};
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let dispatcher = match state.trusted(peer, "(none)") {

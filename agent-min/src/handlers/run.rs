@@ -6,11 +6,11 @@ use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::messages::{
-    Output, RunReply, RunRequest, RunRequestError, ScriptContext, run_refusal,
-};
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::messages::{
+    Output, RunReply, RunRequest, RunRequestError, ScriptContext, run_refusal,
+};
 
 /// A run that passed every check.
 #[derive(Clone, Debug, PartialEq, Eq)]

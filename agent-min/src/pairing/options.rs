@@ -1,8 +1,8 @@
 //! The options of `request-pairing`, and what they amount to.
 
-use ctrl_exec_protocol::keys::KeyType;
-use ctrl_exec_protocol::pairing::LookupBy;
-use ctrl_exec_protocol::verify::ChainVerifier;
+use ctrl_exec_protocol::wire::pairing::LookupBy;
+use ctrl_exec_protocol::x509::keys::KeyType;
+use ctrl_exec_protocol::x509::verify::ChainVerifier;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

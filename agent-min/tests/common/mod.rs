@@ -1,8 +1,8 @@
 //! A certificate authority, agents and callers for tests, all below one temporary directory.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use ctrl_exec_protocol::csr::{RcgenKey, RcgenPublicKey};
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::csr::{RcgenKey, RcgenPublicKey};
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose};
 use rcgen::{SerialNumber, date_time_ymd};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -100,7 +100,7 @@ impl Ca {
 
     /// A certificate for the key of a CSR.
     pub fn sign_csr(&self, csr: &str, serial: &[u8]) -> String {
-        let facts = ctrl_exec_protocol::csr::check(csr).unwrap();
+        let facts = ctrl_exec_protocol::x509::csr::check(csr).unwrap();
         let public = RcgenPublicKey::new(&facts.spki_der, &facts.key).unwrap();
         self.sign(&public, &facts.cn, serial, 2020, 2100)
     }
@@ -118,7 +118,7 @@ impl Ca {
 }
 
 fn pem(certificate: rcgen::Certificate) -> String {
-    ctrl_exec_protocol::pem::encode("CERTIFICATE", certificate.der())
+    ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", certificate.der())
 }
 
 /// A host with an agent's files; the agent may run.

@@ -1,9 +1,9 @@
 //! The CA as loaded from its directory.
 
-use ctrl_exec_protocol::cert::{self, CertFacts};
-use ctrl_exec_protocol::csr::RcgenKey;
-use ctrl_exec_protocol::keys::PrivateKey;
-use ctrl_exec_protocol::verify::ChainVerifier;
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use ctrl_exec_protocol::x509::csr::RcgenKey;
+use ctrl_exec_protocol::x509::keys::PrivateKey;
+use ctrl_exec_protocol::x509::verify::ChainVerifier;
 use rcgen::Issuer;
 use rustls::pki_types::CertificateDer;
 

@@ -1,10 +1,10 @@
 //! Issuing leaf certificates (pki-and-pairing.md §2.2).
 
-use ctrl_exec_protocol::cert::{self, CertFacts};
-use ctrl_exec_protocol::csr::{self, CsrFacts, RcgenPublicKey};
-use ctrl_exec_protocol::pem;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::verify::Role;
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use ctrl_exec_protocol::x509::csr::{self, CsrFacts, RcgenPublicKey};
+use ctrl_exec_protocol::x509::pem;
+use ctrl_exec_protocol::x509::verify::Role;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
     SerialNumber,

@@ -21,8 +21,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ctrl_exec_protocol::csr::CsrError;
-use ctrl_exec_protocol::keys::KeyError;
+use ctrl_exec_protocol::x509::csr::CsrError;
+use ctrl_exec_protocol::x509::keys::KeyError;
 
 /// Largest key or certificate file that is read, in bytes.
 const MAX_FILE: u64 = 65_536;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ctrl_exec_host::durable::{self, Perm};
-use ctrl_exec_protocol::cert;
-use ctrl_exec_protocol::keys::PrivateKey;
 use ctrl_exec_protocol::tls::{Identity, IdentityError};
+use ctrl_exec_protocol::x509::cert;
+use ctrl_exec_protocol::x509::keys::PrivateKey;
 
 use super::{CaError, read_text};
 

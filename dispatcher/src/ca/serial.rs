@@ -8,7 +8,8 @@ use std::path::Path;
 
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::random;
-use ctrl_exec_protocol::{cert, serial};
+use ctrl_exec_protocol::serial;
+use ctrl_exec_protocol::x509::cert;
 use rustix::fs::FlockOperation;
 
 use super::{CaDir, CaError, read_text};

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use ctrl_exec_host::durable::{self, Perm};
-use ctrl_exec_protocol::csr::{CsrFacts, RcgenKey};
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
-use ctrl_exec_protocol::pem;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::csr::{CsrFacts, RcgenKey};
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::pem;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose,
     SerialNumber,

@@ -1,10 +1,10 @@
 use super::*;
 use crate::testing::TempDir;
-use ctrl_exec_protocol::cert::{self, KeyKind};
-use ctrl_exec_protocol::csr;
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
 use ctrl_exec_protocol::serial as serials;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::cert::{self, KeyKind};
+use ctrl_exec_protocol::x509::csr;
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -21,7 +21,7 @@ fn mode(path: &Path) -> u32 {
 
 fn reference_ca(dir: &Path) -> CaDir {
     let fixtures =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tests/fixtures/reference");
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/protocol/tests/fixtures/reference");
     for name in ["ca.key", "ca.crt"] {
         std::fs::copy(fixtures.join(name), dir.join(name)).unwrap();
     }
@@ -376,7 +376,8 @@ fn every_key_kind_signs_and_is_signed() {
             authority.sign_csr(&csr, None, None, 365, NOW).unwrap();
         }
     }
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tests/fixtures/csr");
+    let fixtures =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/protocol/tests/fixtures/csr");
     let authority = Authority::load(&CaDir::new(temp.path().join("0"))).unwrap();
     for name in ["rsa-2048", "rsa-4096", "san"] {
         let csr = std::fs::read_to_string(fixtures.join(name).with_extension("pem")).unwrap();

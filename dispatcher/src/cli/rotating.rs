@@ -10,7 +10,7 @@ use crate::jval;
 use crate::ops::{self, Outcome};
 use crate::rotation::{Agents, CallFailure, Pair, RotateCall, Rotator};
 use crate::trust;
-use ctrl_exec_protocol::keys::KeyType;
+use ctrl_exec_protocol::x509::keys::KeyType;
 use std::path::Path;
 
 /// The rotation of this configuration.

@@ -3,7 +3,8 @@
 use super::feed::Next;
 use super::{Answer, Call, Fault, PERL_REQUEST, Report, Shared};
 use crate::revoked;
-use ctrl_exec_protocol::{cert, tls};
+use ctrl_exec_protocol::tls;
+use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_reactor::http::{HttpError, Response, render_request};
 use ctrl_exec_reactor::{
     ClientLimits, CloseReason, Config, ConnId, Event, Phase, QueryId, Reactor,

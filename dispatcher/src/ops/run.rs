@@ -4,7 +4,7 @@ use super::{Failure, Outcome, finish, is_success, put_outcome};
 use crate::address::Target;
 use crate::engine::{Answer, Call, Fault};
 use crate::jval::{self, Object};
-use ctrl_exec_protocol::messages::RunRequest;
+use ctrl_exec_protocol::wire::messages::RunRequest;
 use std::sync::Arc;
 
 /// The body of a run, made once for the whole fleet.

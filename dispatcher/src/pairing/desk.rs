@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ctrl_exec_host::syslog::{Level, Syslog};
-use ctrl_exec_protocol::csr;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::pairing::{Approval, LookupBy, Outcome};
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::{Approval, LookupBy, Outcome};
+use ctrl_exec_protocol::x509::csr;
 
 use super::{Queue, QueueError, Queued};
 use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};

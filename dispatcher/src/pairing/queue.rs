@@ -10,8 +10,8 @@ use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::random;
 use ctrl_exec_protocol::json::{self, Bounds};
 use ctrl_exec_protocol::names;
-use ctrl_exec_protocol::pairing::{self, LookupBy, Outcome, PairRequest};
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::{self, LookupBy, Outcome, PairRequest};
 
 use super::Identified;
 

@@ -4,10 +4,10 @@ use crate::registry::{LookupBy as RecordLookup, Registry, SerialStatus};
 use crate::testing::TempDir;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
-use ctrl_exec_protocol::pairing::{LookupBy, Outcome, PairRequest};
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::{cert, csr};
+use ctrl_exec_protocol::wire::pairing::{LookupBy, Outcome, PairRequest};
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::{cert, csr};
 use std::time::{Duration, SystemTime};
 
 struct Fixture {
@@ -107,7 +107,10 @@ fn queue_files_are_the_references() {
     let read = fixture.desk.queue.load(id).unwrap();
     assert_eq!((read.code.as_str(), read.port), ("269049", Some(7443)));
     assert!(read.reverse_confirmed);
-    assert_eq!(ctrl_exec_protocol::pairing::code(&read.csr), read.code);
+    assert_eq!(
+        ctrl_exec_protocol::wire::pairing::code(&read.csr),
+        read.code
+    );
 }
 
 #[test]
@@ -182,7 +185,7 @@ fn approval_registers_then_releases() {
         crate::ca::trust_serial(&fixture.desk.cert).unwrap()
     );
     let leaf = cert::from_pem(&answer.cert).unwrap();
-    ctrl_exec_protocol::verify::verify_leaf(&answer.ca, &leaf, now.0).unwrap();
+    ctrl_exec_protocol::x509::verify::verify_leaf(&answer.ca, &leaf, now.0).unwrap();
 
     let record = fixture.desk.registry.require("router1.example").unwrap();
     assert_eq!((record.ip(), record.port()), ("127.0.0.8", 7600));

@@ -22,9 +22,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ctrl_exec_host::syslog::{Level, Syslog};
-use ctrl_exec_protocol::keys::KeyType;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
+use ctrl_exec_protocol::x509::keys::KeyType;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::ca::{self, Authority, CaError, IdentityFiles, Owner};

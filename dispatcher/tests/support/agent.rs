@@ -2,7 +2,7 @@
 
 use ctrl_exec_protocol::http::{Limits, Request, RequestParser, render_response};
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::verify::{ChainVerifier, system_clock};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use rustls::ServerConfig;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -141,7 +141,7 @@ fn serve(
         };
         let client_serial = tls
             .peer_certificates()
-            .and_then(|chain| ctrl_exec_protocol::cert::facts(chain.first()?).ok())
+            .and_then(|chain| ctrl_exec_protocol::x509::cert::facts(chain.first()?).ok())
             .map(|facts| facts.serial_hex)
             .unwrap_or_default();
         let head_end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(0);

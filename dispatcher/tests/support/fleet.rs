@@ -3,7 +3,7 @@
 
 use ctrl_exec_protocol::http::{Request, render_response};
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::verify::{ChainVerifier, system_clock};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use ctrl_exec_reactor::{Config, Event, Reactor, ServerLimits, Then};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

@@ -13,9 +13,10 @@ pub mod fleet;
 
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, CaOptions, IdentityFiles};
 use ctrl_exec_dispatcher::jval::{self, Object, Value};
-use ctrl_exec_protocol::keys::{self, KeyType};
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::{csr, tls::Identity};
+use ctrl_exec_protocol::tls::Identity;
+use ctrl_exec_protocol::x509::csr;
+use ctrl_exec_protocol::x509::keys::{self, KeyType};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

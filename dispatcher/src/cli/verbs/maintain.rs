@@ -17,7 +17,7 @@ use crate::trust;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::verify::Clock;
+use ctrl_exec_protocol::x509::verify::Clock;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -9,8 +9,8 @@ use crate::ops;
 use crate::registry::Record;
 use crate::revoked;
 use ctrl_exec_host::syslog::Level;
-use ctrl_exec_protocol::cert;
 use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::x509::cert;
 use std::fmt::Write;
 
 /// Removes an agent, bars its certificate here, and says what is left to do elsewhere.

@@ -12,8 +12,8 @@ use crate::run_store;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::HookRequest;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::messages::RunRequest;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::messages::RunRequest;
 
 /// Most output kept in the record of a sync run; beyond it the record has the ends only.
 const MAX_STORED: usize = 16 << 20;

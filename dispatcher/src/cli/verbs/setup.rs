@@ -5,8 +5,8 @@ use crate::cli::table::YES;
 use crate::cli::{Ctx, Exit, Fatal, out, parse::Args};
 use crate::config::DEFAULT_DIR;
 use crate::trust;
-use ctrl_exec_protocol::keys::KeyType;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::keys::KeyType;
 use std::path::Path;
 
 /// Days of a dispatcher certificate made by hand.

@@ -17,10 +17,10 @@ use std::time::Duration;
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::http::{HttpError, Limits, render_response};
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::pairing::{Ack, Outcome, PairRequest, Refusal};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::verify::system_clock;
+use ctrl_exec_protocol::wire::pairing::{Ack, Outcome, PairRequest, Refusal};
+use ctrl_exec_protocol::x509::verify::system_clock;
 use ctrl_exec_reactor::{
     Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal, Then, TimerId, Waker,
 };

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
-use ctrl_exec_protocol::cert::KeyKind;
-use ctrl_exec_protocol::csr::{self, CsrError};
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::cert::KeyKind;
+use ctrl_exec_protocol::x509::csr::{self, CsrError};
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
 
 fn vector(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -11,76 +11,22 @@ use ring::rand::SystemRandom;
 use rustls::client::Resumption;
 use rustls::crypto::ring::{Ticketer, cipher_suite, kx_group};
 use rustls::crypto::{
-    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms,
-};
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, };
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, Error, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls::{ClientConfig, Error, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{PrivateKeyDer, ServerName, UnixTime};
-use webpki::ring as algs;
 
-use crate::cert::{self, CertError, CertFacts};
-use crate::keys::{KeyError, PrivateKey};
-use crate::pem;
-use crate::verify::{ChainVerifier, Clock};
+use crate::x509::cert::{self, CertError, CertFacts};
+use crate::x509::keys::{KeyError, PrivateKey};
+use crate::x509::pem;
+use crate::x509::signatures::SIGNATURES;
+use crate::x509::verify::{ChainVerifier, Clock};
 use peer::{AnyServer, PeerVerifier};
 
 /// Most TLS sessions a dispatcher's client remembers for resumption.
 const CLIENT_SESSIONS: usize = 4096;
-
-/// Signature algorithms, for certificates and handshakes. No SHA-1 anywhere; PKCS#1 v1.5 only
-/// where rustls allows it (TLS 1.2 handshakes and certificates).
-pub(crate) static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
-    all: &[
-        algs::ECDSA_P256_SHA256,
-        algs::ECDSA_P256_SHA384,
-        algs::ECDSA_P384_SHA256,
-        algs::ECDSA_P384_SHA384,
-        algs::ED25519,
-        algs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
-        algs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
-        algs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
-        algs::RSA_PKCS1_2048_8192_SHA256,
-        algs::RSA_PKCS1_2048_8192_SHA384,
-        algs::RSA_PKCS1_2048_8192_SHA512,
-    ],
-    mapping: &[
-        (
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-            &[algs::ECDSA_P256_SHA256, algs::ECDSA_P384_SHA256],
-        ),
-        (
-            SignatureScheme::ECDSA_NISTP384_SHA384,
-            &[algs::ECDSA_P384_SHA384, algs::ECDSA_P256_SHA384],
-        ),
-        (SignatureScheme::ED25519, &[algs::ED25519]),
-        (
-            SignatureScheme::RSA_PSS_SHA256,
-            &[algs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY],
-        ),
-        (
-            SignatureScheme::RSA_PSS_SHA384,
-            &[algs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY],
-        ),
-        (
-            SignatureScheme::RSA_PSS_SHA512,
-            &[algs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY],
-        ),
-        (
-            SignatureScheme::RSA_PKCS1_SHA256,
-            &[algs::RSA_PKCS1_2048_8192_SHA256],
-        ),
-        (
-            SignatureScheme::RSA_PKCS1_SHA384,
-            &[algs::RSA_PKCS1_2048_8192_SHA384],
-        ),
-        (
-            SignatureScheme::RSA_PKCS1_SHA512,
-            &[algs::RSA_PKCS1_2048_8192_SHA512],
-        ),
-    ],
-};
 
 /// Why certificate and key cannot be used together.
 #[derive(Clone, Debug, PartialEq, Eq)]

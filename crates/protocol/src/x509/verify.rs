@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
-use crate::cert::{self, CertError, CertFacts};
-use crate::{der, pem};
+use crate::x509::cert::{self, CertError, CertFacts};
+use crate::x509::{der, pem};
 
 /// What time it is, in Unix seconds. Routers boot in 1970, so every program says itself which
 /// clock certificates are judged by (design §2).
@@ -277,7 +277,7 @@ pub(crate) fn verify_any<'a>(
 /// The signature algorithms accepted on certificates and requests: SHA-256 or better with RSA of
 /// 2048 to 8192 bits (PKCS#1 v1.5 or PSS), ECDSA on P-256 and P-384, Ed25519.
 pub(crate) fn algorithms() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
-    crate::tls::SIGNATURES.all
+    super::signatures::SIGNATURES.all
 }
 
 fn in_dates(facts: &CertFacts, now: i64) -> Result<(), VerifyError> {

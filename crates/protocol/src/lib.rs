@@ -21,28 +21,12 @@ pub mod hook;
 #[cfg(feature = "json")]
 pub mod json;
 #[cfg(feature = "json")]
-pub mod messages;
-#[cfg(feature = "json")]
-pub mod pairing;
+pub mod wire;
 
-#[cfg(feature = "tls")]
-pub mod cert;
-#[cfg(feature = "tls")]
-pub mod csr;
-#[cfg(feature = "tls")]
-mod der;
-#[cfg(feature = "tls")]
-mod extensions;
-#[cfg(feature = "tls")]
-pub mod keys;
-#[cfg(feature = "tls")]
-pub mod pem;
-#[cfg(feature = "rsa-keygen")]
-mod rsa_keygen;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(feature = "tls")]
-pub mod verify;
+pub mod x509;
 
 #[cfg(feature = "http")]
 pub mod http;

@@ -6,13 +6,13 @@
 
 use std::fmt;
 
-use crate::der::{self, Tlv};
-use crate::extensions::Extensions;
+use crate::serial;
 use crate::time::Utc;
-use crate::{pem, serial};
+use crate::x509::der::{self, Tlv};
+use crate::x509::extensions::Extensions;
+use crate::x509::pem;
 
-/// Longest certificate that is read, in bytes.
-pub const MAX_DER: usize = 16_384;
+pub use super::errors::{CertError, MAX_DER};
 
 /// The kind and strength of a public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,41 +80,6 @@ pub struct CertFacts {
     /// Whether an extension that is not understood here is marked critical (RFC 5280 §4.2).
     pub unknown_critical: bool,
 }
-
-/// Why a certificate could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CertError {
-    /// Not exactly one PEM certificate where one is wanted.
-    Pem(pem::PemError),
-    /// Longer than [`MAX_DER`].
-    TooLong(usize),
-    /// Not DER of a certificate, or bytes left over.
-    Malformed,
-    /// Neither version 1 nor 3, or extensions in version 1.
-    Version,
-    /// The algorithm inside the signed part differs from the one outside.
-    AlgorithmMismatch,
-    /// Serial empty, negative or longer than 20 bytes.
-    Serial,
-    /// An extension that matters here is damaged, one is given twice, or there are over 32.
-    Extension,
-}
-
-impl fmt::Display for CertError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pem(error) => error.fmt(f),
-            Self::TooLong(length) => write!(f, "certificate of {length} bytes (limit {MAX_DER})"),
-            Self::Malformed => f.write_str("not a DER certificate"),
-            Self::Version => f.write_str("unsupported certificate version"),
-            Self::AlgorithmMismatch => f.write_str("inner and outer signature algorithms differ"),
-            Self::Serial => f.write_str("serial number empty, negative or longer than 20 bytes"),
-            Self::Extension => f.write_str("damaged, repeated or too many extensions"),
-        }
-    }
-}
-
-impl std::error::Error for CertError {}
 
 /// Reads the facts of a DER certificate.
 ///

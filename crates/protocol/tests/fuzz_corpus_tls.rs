@@ -6,14 +6,14 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-#[path = "../../fuzz/entry/certificate.rs"]
+#[path = "../../../fuzz/entry/certificate.rs"]
 mod certificate;
-#[path = "../../fuzz/entry/csr.rs"]
+#[path = "../../../fuzz/entry/csr.rs"]
 mod csr;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
+        .join("../../fuzz/corpus")
         .join(name);
     let seeds: Vec<Vec<u8>> = std::fs::read_dir(dir)
         .unwrap()

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ctrl_exec_protocol::verify::{ChainVerifier, Role};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role};
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair,
@@ -170,7 +170,7 @@ impl Ca {
             )
             .unwrap(),
             der: certificate.der().to_vec(),
-            pem: ctrl_exec_protocol::pem::encode("CERTIFICATE", certificate.der()),
+            pem: ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", certificate.der()),
             issuer: Issuer::new(params, key),
         }
     }

@@ -10,9 +10,9 @@ use ctrl_exec_protocol::http::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-#[path = "../../fuzz/entry/http_request.rs"]
+#[path = "../../../fuzz/entry/http_request.rs"]
 mod fuzz_request;
-#[path = "../../fuzz/entry/http_response.rs"]
+#[path = "../../../fuzz/entry/http_response.rs"]
 mod fuzz_response;
 
 const LIMITS: Limits = Limits {
@@ -166,7 +166,7 @@ fn fuzz_seeds() {
         ("http_response", fuzz_response::run),
     ];
     for (target, run) in targets {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         let mut count = 0;
         for entry in std::fs::read_dir(dir.join(target)).unwrap() {
             let seed = std::fs::read(entry.unwrap().path()).unwrap();

@@ -3,16 +3,16 @@
 
 use std::path::Path;
 
-#[path = "../../fuzz/entry/agent_conf.rs"]
+#[path = "../../../fuzz/entry/agent_conf.rs"]
 mod agent_conf;
-#[path = "../../fuzz/entry/frame_request.rs"]
+#[path = "../../../fuzz/entry/frame_request.rs"]
 mod frame_request;
-#[path = "../../fuzz/entry/frame_response.rs"]
+#[path = "../../../fuzz/entry/frame_response.rs"]
 mod frame_response;
 #[cfg(feature = "json")]
-#[path = "../../fuzz/entry/json.rs"]
+#[path = "../../../fuzz/entry/json.rs"]
 mod json;
-#[path = "../../fuzz/entry/scripts_conf.rs"]
+#[path = "../../../fuzz/entry/scripts_conf.rs"]
 mod scripts_conf;
 
 #[test]
@@ -44,7 +44,7 @@ fn json_seeds() {
 /// Runs every seed, every beginning of it and every single-bit change near its start.
 fn each(target: &str, run: fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
+        .join("../../fuzz/corpus")
         .join(target);
     let mut count = 0;
     for entry in std::fs::read_dir(dir).unwrap() {

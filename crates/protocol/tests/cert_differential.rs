@@ -2,7 +2,8 @@
 //! bytes changed, removed or repeated.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use ctrl_exec_protocol::{cert, pem, serial};
+use ctrl_exec_protocol::serial;
+use ctrl_exec_protocol::x509::{cert, pem};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::OnceLock;

@@ -5,11 +5,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ctrl_exec_protocol::cert;
-use ctrl_exec_protocol::csr::{RcgenKey, RcgenPublicKey};
-use ctrl_exec_protocol::keys::{self, KeyType, PrivateKey};
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::verify::{ChainVerifier, Clock, Role, VerifyError};
+use ctrl_exec_protocol::x509::cert;
+use ctrl_exec_protocol::x509::csr::{RcgenKey, RcgenPublicKey};
+use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock, Role, VerifyError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Eku, IsCa, Issuer,
     KeyUsagePurpose as Ku, SerialNumber,
@@ -68,7 +68,7 @@ impl Ca {
         params.not_before = time(NOW - YEAR);
         params.not_after = time(NOW + 10 * YEAR);
         let certificate = params.self_signed(&RcgenKey::new(&key).unwrap()).unwrap();
-        let pem = ctrl_exec_protocol::pem::encode("CERTIFICATE", certificate.der());
+        let pem = ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", certificate.der());
         Self { key, params, pem }
     }
 
@@ -91,7 +91,7 @@ impl Ca {
         let issuer = Issuer::from_params(&self.params, RcgenKey::new(&self.key).unwrap());
         let public = RcgenPublicKey::new(key.spki_der(), key.kind()).unwrap();
         let leaf = params.signed_by(&public, &issuer).unwrap();
-        let pem = ctrl_exec_protocol::pem::encode("CERTIFICATE", leaf.der());
+        let pem = ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", leaf.der());
         Identity::from_pem(&pem, &key_pem).unwrap()
     }
 
@@ -331,7 +331,7 @@ fn dates_are_judged_by_the_injected_clock() {
         .params
         .self_signed(&RcgenKey::new(&old.key).unwrap())
         .unwrap();
-    old.pem = ctrl_exec_protocol::pem::encode("CERTIFICATE", certificate.der());
+    old.pem = ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", certificate.der());
     let leaf = old.leaf(KeyType::EcdsaP256, |_| {});
     let fault = old
         .trust()

@@ -3,7 +3,7 @@
 //! ring makes no RSA keys. The test of primes is that of `crypto-primes`, on the numbers of
 //! `crypto-bigint`: together a quarter of what the `rsa` crate takes of a router's flash. The rest
 //! of a key is small arithmetic, done here.
-//! [`crate::keys`] lets ring read the finished key, and thereby check that its numbers belong
+//! [`crate::x509::keys`] lets ring read the finished key, and thereby check that its numbers belong
 //! together, before anybody sees it.
 
 use crypto_bigint::modular::{MontyForm, MontyParams};
@@ -11,7 +11,7 @@ use crypto_bigint::{Odd, U1024};
 use crypto_primes::hazmat::MillerRabin;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::der;
+use crate::x509::der;
 
 /// The public exponent, F4. It is a prime, which the small arithmetic below relies on.
 const EXPONENT: u32 = 65_537;

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const CONFORMANCE: &str = include_str!("../../../executor-c-compat/tests/fixtures/conformance.txt");
+const CONFORMANCE: &str =
+    include_str!("../../../../executor-c-compat/tests/fixtures/conformance.txt");
 const REQUIRED: &str = "port = 7443\ncert = /x\nkey = /y\nca = /z";
 
 fn nothing_exists(path: &Path) -> Option<PathBuf> {

@@ -8,10 +8,10 @@ use std::fmt;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::cert::{self, KeyKind};
-use crate::keys::PrivateKey;
-use crate::verify::{self, SignedError};
-use crate::{der, pem};
+use crate::x509::cert::{self, KeyKind};
+use crate::x509::keys::PrivateKey;
+use crate::x509::verify::{self, SignedError};
+use crate::x509::{der, pem};
 
 /// Longest request text, in bytes, as in the reference.
 pub const MAX_TEXT: usize = 10_240;
@@ -317,7 +317,7 @@ impl rcgen::PublicKeyData for RcgenPublicKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::{KeyType, generate};
+    use crate::x509::keys::{KeyType, generate};
     use proptest::prelude::*;
 
     #[test]

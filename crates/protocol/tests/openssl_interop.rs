@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::verify::{ChainVerifier, Clock};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock};
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 
 /// A day after the certificates were made; OpenSSL is told the same with `-attime`.

@@ -13,8 +13,8 @@ use rustls::crypto::ring::sign::{RsaSigningKey, any_ecdsa_type, any_supported_ty
 use rustls::sign::SigningKey;
 use rustls_pki_types::PrivateKeyDer;
 
-use crate::cert::{self, KeyKind};
-use crate::pem;
+use crate::x509::cert::{self, KeyKind};
+use crate::x509::pem;
 
 /// The keys these programs can make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ fn rsa_2048() -> Result<String, KeyError> {
 /// Generation failed.
 #[cfg(feature = "rsa-keygen")]
 pub fn generate_rsa_2048(progress: &mut dyn FnMut()) -> Result<String, KeyError> {
-    let document = crate::rsa_keygen::generate(progress).ok_or(KeyError::Generation)?;
+    let document = crate::x509::rsa_keygen::generate(progress).ok_or(KeyError::Generation)?;
     let text = pem::encode("PRIVATE KEY", &document);
     // ring checks the numbers of a key when it reads it.
     PrivateKey::agent_from_pem(&text).map_err(|_| KeyError::Generation)?;
