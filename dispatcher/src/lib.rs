@@ -1,24 +1,15 @@
-//! The ctrl-exec dispatcher: registry, certificate authority, pairing, and parallel runs over a
-//! fleet of agents. The command line and the API are thin layers over this library.
+//! The ctrl-exec dispatcher as a library: certificate authority, pairing, what is kept about
+//! agents and runs, and parallel calls to a fleet. The command line stands on top of it.
 
-pub mod address;
-pub mod auth;
 pub mod ca;
-pub mod cli;
 pub mod config;
-pub mod dirs;
-pub mod doctor;
-pub mod engine;
+pub mod fleet;
+pub mod front;
 pub mod jval;
-pub mod locks;
-pub mod ops;
 pub mod pairing;
-pub mod registry;
-pub mod renewal;
-pub mod revoked;
 pub mod rotation;
-pub mod run_store;
-pub mod select;
+pub mod store;
+pub mod tasks;
 pub mod trust;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, IdentityFiles};
 use ctrl_exec_dispatcher::pairing::{Decision, Identified, Queue};
-use ctrl_exec_dispatcher::registry::{Record, Registry};
+use ctrl_exec_dispatcher::store::files::registry::{Record, Registry};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::PairRequest;
 use ctrl_exec_protocol::x509::csr;

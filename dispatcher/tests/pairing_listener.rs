@@ -16,7 +16,7 @@ use ctrl_exec_dispatcher::ca::{CaDir, CaOptions, IdentityFiles, setup_ca, setup_
 use ctrl_exec_dispatcher::pairing::{
     Console, Desk, Ended, Listener, ListenerOptions, Operator, Overrides, Queue, Queued, RateLimit,
 };
-use ctrl_exec_dispatcher::registry::Registry;
+use ctrl_exec_dispatcher::store::files::registry::Registry;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
 use ctrl_exec_protocol::json::{self, Bounds, Object, Value};

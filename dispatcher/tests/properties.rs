@@ -1,10 +1,12 @@
 //! What parsers take and what they make of it, over random input.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use ctrl_exec_dispatcher::engine::Call;
-use ctrl_exec_dispatcher::registry::{Record, SerialStatus};
-use ctrl_exec_dispatcher::select::{TagFilter, glob};
-use ctrl_exec_dispatcher::{address, jval, ops, revoked};
+use ctrl_exec_dispatcher::fleet::Call;
+use ctrl_exec_dispatcher::fleet::address;
+use ctrl_exec_dispatcher::fleet::select::{TagFilter, glob};
+use ctrl_exec_dispatcher::store::files::registry::{Record, SerialStatus};
+use ctrl_exec_dispatcher::store::files::revoked;
+use ctrl_exec_dispatcher::{jval, tasks};
 use proptest::prelude::*;
 
 /// The obvious, slow definition.
@@ -60,24 +62,24 @@ proptest! {
             keep_alive: false,
             body,
         };
-        let answer = ctrl_exec_dispatcher::engine::Answer {
+        let answer = ctrl_exec_dispatcher::fleet::Answer {
             rtt: std::time::Duration::ZERO,
             result: Ok(response),
             certificate: None,
         };
         for result in [
-            ops::run_result("a", "s", "r", &answer),
-            ops::async_result("a", "s", "r", &answer),
-            ops::ping_result("a", &answer),
-            ops::capabilities_result("a", &answer),
-            ops::rotate_result("a", &answer),
+            tasks::run_result("a", "s", "r", &answer),
+            tasks::async_result("a", "s", "r", &answer),
+            tasks::ping_result("a", &answer),
+            tasks::capabilities_result("a", &answer),
+            tasks::rotate_result("a", &answer),
         ] {
             prop_assert_eq!(jval::str_or_empty(&result, "host"), "a");
             prop_assert!(result.contains_key("outcome"));
             prop_assert!(!jval::line(&result).contains('\n'));
         }
         let mut entry = jval::object([("status", jval::string("running"))]);
-        ops::result_of(&answer).apply(&mut entry);
+        tasks::result_of(&answer).apply(&mut entry);
     }
 
     #[test]

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ctrl_exec_dispatcher::cli::main()
+    ctrl_exec_dispatcher::front::cli::main()
 }

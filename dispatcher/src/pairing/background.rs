@@ -166,7 +166,7 @@ impl Child {
         let _ = rustix::process::setsid();
         let _ = std::env::set_current_dir("/");
         if let Some(dir) = self.pid_file.parent() {
-            crate::dirs::ensure(dir).map_err(failed)?;
+            crate::store::files::dirs::ensure(dir).map_err(failed)?;
         }
         let pid = format!("{}\n", std::process::id());
         durable::write(&self.pid_file, pid.as_bytes(), &Perm::mode(0o644)).map_err(failed)?;

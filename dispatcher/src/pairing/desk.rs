@@ -14,7 +14,7 @@ use ctrl_exec_protocol::x509::csr;
 use super::{Queue, QueueError, Queued};
 use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};
 use crate::jval::Object;
-use crate::registry::{DEFAULT_PORT, Record, Registry, RegistryError, SerialStatus};
+use crate::store::files::registry::{DEFAULT_PORT, Record, Registry, RegistryError, SerialStatus};
 
 /// Everything a decision needs.
 #[derive(Debug)]

@@ -9,15 +9,14 @@ mod desk;
 mod identity;
 mod interactive;
 mod listener;
-mod queue;
 mod rate;
 
+pub use crate::store::files::pairings::{DIR, Decision, Queue, QueueError, Queued};
 pub use background::{BackgroundError, Child, PID_FILE, Started, Stopped, start, stop};
 pub use desk::{Approved, Desk, DeskError, Overrides, list_text};
 pub use identity::{Identified, identify};
 pub use interactive::{Console, Prompt, Reaction};
 pub use listener::{DEFAULT_PORT, Ended, Listener, ListenerError, ListenerOptions, Operator};
-pub use queue::{DIR, Decision, Queue, QueueError, Queued};
 pub use rate::{RateLimit, RateTable, Verdict};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ca::{CaDir, CaOptions, IdentityFiles, setup_ca, setup_dispatcher};
-use crate::registry::{LookupBy as RecordLookup, Registry, SerialStatus};
+use crate::store::files::registry::{LookupBy as RecordLookup, Registry, SerialStatus};
 use crate::testing::TempDir;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;

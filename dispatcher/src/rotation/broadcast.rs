@@ -6,7 +6,7 @@ use ctrl_exec_protocol::time::Utc;
 
 use super::{Action, Agents, CallFailure, Pair, RotateCall, RotationError, Rotator};
 use crate::ca;
-use crate::registry::{Record, SerialStatus};
+use crate::store::files::registry::{Record, SerialStatus};
 
 /// What a broadcast came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,11 +11,10 @@
 
 mod broadcast;
 mod retire;
-mod state;
 
+pub use crate::store::files::rotation::RotationState;
 pub use broadcast::Broadcast;
 pub use retire::Retired;
-pub use state::RotationState;
 
 use std::fmt;
 use std::io;
@@ -28,7 +27,7 @@ use ctrl_exec_protocol::x509::keys::KeyType;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::ca::{self, Authority, CaError, IdentityFiles, Owner};
-use crate::registry::{Record, Registry, RegistryError, SerialStatus};
+use crate::store::files::registry::{Record, Registry, RegistryError, SerialStatus};
 
 /// What agents are told about a serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -409,7 +408,7 @@ impl Rotator {
         let path = self.state.with_extension("lock");
         let failed = |error: io::Error| RotationError::Io(path.clone(), error);
         if let Some(dir) = path.parent() {
-            crate::dirs::ensure(dir).map_err(failed)?;
+            crate::store::files::dirs::ensure(dir).map_err(failed)?;
         }
         let flags = OFlags::CLOEXEC | OFlags::RDWR | OFlags::CREATE;
         let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o660))

@@ -6,7 +6,7 @@ use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
 
 use super::{Action, Agents, Pair, RotateCall, RotationError, RotationState, Rotator};
-use crate::registry::{Record, SerialStatus};
+use crate::store::files::registry::{Record, SerialStatus};
 
 /// Registry field: the last old serial that this agent was told to forget. Ours only.
 const FORGOTTEN: &str = "retired_serial";

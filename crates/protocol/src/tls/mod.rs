@@ -10,8 +10,7 @@ use std::time::Duration;
 use ring::rand::SystemRandom;
 use rustls::client::Resumption;
 use rustls::crypto::ring::{Ticketer, cipher_suite, kx_group};
-use rustls::crypto::{
-    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, };
+use rustls::crypto::{CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;

@@ -11,8 +11,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
 
-use crate::x509::signatures::SIGNATURES;
 use crate::x509::cert;
+use crate::x509::signatures::SIGNATURES;
 use crate::x509::verify::{ChainVerifier, Role, SignedError, VerifyError, verify_any};
 
 /// [`ChainVerifier`] in the shapes rustls wants, for either side.

@@ -1,7 +1,7 @@
 //! The extensions of a version 3 certificate that decide what it may be used for (RFC 5280 §4.2).
 
-use crate::x509::errors::CertError;
 use crate::x509::der;
+use crate::x509::errors::CertError;
 
 /// Most extensions that are read; looking for repeated ones must not cost a peer's choice of time.
 const MOST: usize = 32;

@@ -1,0 +1,200 @@
+//! From a host word to where the agent listens (dispatcher.md §7).
+
+use crate::store::files::registry::{
+    DEFAULT_PORT, LookupBy, Record, Registry, RegistryError, SerialStatus,
+};
+use std::fmt;
+
+/// Where one call goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// Registry name; results are keyed by it.
+    pub name: String,
+    /// Address literal or host name to connect to.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+    /// What the agent is believed to trust: while it waits for our new serial, the old
+    /// certificate is presented.
+    pub serial_status: SerialStatus,
+    /// Whether the agent is known to be the reference's (see [`Record::is_perl`]).
+    pub perl: bool,
+}
+
+/// Why words could not be resolved.
+#[derive(Debug)]
+pub enum AddressError {
+    /// These are not registered.
+    Unknown(Vec<String>),
+    /// The registry could not be read.
+    Registry(RegistryError),
+}
+
+/// Splits `name:digits` at the last colon. Digits out of range are the default port, given
+/// explicitly; anything else after a colon belongs to the name.
+pub fn split(word: &str) -> (&str, Option<u16>) {
+    match word.rsplit_once(':') {
+        Some((name, digits))
+            if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            let port = digits.parse().ok().filter(|port| *port != 0);
+            (name, Some(port.unwrap_or(DEFAULT_PORT)))
+        }
+        _ => (word, None),
+    }
+}
+
+/// The target of a registered agent, for a word with or without port and an optional `--port`.
+///
+/// `--port` replaces the default port wherever it comes from, and no other: the reference drops
+/// the default from its target strings before it looks at the option.
+pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> Target {
+    let address = match record.lookup_by() {
+        LookupBy::Ip if !record.ip().is_empty() => record.ip(),
+        _ => record.hostname(),
+    };
+    let address = address
+        .strip_prefix('[')
+        .and_then(|a| a.strip_suffix(']'))
+        .unwrap_or(address);
+    let port = word_port.unwrap_or_else(|| record.port());
+    let port = if port == DEFAULT_PORT {
+        option.unwrap_or(port)
+    } else {
+        port
+    };
+    Target {
+        name: record.name().to_owned(),
+        address: address.to_owned(),
+        port,
+        serial_status: record.serial_status(),
+        perl: record.is_perl(),
+    }
+}
+
+/// Resolves all words, or says which are not registered.
+pub fn resolve<S: AsRef<str>>(
+    registry: &Registry,
+    words: &[S],
+    option: Option<u16>,
+) -> Result<Vec<Target>, AddressError> {
+    let mut targets = Vec::with_capacity(words.len());
+    let mut unknown = Vec::new();
+    for word in words {
+        let (name, port) = split(word.as_ref());
+        match registry.load(name).map_err(AddressError::Registry)? {
+            Some(record) => targets.push(target(&record, port, option)),
+            None => unknown.push(word.as_ref().to_owned()),
+        }
+    }
+    if unknown.is_empty() {
+        Ok(targets)
+    } else {
+        Err(AddressError::Unknown(unknown))
+    }
+}
+
+/// Resolves names of a run record: those no longer registered are used as they are.
+pub fn resolve_or_pass<S: AsRef<str>>(
+    registry: &Registry,
+    names: &[S],
+    option: Option<u16>,
+) -> Result<Vec<Target>, RegistryError> {
+    names
+        .iter()
+        .map(|name| {
+            let (name, port) = split(name.as_ref());
+            Ok(match registry.load(name)? {
+                Some(record) => target(&record, port, option),
+                None => target(&Record::new(name), port, option),
+            })
+        })
+        .collect()
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(words) => {
+                let words: Vec<_> = words.iter().map(|w| w.escape_debug().to_string()).collect();
+                write!(
+                    f,
+                    "unknown agent: {}\nOnly registered agents can be addressed - run \
+                     'ctrl-exec-dispatcher list-agents' to see them.",
+                    words.join(", ")
+                )
+            }
+            Self::Registry(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_split_at_the_last_colon() {
+        assert_eq!(split("a"), ("a", None));
+        assert_eq!(split("a:7600"), ("a", Some(7600)));
+        assert_eq!(split("a:0"), ("a", Some(7443)));
+        assert_eq!(split("a:65536"), ("a", Some(7443)));
+        assert_eq!(split("a:99999999999999999999"), ("a", Some(7443)));
+        assert_eq!(split("a:b"), ("a:b", None));
+        assert_eq!(split("a:"), ("a:", None));
+        assert_eq!(split("a:1:2"), ("a:1", Some(2)));
+    }
+
+    #[test]
+    fn the_matrix() {
+        type Case = (
+            &'static str,
+            &'static str,
+            u16,
+            Option<u16>,
+            Option<u16>,
+            &'static str,
+            u16,
+        );
+        // (lookup_by, ip, stored port, port of the word, --port) -> address, port
+        let table: &[Case] = &[
+            ("hostname", "10.0.0.1", 7443, None, None, "vm.example", 7443),
+            ("ip", "10.0.0.1", 7443, None, None, "10.0.0.1", 7443),
+            ("ip", "", 7443, None, None, "vm.example", 7443),
+            ("dns", "10.0.0.1", 7443, None, None, "vm.example", 7443),
+            ("ip", "10.0.0.1", 7600, None, None, "10.0.0.1", 7600),
+            ("ip", "10.0.0.1", 7600, Some(7700), None, "10.0.0.1", 7700),
+            ("ip", "10.0.0.1", 7600, None, Some(9000), "10.0.0.1", 7600),
+            ("ip", "10.0.0.1", 7443, None, Some(9000), "10.0.0.1", 9000),
+            (
+                "ip",
+                "10.0.0.1",
+                7600,
+                Some(7443),
+                Some(9000),
+                "10.0.0.1",
+                9000,
+            ),
+            ("ip", "10.0.0.1", 7600, Some(7443), None, "10.0.0.1", 7443),
+            ("ip", "fe80::7443", 7443, None, None, "fe80::7443", 7443),
+            ("ip", "[::1]", 7443, None, Some(1), "::1", 1),
+        ];
+        for (lookup, ip, stored, word, option, address, port) in table {
+            let mut record = Record::new("vm");
+            record
+                .set("hostname", "vm.example")
+                .set("ip", *ip)
+                .set("lookup_by", *lookup);
+            record.set_port(*stored);
+            let got = target(&record, *word, *option);
+            assert_eq!(
+                (got.address.as_str(), got.port),
+                (*address, *port),
+                "{lookup} {ip} {stored}"
+            );
+            assert_eq!(got.name, "vm");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `doctor`.
+
+use crate::fleet::Call;
+use crate::fleet::address;
+use crate::front::cli::session::{self, Session};
+use crate::front::cli::table::{JSON, OFFLINE};
+use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
+use crate::jval;
+use crate::tasks;
+use crate::tasks::doctor::{self, Grade, Report};
+use ctrl_exec_protocol::time::Utc;
+
+/// Checks everything and says what is wrong.
+pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let config = ctx.config()?;
+    let registry = ctx.registry();
+    let mut report = doctor::examine(&ctx.root, &config, &registry, Utc::now());
+    if !args.has(&OFFLINE) {
+        if let Err(Fatal(error)) = reach(ctx, args, &mut report) {
+            report.add("reachability", Grade::Fault, error);
+        }
+    }
+    let bad = report.worst() == Grade::Fault;
+    if args.has(&JSON) {
+        let checks = report.findings().iter().map(|finding| {
+            jval::object([
+                ("check", jval::string(finding.check)),
+                ("grade", jval::string(finding.grade.word())),
+                ("message", jval::string(&*finding.message)),
+            ])
+        });
+        out::line(jval::line(&jval::object([
+            ("ok", jval::int(i64::from(!bad))),
+            ("checks", jval::objects(checks)),
+        ])));
+    } else {
+        let mut text = String::new();
+        for finding in report.findings() {
+            text.push_str(&format!(
+                "{:<8} {:<13} {}\n",
+                finding.grade.word().to_uppercase(),
+                finding.check,
+                out::clean(&finding.message)
+            ));
+        }
+        out::raw(&text);
+    }
+    Ok(u8::from(bad))
+}
+
+/// Pings every agent; renews nothing.
+fn reach(ctx: &Ctx, args: &Args, report: &mut Report) -> Result<(), Fatal> {
+    let session = Session::open(ctx, ctx.config()?, args, false)?;
+    let reqid = session::new_reqid()?;
+    let records = ctx.registry().list()?;
+    let calls: Vec<Call> = records
+        .iter()
+        .map(|record| {
+            let target = address::target(record, None, None);
+            Call {
+                identity: session.identity(&target),
+                ..tasks::ping_call(target, &reqid)
+            }
+        })
+        .collect();
+    let mut reached = 0;
+    for (call, answer) in calls.iter().zip(session.engine.all(&calls)) {
+        let name = &call.target.name;
+        let result = tasks::ping_result(name, &answer);
+        if let Some(skew) = answer
+            .certificate
+            .as_deref()
+            .and_then(|der| doctor::clock_of(der, Utc::now()))
+        {
+            report.add("clock", Grade::Warning, format!("'{name}': {skew}"));
+        }
+        match jval::text(&result, "error") {
+            None => reached += 1,
+            Some(error) => {
+                report.add("reachability", Grade::Fault, format!("'{name}': {error}"));
+            }
+        }
+    }
+    let total = calls.len();
+    report.add(
+        "reachability",
+        Grade::Ok,
+        format!("{reached} of {total} agent(s) answer"),
+    );
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! `renew`, `rotate-cert`, `serial-status` and `maintain` (dispatcher.md §3.5, §3.11;
+//! pki-and-pairing.md §9, §10).
+
+use super::ping::{fan_out, log_renewal, renew_due};
+use crate::config::Config;
+use crate::fleet::Engine;
+use crate::fleet::address;
+use crate::front::cli::rotating::{EngineAgents, rotator};
+use crate::front::cli::session::{self, Session};
+use crate::front::cli::table::{EXPIRED, FORCE, JSON, PORT};
+use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
+use crate::jval::{self, Value};
+use crate::rotation::{Broadcast, Rotator};
+use crate::store::files::registry::Record;
+use crate::tasks::renew;
+use crate::trust;
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::verify::Clock;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Renews the certificates of agents now.
+pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let config = ctx.config()?;
+    let words = session::select(ctx, args, &args.words)?;
+    let targets = session::resolve(&ctx.registry(), args, &words)?;
+    let authority = renew::authority(&config).map_err(Fatal)?;
+    let session = Session::open(ctx, config, args, false)?;
+    let registry = ctx.registry();
+    let reqid = session::new_reqid()?;
+    let mut renewed = Vec::new();
+    if args.has(&EXPIRED) {
+        // One engine each: its clock stands where that agent's certificate was still valid.
+        for target in targets {
+            let record = registry.require(&target.name)?;
+            let engine = engine_for_expired(&session, Utc::parse_openssl(record.expiry()))?;
+            let target = vec![(target, 0)];
+            renewed.extend(renew::renew(
+                &engine,
+                &session.config,
+                &authority,
+                &registry,
+                target,
+                &reqid,
+            ));
+        }
+    } else {
+        let targets = targets
+            .into_iter()
+            .map(|t| (t.clone(), session.identity(&t)))
+            .collect();
+        renewed = renew::renew(
+            &session.engine,
+            &session.config,
+            &authority,
+            &registry,
+            targets,
+            &reqid,
+        );
+    }
+    let mut failed = false;
+    let mut results = Vec::new();
+    for renewed in &renewed {
+        log_renewal(ctx, renewed, &reqid);
+        let (ok, text) = match &renewed.result {
+            Ok(end) => (true, end),
+            Err(error) => (false, error),
+        };
+        failed |= !ok;
+        if args.has(&JSON) {
+            results.push(jval::object([
+                ("host", jval::string(&*renewed.name)),
+                ("status", jval::string(if ok { "ok" } else { "error" })),
+                (
+                    if ok { "expiry" } else { "error" },
+                    jval::string(text.as_str()),
+                ),
+            ]));
+        } else if ok {
+            out::line(format_args!("{:<30}  renewed  until {text}", renewed.name));
+        } else {
+            out::line(format_args!(
+                "{:<30}  FAILED   {}",
+                renewed.name,
+                out::clean(text)
+            ));
+        }
+    }
+    if args.has(&JSON) {
+        out::line(jval::line(&jval::object([
+            ("ok", jval::int(1)),
+            ("results", jval::objects(results)),
+        ])));
+    }
+    Ok(u8::from(failed))
+}
+
+/// An engine that takes a certificate which ended at `end`; what is still valid stays so.
+fn engine_for_expired(session: &Session, end: Option<Utc>) -> Result<Engine, Fatal> {
+    let clock: Clock = Arc::new(move || {
+        let now = Utc::now().0;
+        end.map_or(now, |end| now.min(end.0 - 60))
+    });
+    let files = trust::identity_files(&session.config);
+    let tls = trust::client_config_of(&session.config, &files, false, &clock)?;
+    Ok(session.engine.clone().with_identity(tls))
+}
+
+/// Replaces the dispatcher's certificate and tells the agents.
+pub fn rotate_cert(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let config = ctx.config()?;
+    let rotator = rotator(ctx, &config)?;
+    let authority = renew::authority(&config).map_err(Fatal)?;
+    if !args.has(&JSON) {
+        out::line("Rotating dispatcher certificate...");
+    }
+    let rotated = rotator.rotate(&authority, args.has(&FORCE), ctx.syslog(), Utc::now())?;
+    if !args.has(&JSON) {
+        out::raw(&format!(
+            "New serial:      {}\nOld serial:      {}\nOverlap expires: {}\nAgents pending:  {}\n\n\
+             Broadcasting new serial to agents...\n",
+            rotated.new_serial,
+            rotated.old_serial.as_deref().unwrap_or("(none)"),
+            rotated.overlap_expires.iso(),
+            rotated.pending
+        ));
+    }
+    let told = broadcast(ctx, args, &rotator)?;
+    if args.has(&JSON) {
+        let failed = told.failed.iter().map(|(name, error)| {
+            jval::object([
+                ("host", jval::string(name.as_str())),
+                ("error", jval::string(error.as_str())),
+            ])
+        });
+        out::line(jval::line(&jval::object([
+            ("ok", jval::int(1)),
+            ("new_serial", jval::string(&*rotated.new_serial)),
+            (
+                "old_serial",
+                jval::string(rotated.old_serial.unwrap_or_default()),
+            ),
+            (
+                "overlap_expires",
+                jval::string(rotated.overlap_expires.iso()),
+            ),
+            ("pending", jval::count(rotated.pending)),
+            ("updated", jval::strings(&told.updated)),
+            ("failed", jval::objects(failed)),
+        ])));
+    } else {
+        out::raw(&broadcast_text(&told));
+    }
+    Ok(0)
+}
+
+fn broadcast_text(told: &Broadcast) -> String {
+    let mut text = format!(
+        "  Updated: {}\n  Failed:  {}\n",
+        told.updated.len(),
+        told.failed.len()
+    );
+    if told.failed.is_empty() {
+        return text;
+    }
+    text.push_str("\nAgents requiring attention:\n");
+    for (name, error) in &told.failed {
+        let _ = writeln!(text, "  {name:<30}  {}", out::clean(error));
+    }
+    text.push_str(
+        "\nThey are reached with the old certificate until then, and told again by 'maintain'.\n\
+         Agents offline longer than the overlap window will require re-pairing.\n",
+    );
+    text
+}
+
+/// Tells pending agents the serial. The session is opened here: it needs the pairs as they are
+/// after the rotation.
+fn broadcast(ctx: &Ctx, args: &Args, rotator: &Rotator) -> Result<Broadcast, Fatal> {
+    let config = ctx.config()?;
+    let id = config.dispatcher_id();
+    let session = Session::open(ctx, config, args, false)?;
+    let mut agents = EngineAgents::new(&session);
+    Ok(rotator.broadcast(&mut agents, &id, ctx.syslog(), Utc::now())?)
+}
+
+/// Shows which agents trust the current certificate.
+pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    // The reference looks at the default paths whatever the configuration says; ours looks where
+    // rotation works, and at the default paths when there is no configuration to be read.
+    let state = match ctx.config() {
+        Ok(config) => rotator(ctx, &config)?.status(ctx.syslog())?,
+        Err(_) => crate::rotation::RotationState::load(
+            &ctx.root.path("/var/lib/ctrl-exec/rotation.json"),
+            ctx.syslog(),
+        )?,
+    };
+    let agents = ctx.registry().list()?;
+    if args.has(&JSON) {
+        let state = state.map_or(Value::Null, |state| Value::Object(state.raw().clone()));
+        let agents = agents.into_iter().map(Record::into_raw);
+        out::line(jval::line(&jval::object([
+            ("state", state),
+            ("agents", jval::objects(agents)),
+        ])));
+        return Ok(0);
+    }
+    let mut text = match &state {
+        None => "No rotation has been performed.\n\n".to_owned(),
+        Some(state) => format!(
+            "Current serial:  {}\nPrevious serial: {}\nRotated at:      {}\nOverlap expires: {}\n\n",
+            state.current_serial(),
+            if state.previous_serial().is_empty() {
+                "(none)"
+            } else {
+                state.previous_serial()
+            },
+            state.rotated_at(),
+            state
+                .overlap_expires()
+                .map_or_else(|| "?".to_owned(), Utc::iso)
+        ),
+    };
+    let mut row = |name: &str, status: &str, confirmed: &str, serial: &str| {
+        let _ = writeln!(text, "{name:<30}  {status:<10}  {confirmed:<24}  {serial}");
+    };
+    row("HOSTNAME", "STATUS", "CONFIRMED", "SERIAL");
+    row(&"-".repeat(85), "", "", "");
+    for record in &agents {
+        let serial = out::clean(record.text("dispatcher_serial"));
+        let short: String = serial.chars().take(16).collect();
+        let serial = if short.len() < serial.len() {
+            format!("{short}...")
+        } else {
+            serial
+        };
+        row(
+            &out::clean(record.hostname()),
+            record.serial_status().word(),
+            &out::clean(record.text("serial_confirmed")),
+            &serial,
+        );
+    }
+    let text: String = text
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect();
+    out::raw(&text);
+    Ok(0)
+}
+
+/// Periodic work. Each phase is on its own: what fails is logged, and the next one is done.
+pub fn maintain(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let config = ctx.config()?;
+    let work = Maintenance {
+        ctx,
+        args,
+        config: &config,
+    };
+    let agents = ctx.registry().names().map_or(0, |names| names.len());
+    let pinged = work.phase("ping", || work.ping()).unwrap_or(0);
+    if let Ok(rotator) = rotator(ctx, &config) {
+        work.phase("rotate", || work.rotate(&rotator));
+        work.phase("broadcast", || broadcast(ctx, args, &rotator).map(|_| ()));
+        work.phase("expire", || {
+            Ok(rotator.expire_stale(ctx.syslog(), Utc::now()).map(|_| ())?)
+        });
+        work.phase("retire", || work.retire(&rotator));
+    }
+    work.phase("purge", || {
+        Ok(ctx.runs().purge(SystemTime::now()).map(|_| ())?)
+    });
+    let line = Line::new("maintain")
+        .field("AGENTS", agents)
+        .field("PINGED", pinged);
+    ctx.log(Level::Info, &line);
+    if args.has(&JSON) {
+        out::line(jval::line(&jval::object([
+            ("ok", jval::int(1)),
+            ("agents", jval::count(agents)),
+            ("pinged", jval::count(pinged)),
+        ])));
+    } else {
+        out::line(format_args!(
+            "Maintenance complete: pinged {pinged}/{agents} agents."
+        ));
+    }
+    Ok(0)
+}
+
+struct Maintenance<'a> {
+    ctx: &'a Ctx,
+    args: &'a Args,
+    config: &'a Config,
+}
+
+impl Maintenance<'_> {
+    fn phase<T>(&self, name: &str, work: impl FnOnce() -> Result<T, Fatal>) -> Option<T> {
+        match work() {
+            Ok(done) => Some(done),
+            Err(Fatal(error)) => {
+                let line = Line::new("maintain")
+                    .field("PHASE", name)
+                    .field("ERROR", &error);
+                self.ctx.log(Level::Err, &line);
+                out::error(format_args!("maintain: {name}: {error}"));
+                None
+            }
+        }
+    }
+
+    fn ping(&self) -> Result<usize, Fatal> {
+        let records = self.ctx.registry().list()?;
+        if records.is_empty() {
+            return Ok(0);
+        }
+        let session = Session::open(self.ctx, self.config.clone(), self.args, false)?;
+        let option = self.args.number(&PORT);
+        let targets = records
+            .iter()
+            .map(|record| address::target(record, None, option))
+            .collect();
+        let pinged = fan_out(self.ctx, self.args, &session, targets, |_| ())?;
+        renew_due(self.ctx, &session, &pinged.due)?;
+        Ok(pinged.results.results.len())
+    }
+
+    fn rotate(&self, rotator: &Rotator) -> Result<(), Fatal> {
+        let now = Utc::now();
+        let check = rotator.check(self.ctx.syslog(), now)?;
+        if !check.is_due() {
+            return Ok(());
+        }
+        let line = Line::new("cert-renewal-start").field("DAYS_LEFT", check.days_left);
+        self.ctx.log(Level::Info, &line);
+        let authority = renew::authority(self.config).map_err(Fatal)?;
+        rotator.rotate(&authority, false, self.ctx.syslog(), now)?;
+        Ok(())
+    }
+
+    fn retire(&self, rotator: &Rotator) -> Result<(), Fatal> {
+        let session = Session::open(self.ctx, self.config.clone(), self.args, false)?;
+        let mut agents = EngineAgents::new(&session);
+        rotator.retire(&mut agents, self.ctx.syslog(), Utc::now())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! `pairing-mode`, `list-requests`, `approve`, `deny` (pki-and-pairing.md §7, §8).
+
+use crate::ca::CaDir;
+use crate::config::{Config, DEFAULT_DIR};
+use crate::front::cli::table::{AGENT_PORT, IP, JSON, LOOKUP_BY, PORT, TIMEOUT};
+use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
+use crate::jval;
+use crate::pairing::{
+    self, Child, Console, DEFAULT_PORT, Desk, Ended, Listener, ListenerOptions, Overrides,
+    PID_FILE, Queue, RateLimit, Stopped,
+};
+use crate::trust;
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::LookupBy;
+use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+/// Longest session.
+const MAX_SESSION: u32 = 600;
+
+/// Accepts pairing requests, in the foreground or in the background.
+pub fn pairing_mode(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    match args.words.first().map(String::as_str) {
+        None => foreground(ctx, args),
+        Some("start") => start(ctx, args),
+        Some("stop") => stop(ctx),
+        Some(other) => Err(Fatal(format!(
+            "pairing-mode: '{}' is neither start nor stop",
+            other.escape_debug()
+        ))),
+    }
+}
+
+fn foreground(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let child = Child::recognise(&ctx.root.path(PID_FILE));
+    match bind(ctx, args) {
+        Ok(ready) => serve(ctx, ready, child),
+        Err(error) => {
+            if let Some(child) = child {
+                child.failed(&error.0);
+            }
+            Err(error)
+        }
+    }
+}
+
+struct Ready {
+    config: Config,
+    listener: Listener,
+    session: Duration,
+}
+
+fn bind(ctx: &Ctx, args: &Args) -> Result<Ready, Fatal> {
+    let config = ctx.config()?;
+    let session = session_length(args, &config)?;
+    let identity = trust::identity_files(&config).load()?;
+    let port = args.number(&PORT).unwrap_or(DEFAULT_PORT);
+    let options = ListenerOptions {
+        bind: SocketAddr::from(([0, 0, 0, 0], port)),
+        session,
+        max_queue: usize::try_from(config.number(
+            "pairing_max_queue",
+            10,
+            (1, 10_000),
+            "a number of requests",
+        )?)?,
+        rate: rate_limit(&config),
+        ..ListenerOptions::default()
+    };
+    let listener = Listener::bind(options, &identity, queue(ctx))?;
+    Ok(Ready {
+        config,
+        listener,
+        session,
+    })
+}
+
+fn serve(ctx: &Ctx, ready: Ready, child: Option<Child>) -> Result<Exit, Fatal> {
+    let Ready {
+        config,
+        listener,
+        session,
+    } = ready;
+    let port = listener.address().port();
+    let ended = if let Some(mut child) = child {
+        child.ready(port)?;
+        listener.run(&mut (), &ctx.new_syslog())?
+    } else {
+        out::line(format_args!(
+            "Pairing mode: port {port}, for {} seconds. Agents request pairing with:\n  \
+             ctrl-exec-agent request-pairing --dispatcher <this host>",
+            session.as_secs()
+        ));
+        if std::io::stdin().is_terminal() {
+            out::line(
+                "Commands: a approve, d deny, s skip, l list, q quit (a<n>, d<n> with several).",
+            );
+            let input = std::io::BufReader::new(std::io::stdin());
+            let mut console = Console::start(
+                desk(ctx, &config),
+                ctx.new_syslog(),
+                input,
+                listener.waker(),
+                std::io::stdout(),
+            )?;
+            listener.run(&mut console, ctx.syslog())?
+        } else {
+            listener.run(&mut (), ctx.syslog())?
+        }
+    };
+    out::line(match ended {
+        Ended::Timeout => "Pairing mode: time is over.",
+        Ended::Stopped => "Pairing mode stopped.",
+    });
+    Ok(0)
+}
+
+fn start(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let config = ctx.config()?;
+    let session = session_length(args, &config)?;
+    let program = std::env::current_exe()
+        .map_err(|error| Fatal(format!("cannot find this program: {error}")))?;
+    let mut command = Command::new(program);
+    // Options first; the child leaves our directory, so relative paths are made absolute.
+    if !ctx.root.is_system() {
+        command
+            .arg("--root")
+            .arg(std::path::absolute(ctx.root.path("/"))?);
+    }
+    if let Some(path) = &ctx.config_path {
+        command.arg("--config").arg(std::path::absolute(path)?);
+    }
+    command.arg("--timeout").arg(session.as_secs().to_string());
+    if let Some(port) = args.value(&PORT) {
+        command.args(["--port", port]);
+    }
+    command.arg("pairing-mode");
+    let started = pairing::start(command, &ctx.root.path(PID_FILE))?;
+    let line = Line::new("pairing-mode-start")
+        .field("PID", started.pid)
+        .field("TIMEOUT", session.as_secs());
+    ctx.log(Level::Info, &line);
+    out::line(format_args!(
+        "Pairing mode started in the background: pid {}, port {}, for {} seconds.\nSee requests \
+         with 'ctrl-exec-dispatcher list-requests'; end it with 'ctrl-exec-dispatcher pairing-mode \
+         stop'.",
+        started.pid,
+        started.port,
+        session.as_secs()
+    ));
+    Ok(0)
+}
+
+fn stop(ctx: &Ctx) -> Result<Exit, Fatal> {
+    match pairing::stop(&ctx.root.path(PID_FILE))? {
+        Stopped::NotRunning => out::line("Pairing mode is not running."),
+        Stopped::Stale => out::line("Pairing mode is not running (a stale pid file was removed)."),
+        Stopped::Stopped(pid) => {
+            ctx.log(
+                Level::Info,
+                &Line::new("pairing-mode-stop").field("PID", pid),
+            );
+            out::line(format_args!("Pairing mode stopped (pid {pid})."));
+        }
+    }
+    Ok(0)
+}
+
+/// Lists pending requests.
+pub fn list_requests(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let queue = queue(ctx);
+    // Clearing the overdue ones needs write access; looking does not.
+    let _ = queue.expire();
+    let pending = queue.pending()?;
+    if !args.has(&JSON) {
+        out::raw(&pairing::list_text(&pending));
+        return Ok(0);
+    }
+    let requests = pending.iter().map(|queued| {
+        jval::object([
+            ("id", jval::string(&*queued.id)),
+            ("hostname", jval::string(&*queued.hostname)),
+            ("ip", jval::string(&*queued.ip)),
+            ("source_ip", jval::string(&*queued.source_ip)),
+            ("code", jval::string(&*queued.code)),
+            ("received", jval::string(&*queued.received)),
+            ("reverse_dns", jval::string(&*queued.reverse_dns)),
+            (
+                "reverse_confirmed",
+                jval::int(i64::from(queued.reverse_confirmed)),
+            ),
+        ])
+    });
+    out::line(jval::line(&jval::objects(requests)));
+    Ok(0)
+}
+
+/// Approves a request.
+pub fn approve(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let id = request_id(args)?;
+    let ip = match args.value(&IP) {
+        None => None,
+        Some(text) => Some(text.parse::<IpAddr>().map_err(|_| {
+            Fatal(format!(
+                "option --ip: '{}' is no IP address",
+                text.escape_debug()
+            ))
+        })?),
+    };
+    let overrides = Overrides {
+        lookup_by: args.value(&LOOKUP_BY).and_then(LookupBy::parse),
+        ip,
+        port: args.number(&AGENT_PORT),
+    };
+    let desk = desk(ctx, &ctx.config()?);
+    let approved = desk.approve(id, &overrides, ctx.syslog(), Utc::now())?;
+    out::raw(&approved.text());
+    Ok(0)
+}
+
+/// Denies a request.
+pub fn deny(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let id = request_id(args)?;
+    let desk = desk(ctx, &ctx.config()?);
+    desk.deny(id, ctx.syslog())?;
+    out::line(format_args!("Denied request '{id}'."));
+    Ok(0)
+}
+
+fn request_id(args: &Args) -> Result<&str, Fatal> {
+    let id = args.words[0].as_str();
+    if names::is_queue_id(id) {
+        Ok(id)
+    } else {
+        Err(Fatal(format!(
+            "'{}' is no request id: expected 16 hex digits as 'list-requests' shows them",
+            id.escape_debug()
+        )))
+    }
+}
+
+/// Decisions use the CA in the default directory, whatever `ca_dir` says, as the reference does.
+fn desk(ctx: &Ctx, config: &Config) -> Desk {
+    Desk {
+        queue: queue(ctx),
+        registry: ctx.registry(),
+        ca: CaDir::new(ctx.root.path(DEFAULT_DIR)),
+        cert: config.cert(),
+        dispatcher_id: config.dispatcher_id(),
+    }
+}
+
+fn queue(ctx: &Ctx) -> Queue {
+    Queue::new(ctx.root.path(pairing::DIR))
+}
+
+fn session_length(args: &Args, config: &Config) -> Result<Duration, Fatal> {
+    let seconds = match args.number::<u32>(&TIMEOUT) {
+        Some(seconds) if seconds <= MAX_SESSION => seconds,
+        Some(seconds) => {
+            return Err(Fatal(format!(
+                "option --timeout: {seconds} is not from 1 to {MAX_SESSION}"
+            )));
+        }
+        None => config.number(
+            "pairing_timeout",
+            600,
+            (1, MAX_SESSION),
+            "seconds from 1 to 600",
+        )?,
+    };
+    Ok(Duration::from_secs(u64::from(seconds)))
+}
+
+/// A malformed limit is the default one, as in the reference.
+fn rate_limit(config: &Config) -> RateLimit {
+    if config.settings().flag("pairing_rate_limit_disable") {
+        return RateLimit {
+            limit: 0,
+            ..RateLimit::default()
+        };
+    }
+    config
+        .settings()
+        .text("pairing_rate_limit_volume")
+        .and_then(RateLimit::parse)
+        .unwrap_or_default()
+}

@@ -1,0 +1,398 @@
+//! The queue directory (pki-and-pairing.md §7.4): one file per request, one per decision.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_host::random;
+use ctrl_exec_protocol::json::{self, Bounds};
+use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::{self, LookupBy, Outcome, PairRequest};
+
+use crate::pairing::Identified;
+
+/// Where the queue lives, below the root.
+pub const DIR: &str = "/var/lib/ctrl-exec/pairing";
+
+/// A request or decision older than this is nobody's any more.
+const STALE: Duration = Duration::from_secs(600);
+/// Largest queue file read: a request body plus what the listener adds.
+const MAX_FILE: u64 = 128 * 1024;
+
+/// A queue directory.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    dir: PathBuf,
+}
+
+/// One waiting request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// 16 lower-case hex digits.
+    pub id: String,
+    /// Name the agent gave itself.
+    pub hostname: String,
+    /// PEM exactly as sent.
+    pub csr: String,
+    /// To be echoed.
+    pub nonce: String,
+    /// The agent's own address if it reported a valid one, else the connection's.
+    pub ip: String,
+    /// Where the connection came from.
+    pub source_ip: String,
+    /// How the agent wants to be reached.
+    pub lookup_by: Option<LookupBy>,
+    /// Port the agent serves on.
+    pub port: Option<u16>,
+    /// Arrival, UTC.
+    pub received: String,
+    /// Six digits.
+    pub code: String,
+    /// Name of the source address, or empty.
+    pub reverse_dns: String,
+    /// That name resolves back to the source address.
+    pub reverse_confirmed: bool,
+}
+
+/// What the operator decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// `<id>.approved`.
+    Approved,
+    /// `<id>.denied`.
+    Denied,
+}
+
+impl Decision {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+/// Why the queue could not do it.
+#[derive(Debug)]
+pub enum QueueError {
+    /// Not an id of a request.
+    BadId(String),
+    /// No such request.
+    Unknown(String),
+    /// Somebody decided already and the agent has not fetched it yet.
+    Decided(String),
+    /// The request's file is no JSON or lacks something.
+    Damaged(PathBuf),
+    /// The operating system said no.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadId(id) => write!(
+                f,
+                "'{}' is no request id (16 lower-case hex digits, see list-requests)",
+                id.escape_debug()
+            ),
+            Self::Unknown(id) => write!(f, "no pending request '{id}'"),
+            Self::Decided(id) => write!(f, "request '{id}' was decided already"),
+            Self::Damaged(path) => write!(f, "{}: damaged request", path.display()),
+            Self::Io(path, error) => {
+                write!(f, "{}: {error}", path.display())?;
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    f.write_str(" (try sudo)")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for QueueError {}
+
+impl Queue {
+    /// The queue in `dir`; nothing is touched yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Queues a request that came from `source` at `now`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn add(
+        &self,
+        request: &PairRequest,
+        source: &str,
+        identified: &Identified,
+        now: Utc,
+    ) -> Result<Queued, QueueError> {
+        crate::store::files::dirs::ensure(&self.dir).map_err(|error| self.io(&self.dir, error))?;
+        let id = random::hex_id().map_err(|error| self.io(&self.dir, error))?;
+        let queued = Queued {
+            ip: request.ip.clone().unwrap_or_else(|| source.to_owned()),
+            id,
+            hostname: request.hostname.clone(),
+            csr: request.csr.clone(),
+            nonce: request.nonce.clone(),
+            source_ip: source.to_owned(),
+            lookup_by: request.lookup_by,
+            port: request.port,
+            received: now.iso(),
+            code: pairing::code(&request.csr),
+            reverse_dns: identified.name.clone().unwrap_or_default(),
+            reverse_confirmed: identified.confirmed,
+        };
+        self.write(&queued.id, "json", queued.to_json().as_bytes())?;
+        Ok(queued)
+    }
+
+    /// Removes what nobody waits for any more, then lists the undecided requests by arrival.
+    /// Files that are damaged or have another name are left out.
+    ///
+    /// # Errors
+    /// The operating system's; an absent directory is an empty queue.
+    pub fn pending(&self) -> Result<Vec<Queued>, QueueError> {
+        // Whoever may only look cannot clear away what is overdue.
+        let _ = self.expire();
+        let mut found = Vec::new();
+        for id in self.ids("json")? {
+            if self.decision(&id).is_some() {
+                continue;
+            }
+            if let Ok(queued) = self.load(&id) {
+                found.push(queued);
+            }
+        }
+        found.sort_by(|a, b| (&a.received, &a.id).cmp(&(&b.received, &b.id)));
+        Ok(found)
+    }
+
+    /// How many requests wait, without reading them.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn len(&self) -> Result<usize, QueueError> {
+        let ids = self.ids("json")?;
+        Ok(ids.iter().filter(|id| self.decision(id).is_none()).count())
+    }
+
+    /// Whether nobody waits.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn is_empty(&self) -> Result<bool, QueueError> {
+        self.len().map(|length| length == 0)
+    }
+
+    /// The request with this id, decided or not.
+    ///
+    /// # Errors
+    /// No such request, or its file is damaged.
+    pub fn load(&self, id: &str) -> Result<Queued, QueueError> {
+        let path = self.path(id, "json")?;
+        let bytes = read_bounded(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => QueueError::Unknown(id.to_owned()),
+            _ => self.io(&path, error),
+        })?;
+        Queued::parse(id, &bytes).ok_or(QueueError::Damaged(path))
+    }
+
+    /// The request with this id if nobody decided about it yet.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or decided already.
+    pub fn undecided(&self, id: &str) -> Result<Queued, QueueError> {
+        let queued = self.load(id)?;
+        match self.decision(id) {
+            Some(_) => Err(QueueError::Decided(id.to_owned())),
+            None => Ok(queued),
+        }
+    }
+
+    /// Writes a decision with the answer to send; a denial also takes the request away.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn decide(&self, id: &str, outcome: &Outcome) -> Result<(), QueueError> {
+        let decision = match outcome {
+            Outcome::Approved(_) => Decision::Approved,
+            Outcome::Denied { .. } => Decision::Denied,
+        };
+        self.write(id, decision.suffix(), outcome.render().as_bytes())?;
+        if decision == Decision::Denied {
+            self.remove(id, "json")?;
+        }
+        Ok(())
+    }
+
+    /// Which decision lies there for this id.
+    pub fn decision(&self, id: &str) -> Option<Decision> {
+        [Decision::Approved, Decision::Denied]
+            .into_iter()
+            .find(|kind| self.path(id, kind.suffix()).is_ok_and(|path| path.exists()))
+    }
+
+    /// The decision for this id with the bytes to send; the files stay until
+    /// [`finish`](Self::finish).
+    pub fn answer(&self, id: &str) -> Option<(Decision, Vec<u8>)> {
+        let decision = self.decision(id)?;
+        let path = self.path(id, decision.suffix()).ok()?;
+        read_bounded(&path).ok().map(|bytes| (decision, bytes))
+    }
+
+    /// Takes away everything about a request: it was answered, or nobody waits for it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn finish(&self, id: &str) -> Result<(), QueueError> {
+        for suffix in ["json", "approved", "denied"] {
+            self.remove(id, suffix)?;
+        }
+        Ok(())
+    }
+
+    /// Removes requests and decisions older than ten minutes. (The reference keeps a decision that
+    /// was never fetched for ever, with its request, which goes on counting: DEVIATE.)
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn expire(&self) -> Result<(), QueueError> {
+        let now = SystemTime::now();
+        for id in self.ids("json")? {
+            let newest = ["json", "approved", "denied"]
+                .iter()
+                .filter_map(|suffix| modified(&self.path(&id, suffix).ok()?))
+                .max();
+            if newest.is_some_and(|time| is_stale(time, now)) {
+                self.finish(&id)?;
+            }
+        }
+        for suffix in ["approved", "denied"] {
+            for id in self.ids(suffix)? {
+                let path = self.path(&id, suffix)?;
+                if modified(&path).is_some_and(|time| is_stale(time, now)) {
+                    self.finish(&id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ids(&self, suffix: &str) -> Result<Vec<String>, QueueError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.io(&self.dir, error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry
+                .map_err(|error| self.io(&self.dir, error))?
+                .file_name();
+            let Some((id, rest)) = name.to_str().and_then(|name| name.split_once('.')) else {
+                continue;
+            };
+            if rest == suffix && names::is_queue_id(id) {
+                found.push(id.to_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    fn path(&self, id: &str, suffix: &str) -> Result<PathBuf, QueueError> {
+        if names::is_queue_id(id) {
+            Ok(self.dir.join(format!("{id}.{suffix}")))
+        } else {
+            Err(QueueError::BadId(id.to_owned()))
+        }
+    }
+
+    fn write(&self, id: &str, suffix: &str, bytes: &[u8]) -> Result<(), QueueError> {
+        let path = self.path(id, suffix)?;
+        durable::write(&path, bytes, &Perm::mode(0o644)).map_err(|error| self.io(&path, error))
+    }
+
+    fn remove(&self, id: &str, suffix: &str) -> Result<(), QueueError> {
+        let path = self.path(id, suffix)?;
+        durable::remove(&path)
+            .map(|_| ())
+            .map_err(|error| self.io(&path, error))
+    }
+
+    fn io(&self, path: &Path, error: io::Error) -> QueueError {
+        QueueError::Io(path.to_owned(), error)
+    }
+}
+
+impl Queued {
+    fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
+        let object = json::parse_object(bytes, &Bounds::REQUEST).ok()?;
+        let text = |key: &str| json::text_of(&object, key);
+        let queued = Self {
+            id: id.to_owned(),
+            hostname: text("hostname"),
+            csr: text("csr"),
+            nonce: text("nonce"),
+            ip: text("ip"),
+            source_ip: text("source_ip"),
+            lookup_by: json::str_of(&object, "lookup_by").and_then(LookupBy::parse),
+            port: json::port_of(&object, "port"),
+            received: text("received"),
+            code: text("code"),
+            reverse_dns: text("reverse_dns"),
+            reverse_confirmed: json::truthy(&object, "reverse_confirmed"),
+        };
+        (names::is_agent_name(&queued.hostname) && !queued.csr.is_empty()).then_some(queued)
+    }
+
+    fn to_json(&self) -> String {
+        let port = self
+            .port
+            .map_or_else(|| "null".to_owned(), |port| port.to_string());
+        let lookup_by = self
+            .lookup_by
+            .map_or("null".to_owned(), |by| format!("\"{}\"", by.word()));
+        json::object()
+            .str("id", &self.id)
+            .str("hostname", &self.hostname)
+            .str("csr", &self.csr)
+            .str("nonce", &self.nonce)
+            .str("ip", &self.ip)
+            .str("source_ip", &self.source_ip)
+            .raw("lookup_by", &lookup_by)
+            .raw("port", &port)
+            .str("received", &self.received)
+            .str("code", &self.code)
+            .str("reverse_dns", &self.reverse_dns)
+            .int("reverse_confirmed", i64::from(self.reverse_confirmed))
+            .finish()
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    use io::Read;
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_FILE)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
+}
+
+fn is_stale(time: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(time).is_ok_and(|age| age > STALE)
+}

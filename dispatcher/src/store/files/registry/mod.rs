@@ -1,0 +1,333 @@
+//! The agent registry: one JSON file per agent in one directory, in the format and under the lock
+//! of the reference (dispatcher.md §6), so both may work on one directory.
+
+mod record;
+
+pub use record::{AGENT_VERSION, DEFAULT_PORT, LookupBy, Record, SerialStatus, is_perl_version};
+
+use crate::jval;
+use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_protocol::names;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Where the registry lives, below the root.
+pub const DIR: &str = "/var/lib/ctrl-exec/agents";
+/// Largest record file read; an honest one has a few hundred bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A registry directory.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    dir: PathBuf,
+}
+
+/// Why the registry could not do it.
+#[derive(Debug)]
+pub enum RegistryError {
+    /// Not a name an agent can have.
+    BadName(String),
+    /// No such agent, or its file is not readable as JSON.
+    Unknown(String),
+    /// The new name is taken.
+    Exists(String),
+    /// The operating system said no.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Its answer.
+        error: io::Error,
+    },
+}
+
+impl Registry {
+    /// The registry in `dir`; nothing is touched yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The record of `name`, if there is one that can be read. A name that no agent can have is
+    /// not registered, whatever lies at that path.
+    pub fn load(&self, name: &str) -> Result<Option<Record>, RegistryError> {
+        if !names::is_agent_name(name) {
+            return Ok(None);
+        }
+        let path = self.path(name);
+        match read_bounded(&path) {
+            Ok(bytes) => Ok(jval::parse_object(&bytes).map(|raw| Record::from_raw(name, raw))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("read", &path, error)),
+        }
+    }
+
+    /// Like [`load`](Self::load), but an agent that is not there is an error.
+    pub fn require(&self, name: &str) -> Result<Record, RegistryError> {
+        self.load(name)?
+            .ok_or_else(|| RegistryError::Unknown(name.to_owned()))
+    }
+
+    /// All names, sorted, without opening the files. An absent directory is an empty registry.
+    pub fn names(&self) -> Result<Vec<String>, RegistryError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io_error("read", &self.dir, error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| io_error("read", &self.dir, error))?;
+            if let Some(name) = entry
+                .file_name()
+                .to_str()
+                .and_then(|f| f.strip_suffix(".json"))
+            {
+                if names::is_agent_name(name) {
+                    found.push(name.to_owned());
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// All readable records, sorted by host name. Files that are no JSON are left out, as is one
+    /// that goes away meanwhile.
+    pub fn list(&self) -> Result<Vec<Record>, RegistryError> {
+        let names = self.names()?;
+        let threads = match std::thread::available_parallelism() {
+            Ok(n) if names.len() > 2_000 => n.get().min(8),
+            _ => 1,
+        };
+        let share = names.len().div_ceil(threads).max(1);
+        let mut records = Vec::with_capacity(names.len());
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = names
+                .chunks(share)
+                .map(|chunk| {
+                    scope.spawn(move || {
+                        let loaded: Result<Vec<_>, _> =
+                            chunk.iter().map(|name| self.load(name)).collect();
+                        loaded
+                    })
+                })
+                .collect();
+            for worker in workers {
+                match worker.join() {
+                    Ok(loaded) => records.extend(loaded?.into_iter().flatten()),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok::<(), RegistryError>(())
+        })?;
+        records.sort_by(|a, b| a.hostname().cmp(b.hostname()));
+        Ok(records)
+    }
+
+    /// Writes a whole record, new or over an old one, as pairing does.
+    pub fn register(&self, record: &Record) -> Result<(), RegistryError> {
+        self.ensure_dir()?;
+        let _lock = self.lock()?;
+        self.write(record)
+    }
+
+    /// Changes one record under the lock and returns it as written. An agent that is not there
+    /// stays away: the reference would bring one back that was unpaired meanwhile (DEVIATE).
+    pub fn update(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<Record, RegistryError> {
+        self.check_name(name)?;
+        self.check_there(name)?;
+        let _lock = self.lock()?;
+        let mut record = self.require(name)?;
+        change(&mut record);
+        self.write(&record)?;
+        Ok(record)
+    }
+
+    /// Changes many records under one lock; `change` says whether a record is to be written.
+    /// Returns how many were. Agents that are gone are left out.
+    pub fn update_many<S: AsRef<str>>(
+        &self,
+        names: &[S],
+        mut change: impl FnMut(&mut Record) -> bool,
+    ) -> Result<usize, RegistryError> {
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let _lock = self.lock()?;
+        let mut written = 0;
+        for name in names {
+            if let Some(mut record) = self.load(name.as_ref())? {
+                if change(&mut record) {
+                    self.write(&record)?;
+                    written += 1;
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    /// Renames an agent and applies `change` in the same step.
+    pub fn rename(
+        &self,
+        old: &str,
+        new: &str,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<Record, RegistryError> {
+        self.check_name(old)?;
+        self.check_name(new)?;
+        self.check_there(old)?;
+        let _lock = self.lock()?;
+        let mut record = self.require(old)?;
+        if old != new {
+            if self.path(new).exists() {
+                return Err(RegistryError::Exists(new.to_owned()));
+            }
+            record.rename(new);
+        }
+        change(&mut record);
+        self.write(&record)?;
+        if old != new {
+            self.unlink(old)?;
+        }
+        Ok(record)
+    }
+
+    /// Removes an agent and returns what its record said (an empty one if unreadable).
+    pub fn remove(&self, name: &str) -> Result<Record, RegistryError> {
+        self.check_name(name)?;
+        self.check_there(name)?;
+        let _lock = self.lock()?;
+        let record = self.load(name)?.unwrap_or_else(|| Record::new(name));
+        self.unlink(name)?;
+        Ok(record)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.json"))
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), RegistryError> {
+        if names::is_agent_name(name) {
+            Ok(())
+        } else {
+            Err(RegistryError::BadName(name.to_owned()))
+        }
+    }
+
+    fn write(&self, record: &Record) -> Result<(), RegistryError> {
+        self.check_name(record.name())?;
+        let path = self.path(record.name());
+        durable::write(
+            &path,
+            record.to_json().as_bytes(),
+            &Perm {
+                mode: 0o644,
+                owner: None,
+            },
+        )
+        .map_err(|error| io_error("write", &path, error))
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), RegistryError> {
+        let path = self.path(name);
+        match durable::remove(&path) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RegistryError::Unknown(name.to_owned())),
+            Err(error) => Err(io_error("remove", &path, error)),
+        }
+    }
+
+    fn ensure_dir(&self) -> Result<(), RegistryError> {
+        crate::store::files::dirs::ensure(&self.dir)
+            .map_err(|error| io_error("create", &self.dir, error))
+    }
+
+    /// Names the unknown agent before a lock file is made beside nothing.
+    fn check_there(&self, name: &str) -> Result<(), RegistryError> {
+        if self.path(name).exists() {
+            Ok(())
+        } else {
+            Err(RegistryError::Unknown(name.to_owned()))
+        }
+    }
+
+    /// Takes the registry lock, waiting for it. A lock file of root's that we may only read is
+    /// locked through a read-only descriptor; the reference would go ahead without (DEVIATE).
+    fn lock(&self) -> Result<RegistryLock, RegistryError> {
+        let path = self.dir.join(".registry.lock");
+        let flags = OFlags::CLOEXEC | OFlags::APPEND | OFlags::WRONLY | OFlags::CREATE;
+        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o660))
+            .or_else(|_| rustix::fs::open(&path, OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty()))
+            .map_err(|error| io_error("lock", &path, error.into()))?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(RegistryLock { _file: file }),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io_error("lock", &path, error.into())),
+            }
+        }
+    }
+}
+
+/// Held while it lives.
+struct RegistryLock {
+    _file: OwnedFd,
+}
+
+fn io_error(doing: &'static str, path: &Path, error: io::Error) -> RegistryError {
+    RegistryError::Io {
+        doing,
+        path: path.to_owned(),
+        error,
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    use io::Read;
+    let mut bytes = Vec::with_capacity(1024);
+    fs::File::open(path)?
+        .take(MAX_FILE)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl fmt::Display for RegistryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadName(name) => write!(
+                f,
+                "invalid agent name '{}': it must begin with a letter or digit and hold only \
+                 letters, digits, '.', '_' and '-'",
+                name.escape_debug()
+            ),
+            Self::Unknown(name) => write!(f, "no agent named '{}'", name.escape_debug()),
+            Self::Exists(name) => write!(f, "an agent named '{name}' already exists"),
+            Self::Io { doing, path, error } => {
+                write!(f, "cannot {doing} {}: {error}", path.display())?;
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    f.write_str(" (try sudo, or join the group that owns it)")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for RegistryError {}
+
+#[cfg(test)]
+mod tests;

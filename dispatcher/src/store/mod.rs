@@ -1,0 +1,3 @@
+//! What the dispatcher keeps.
+
+pub mod files;

@@ -1,0 +1,370 @@
+//! Checks of a dispatcher's files, certificates and clock. Each finding says what is wrong and what
+//! to do; nothing is changed.
+
+use crate::ca::{Authority, CaDir};
+use crate::config::Config;
+use crate::store::files::registry::{Record, Registry, SerialStatus};
+use crate::trust;
+use ctrl_exec_host::paths::Root;
+use ctrl_exec_protocol::time::{DAY, Utc};
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// How grave a finding is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// Works, but not for ever, or not for all.
+    Warning,
+    /// Does not work.
+    Fault,
+}
+
+impl Grade {
+    /// The word shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How it is.
+    pub grade: Grade,
+    /// In words, with the remedy.
+    pub message: String,
+}
+
+/// Findings in the order they were made.
+#[derive(Debug, Default)]
+pub struct Report(Vec<Finding>);
+
+impl Report {
+    /// All findings.
+    pub fn findings(&self) -> &[Finding] {
+        &self.0
+    }
+
+    /// The gravest grade.
+    pub fn worst(&self) -> Grade {
+        self.0
+            .iter()
+            .map(|finding| finding.grade)
+            .max()
+            .unwrap_or(Grade::Ok)
+    }
+
+    /// Adds a finding.
+    pub fn add(&mut self, check: &'static str, grade: Grade, message: impl Into<String>) {
+        self.0.push(Finding {
+            check,
+            grade,
+            message: message.into(),
+        });
+    }
+
+    /// Adds a finding about something that either works or is a fault.
+    fn result(&mut self, check: &'static str, result: Result<String, String>) {
+        match result {
+            Ok(message) => self.add(check, Grade::Ok, message),
+            Err(message) => self.add(check, Grade::Fault, message),
+        }
+    }
+}
+
+/// Looks at everything that does not need an agent.
+pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> Report {
+    let mut report = Report::default();
+    report.add("config", Grade::Ok, config.path().display().to_string());
+    for warning in &config.settings().warnings {
+        report.add(
+            "config",
+            Grade::Warning,
+            format!("{}: {warning}", config.path().display()),
+        );
+    }
+    for error in [
+        config.read_timeout().err(),
+        config.auth_hook_timeout().err(),
+        config.cert_days().err(),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        report.add("config", Grade::Fault, error.to_string());
+    }
+    certificates(&mut report, config, now);
+    authority(&mut report, config, now);
+    hook(&mut report, config);
+    for dir in [
+        crate::store::files::registry::DIR,
+        crate::store::files::runs::DIR,
+        crate::store::files::locks::DIR,
+    ] {
+        directory(&mut report, &root.path(dir));
+    }
+    agents(&mut report, registry, now);
+    report
+}
+
+fn certificates(report: &mut Report, config: &Config, now: Utc) {
+    let files = trust::identity_files(config);
+    let identity = match files.load() {
+        Ok(identity) => identity,
+        Err(error) => {
+            report.add("certificate", Grade::Fault, error.to_string());
+            return;
+        }
+    };
+    let facts = identity.facts();
+    report.add(
+        "certificate",
+        Grade::Ok,
+        format!("serial {}", facts.serial_hex),
+    );
+    validity(
+        report,
+        "certificate",
+        facts,
+        now,
+        90,
+        "'rotate-cert' replaces it",
+    );
+    if !ctrl_exec_protocol::serial::is_stable(&facts.serial_hex) {
+        report.add(
+            "certificate",
+            Grade::Warning,
+            "the serial holds no letter, so Perl agents may never recognise it; 'rotate-cert' \
+             makes a better one",
+        );
+    }
+    secret(report, &files.key);
+    let ca = config.ca();
+    let chain = fs::read_to_string(&ca)
+        .map_err(|error| format!("{}: {error}", ca.display()))
+        .and_then(|pem| {
+            let verifier = ChainVerifier::from_pem(&pem)
+                .map_err(|error| format!("{}: {error}", ca.display()))?;
+            // Dates were looked at above: here it is the issuer that counts.
+            verifier
+                .verify(identity.leaf_der(), Role::Client, facts.not_before + 1)
+                .map_err(|error| format!("the certificate does not fit {}: {error}", ca.display()))
+        })
+        .map(|_| format!("issued by the CA in {}", ca.display()));
+    report.result("chain", chain);
+}
+
+fn authority(report: &mut Report, config: &Config, now: Utc) {
+    let dir = CaDir::new(config.ca_dir());
+    if !dir.key().exists() {
+        report.add(
+            "ca",
+            Grade::Warning,
+            format!(
+                "no CA key in {}: this dispatcher can neither pair nor renew",
+                config.ca_dir().display()
+            ),
+        );
+        return;
+    }
+    match Authority::load(&dir) {
+        Ok(authority) => {
+            report.add("ca", Grade::Ok, dir.cert().display().to_string());
+            validity(
+                report,
+                "ca",
+                authority.facts(),
+                now,
+                400,
+                "every agent must be paired again \
+                      with a new CA before it ends",
+            );
+            secret(report, &dir.key());
+        }
+        Err(error) => report.add("ca", Grade::Warning, error.to_string()),
+    }
+}
+
+fn validity(
+    report: &mut Report,
+    check: &'static str,
+    facts: &CertFacts,
+    now: Utc,
+    soon: i64,
+    remedy: &str,
+) {
+    let end = Utc(facts.not_after).openssl();
+    if now.0 < facts.not_before {
+        report.add(
+            "clock",
+            Grade::Fault,
+            format!(
+                "the system clock says {}, before the {check} began ({}): set the clock",
+                now.iso(),
+                Utc(facts.not_before).iso()
+            ),
+        );
+    } else if now.0 > facts.not_after {
+        report.add(check, Grade::Fault, format!("expired on {end}; {remedy}"));
+    } else if facts.not_after - now.0 < soon * DAY {
+        let days = (facts.not_after - now.0) / DAY;
+        report.add(
+            check,
+            Grade::Warning,
+            format!("ends in {days} days, on {end}; {remedy}"),
+        );
+    } else {
+        report.add(check, Grade::Ok, format!("valid until {end}"));
+    }
+}
+
+fn secret(report: &mut Report, path: &Path) {
+    let Ok(meta) = fs::metadata(path) else { return };
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        report.add(
+            "permissions",
+            Grade::Ok,
+            format!("{} has mode {mode:04o}", path.display()),
+        );
+    } else {
+        report.add(
+            "permissions",
+            Grade::Fault,
+            format!(
+                "{} has mode {mode:04o}: others can read the key; chmod 0600",
+                path.display()
+            ),
+        );
+    }
+}
+
+fn hook(report: &mut Report, config: &Config) {
+    let Some(hook) = config.auth_hook() else {
+        report.add(
+            "auth-hook",
+            Grade::Ok,
+            "none configured: the command line asks nobody",
+        );
+        return;
+    };
+    match fs::metadata(hook) {
+        Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => {
+            report.add("auth-hook", Grade::Ok, hook.display().to_string());
+        }
+        _ => report.add(
+            "auth-hook",
+            Grade::Fault,
+            format!(
+                "{} is no executable file: everything is denied",
+                hook.display()
+            ),
+        ),
+    }
+}
+
+fn directory(report: &mut Report, dir: &Path) {
+    let text = dir.display();
+    if !dir.exists() {
+        report.add(
+            "directories",
+            Grade::Ok,
+            format!("{text} is made when needed"),
+        );
+    } else if !dir.is_dir() {
+        report.add(
+            "directories",
+            Grade::Fault,
+            format!("{text} is no directory"),
+        );
+    } else if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
+        report.add(
+            "directories",
+            Grade::Warning,
+            format!("{text} is not writable for you: join the group that owns it, or use sudo"),
+        );
+    } else {
+        report.add("directories", Grade::Ok, text.to_string());
+    }
+}
+
+fn agents(report: &mut Report, registry: &Registry, now: Utc) {
+    let (records, names) = match (registry.list(), registry.names()) {
+        (Ok(records), Ok(names)) => (records, names),
+        (Err(error), _) | (_, Err(error)) => {
+            report.add("registry", Grade::Fault, error.to_string());
+            return;
+        }
+    };
+    report.add("registry", Grade::Ok, format!("{} agent(s)", records.len()));
+    let readable: std::collections::HashSet<&str> = records.iter().map(Record::name).collect();
+    for name in names
+        .iter()
+        .filter(|name| !readable.contains(name.as_str()))
+    {
+        report.add(
+            "registry",
+            Grade::Fault,
+            format!("{name}.json is no readable record: pair '{name}' again or remove the file"),
+        );
+    }
+    for record in &records {
+        let name = record.name();
+        match Utc::parse_openssl(record.expiry()) {
+            Some(end) if end.0 < now.0 => report.add(
+                "agents",
+                Grade::Fault,
+                format!(
+                    "the certificate of '{name}' ended on {}: 'renew --allow-expired {name}', or \
+                     pair it again",
+                    record.expiry()
+                ),
+            ),
+            Some(end) if end.0 - now.0 < 30 * DAY => report.add(
+                "agents",
+                Grade::Warning,
+                format!(
+                    "the certificate of '{name}' ends on {}: 'renew {name}', and restart the agent",
+                    record.expiry()
+                ),
+            ),
+            _ => {}
+        }
+        match record.serial_status() {
+            SerialStatus::Stale => report.add(
+                "agents",
+                Grade::Fault,
+                format!("'{name}' missed the last rotation: pair it again"),
+            ),
+            SerialStatus::Pending => report.add(
+                "agents",
+                Grade::Warning,
+                format!("'{name}' has not confirmed the new certificate yet; 'maintain' retries"),
+            ),
+            SerialStatus::Current | SerialStatus::Unknown => {}
+        }
+    }
+}
+
+/// The difference of the clocks, as far as a certificate shows one: an agent whose certificate
+/// begins in our future was paired by a dispatcher with another clock.
+pub fn clock_of(der: &[u8], now: Utc) -> Option<String> {
+    let facts = cert::facts(der).ok()?;
+    (facts.not_before > now.0).then(|| {
+        format!(
+            "its certificate begins in the future ({})",
+            Utc(facts.not_before).iso()
+        )
+    })
+}

@@ -1,0 +1,243 @@
+//! Renewal of agents' certificates (dispatcher.md §13): asked for after a ping, signed here, staged
+//! by the agent.
+
+use crate::ca::{Authority, CaDir};
+use crate::config::Config;
+use crate::fleet::address::Target;
+use crate::fleet::{Answer, Call, Engine};
+use crate::jval::{self, Object};
+use crate::store::files::registry::{Record, Registry};
+use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::time::{DAY, Utc};
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use std::sync::Arc;
+
+/// Days of a renewed certificate unless configured.
+const DEFAULT_DAYS: u32 = 365;
+
+/// What came of one renewal.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The agent's registry name.
+    pub name: String,
+    /// The end of the new certificate, in OpenSSL's form; or why there is none.
+    pub result: Result<String, String>,
+}
+
+/// Whether an agent that answered a ping is due: less than a third of its certificate's own life
+/// is left. Up to a thirtieth of the life is added by name, so that a fleet paired on one day does
+/// not renew on one day.
+///
+/// When the certificate itself is not known, the reference's rule holds: less than half of
+/// `cert_days` (365) days left.
+pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>, now: Utc) -> bool {
+    if jval::str_or_empty(ping, "status") != "ok" || jval::truthy(ping, "staged") {
+        return false;
+    }
+    let Some(end) = Utc::parse_openssl(jval::str_or_empty(ping, "expiry")) else {
+        return false;
+    };
+    let left = end.0 - now.0;
+    let facts = certificate.and_then(|der| cert::facts(der).ok());
+    match facts.filter(|facts| facts.not_after == end.0) {
+        Some(CertFacts {
+            not_before,
+            not_after,
+            ..
+        }) => {
+            let life = not_after - not_before;
+            let jitter = life / 30 * i64::from(spread(jval::str_or_empty(ping, "host"))) / 256;
+            left < life / 3 + jitter
+        }
+        None => left < i64::from(cert_days.unwrap_or(DEFAULT_DAYS)) * DAY / 2,
+    }
+}
+
+/// Renews the certificates of agents: asks for their requests, signs, hands over, and notes the
+/// new end in the registry. One outcome per target.
+///
+/// A request is signed only for the common name that was paired, of an agent that shows a
+/// certificate of that name and holds the key of it; so neither a rename nor another agent at the
+/// address can mislead it.
+pub fn renew(
+    engine: &Engine,
+    config: &Config,
+    authority: &Authority,
+    registry: &Registry,
+    targets: Vec<(Target, usize)>,
+    reqid: &str,
+) -> Vec<Renewed> {
+    let days = config.cert_days().ok().flatten().unwrap_or(DEFAULT_DAYS);
+    let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
+    let calls: Vec<Call> = targets
+        .into_iter()
+        .map(|(target, identity)| Call {
+            identity,
+            want_certificate: true,
+            ..Call::post(target, "/renew", Arc::clone(&body))
+        })
+        .collect();
+    let mut renewed = Vec::new();
+    let mut completions = Vec::new();
+    let mut ends = Vec::new();
+    for (call, answer) in calls.iter().zip(engine.all(&calls)) {
+        let name = &call.target.name;
+        let record = match registry.load(name) {
+            Ok(record) => record.unwrap_or_else(|| Record::new(name)),
+            Err(error) => {
+                renewed.push(Renewed {
+                    name: name.clone(),
+                    result: Err(error.to_string()),
+                });
+                continue;
+            }
+        };
+        match sign(&answer, authority, &record, days) {
+            Ok(issued) => {
+                ends.push(issued.expiry());
+                let body = json::object()
+                    .str("cert", &issued.pem)
+                    .str("ca", authority.pem())
+                    .str("reqid", reqid)
+                    .finish();
+                completions.push(Call {
+                    identity: call.identity,
+                    ..Call::post(call.target.clone(), "/renew-complete", body)
+                });
+            }
+            Err(error) => renewed.push(Renewed {
+                name: name.clone(),
+                result: Err(error),
+            }),
+        }
+    }
+    for ((call, answer), end) in completions.iter().zip(engine.all(&completions)).zip(ends) {
+        let name = call.target.name.clone();
+        let result = confirmed(&answer).and_then(|()| {
+            registry
+                .update(&name, |record| {
+                    record.set("expiry", &*end);
+                })
+                .map_err(|error| error.to_string())?;
+            Ok(end)
+        });
+        renewed.push(Renewed { name, result });
+    }
+    renewed
+}
+
+/// The CA that renewal and rotation sign with (`ca_dir`).
+///
+/// # Errors
+/// In words; ordinary users may not read the key.
+pub fn authority(config: &Config) -> Result<Authority, String> {
+    Authority::load(&CaDir::new(config.ca_dir())).map_err(|error| error.to_string())
+}
+
+fn sign(
+    answer: &Answer,
+    authority: &Authority,
+    record: &Record,
+    days: u32,
+) -> Result<crate::ca::Issued, String> {
+    let body = body_of(answer)?;
+    let Some(csr) = jval::text(&body, "csr").filter(|csr| !csr.is_empty()) else {
+        return Err(match jval::text(&body, "error") {
+            Some(error) => format!("the agent gave no request: {error}"),
+            None => "the agent gave no request".to_owned(),
+        });
+    };
+    let shown = answer
+        .certificate
+        .as_deref()
+        .ok_or("no certificate was seen")?;
+    let shown = cert::facts(shown).map_err(|error| error.to_string())?;
+    if shown.subject_cn.as_deref() != Some(record.paired_cn()) {
+        return Err(format!(
+            "the agent at this address shows a certificate for '{}', not for '{}'",
+            shown.subject_cn.unwrap_or_default(),
+            record.paired_cn()
+        ));
+    }
+    authority
+        .sign_csr(
+            &csr,
+            Some(record.paired_cn()),
+            Some(&shown.spki_der),
+            days,
+            Utc::now(),
+        )
+        .map_err(|error| error.to_string())
+}
+
+/// Agents answer 200 with `status` `error` when they refuse a certificate; the reference takes
+/// that for success.
+fn confirmed(answer: &Answer) -> Result<(), String> {
+    let body = body_of(answer)?;
+    match jval::str_or_empty(&body, "status") {
+        "ok" => Ok(()),
+        _ => Err(format!(
+            "the agent refused the certificate: {}",
+            jval::text(&body, "error").unwrap_or("no reason given".into())
+        )),
+    }
+}
+
+fn body_of(answer: &Answer) -> Result<Object, String> {
+    let response = answer.result.as_ref().map_err(ToString::to_string)?;
+    let body = jval::parse_object(&response.body);
+    if !(200..300).contains(&response.status) {
+        let error = body.as_ref().and_then(|body| jval::text(body, "error"));
+        return Err(format!(
+            "status {} {}",
+            response.status,
+            error.unwrap_or_default()
+        ));
+    }
+    body.ok_or_else(|| "invalid JSON".to_owned())
+}
+
+/// A number that depends on the name only.
+fn spread(name: &str) -> u8 {
+    name.bytes()
+        .fold(7, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ping(end: Utc, more: &str) -> Object {
+        let text = format!(
+            r#"{{"status":"ok","host":"a","expiry":"{}"{more}}}"#,
+            end.openssl()
+        );
+        jval::parse_object(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_reference_rule_without_the_certificate() {
+        let now = Utc(1_800_000_000);
+        let in_days = |days: i64| Utc(now.0 + days * DAY);
+        assert!(!is_due(&ping(in_days(183), ""), None, None, now));
+        assert!(is_due(&ping(in_days(181), ""), None, None, now));
+        assert!(!is_due(
+            &ping(in_days(181), r#","staged":true"#),
+            None,
+            None,
+            now
+        ));
+        assert!(is_due(
+            &ping(in_days(181), r#","staged":0"#),
+            None,
+            None,
+            now
+        ));
+        assert!(!is_due(&ping(in_days(181), ""), None, Some(100), now));
+        assert!(is_due(&ping(in_days(49), ""), None, Some(100), now));
+        let odd = jval::parse_object(br#"{"status":"ok","expiry":"unknown"}"#).unwrap();
+        assert!(!is_due(&odd, None, None, now));
+        let failed = jval::parse_object(br#"{"status":"error"}"#).unwrap();
+        assert!(!is_due(&failed, None, None, now));
+    }
+}
