@@ -1,4 +1,4 @@
-//! `ctrl-exec-dispatcher`: see `docs/DISPATCHER.md`.
+//! `ctrl-exec-dispatcher`: see `docs/reference/DISPATCHER.md`.
 
 use std::process::ExitCode;
 

@@ -362,7 +362,7 @@ fn an_expired_agent_is_renewed_when_the_operator_says_so() {
     assert!(agent.staged.lock().unwrap().is_some());
 }
 
-/// docs/MIGRATION.md: after the reference's rotation nobody trusts the new certificate; with the
+/// docs/guide/MIGRATION.md: after the reference's rotation nobody trusts the new certificate; with the
 /// old pair laid beside it, `maintain` tells the agents.
 #[test]
 fn a_fleet_locked_out_by_the_reference_is_told() {

@@ -2,7 +2,7 @@
 //!
 //! It has no network and no secrets. For each request on its unix socket it looks the script up in
 //! its own configuration, confines a child process as the script's profile says and runs it. See
-//! docs/EXECUTOR.md.
+//! docs/reference/EXECUTOR.md.
 
 mod check;
 mod cli;

@@ -7,7 +7,7 @@
 //! limit that is named in [`Config`], [`ServerLimits`], [`ClientLimits`], [`RawLimits`] or
 //! [`ChildSpec`].
 //!
-//! See `docs/REACTOR.md` for the states of a connection and how to write a program on this.
+//! See `docs/design/REACTOR.md` for the states of a connection and how to write a program on this.
 #![forbid(unsafe_code)]
 
 mod child;

@@ -1,4 +1,4 @@
-//! `ced`, the short name of `ctrl-exec-dispatcher`: see `docs/DISPATCHER.md`.
+//! `ced`, the short name of `ctrl-exec-dispatcher`: see `docs/reference/DISPATCHER.md`.
 
 use std::process::ExitCode;
 
