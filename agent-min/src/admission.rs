@@ -11,7 +11,7 @@
 //! a dispatcher that connects many times at once is served in turn, and a crowd behind one address
 //! only delays itself.
 
-use crate::ratelimit::key;
+use crate::rate_limit::key;
 use std::net::IpAddr;
 
 /// Addresses of trusted dispatchers remembered.
@@ -29,7 +29,7 @@ pub struct Limits {
     pub total: usize,
     /// Unproven connections of one stranger's address.
     pub per_address: usize,
-    /// Places kept for addresses of trusted dispatchers, beside `total`.
+    /// Paths kept for addresses of trusted dispatchers, beside `total`.
     pub reserved: usize,
 }
 

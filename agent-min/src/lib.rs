@@ -1,25 +1,22 @@
 //! `ctrl-exec-agent`: runs allowlisted scripts for a paired dispatcher, over mutual TLS.
 //!
-//! The server is one thread with one event loop ([`serve`]); what it answers is decided by pure
-//! [`handlers`]. State on disk sits behind one small module each: [`trust`], [`store`],
-//! [`staging`], [`identity`], [`schema`].
+//! The server is one thread with one event loop ([`serve`]). What it answers is decided by the
+//! [`handlers`], one file an endpoint; they read and write the agent's own files, but know no
+//! sockets and start no processes. State on disk sits behind one module each: [`config`],
+//! [`identity`], [`trust`] and the store of [`runs`].
 #![forbid(unsafe_code)]
 
 pub mod admission;
 pub mod cli;
 pub mod client;
-pub mod exec;
+pub mod config;
+pub mod executable;
 pub mod handlers;
 pub mod identity;
-pub mod job;
-pub mod live;
 pub mod pairing;
-pub mod places;
-pub mod ratelimit;
-pub mod schema;
+pub mod rate_limit;
+pub mod runs;
 pub mod serve;
-pub mod staging;
-pub mod store;
 pub mod trust;
 
 /// The program's version.

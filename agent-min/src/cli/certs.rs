@@ -1,10 +1,12 @@
 //! `cert-staged` and `promote-cert` (agent.md §10, §12).
 
-use crate::identity::{self, Owner};
-use crate::live::{self, Files, Notes};
-use crate::places::Places;
+use crate::config::paths::Paths;
+use crate::config::{self, Notes};
+use crate::identity::clock;
+use crate::identity::files::Files;
+use crate::identity::install::{self, Owner};
+use crate::identity::staging::{self, Promotion};
 use crate::serve::command_log;
-use crate::staging::{self, Promotion};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::config::AgentConf;
 use ctrl_exec_protocol::log_line::Line;
@@ -13,32 +15,32 @@ use ctrl_exec_protocol::x509::cert;
 use std::io::{self, Write};
 
 /// 0 when a renewed certificate waits, 1 when not or when the configuration cannot be read.
-pub(super) fn cert_staged(places: &Places) -> u8 {
-    match load(places) {
-        Ok((conf, _)) => u8::from(!places.staged(&conf).is_file()),
+pub(super) fn cert_staged(paths: &Paths) -> u8 {
+    match load(paths) {
+        Ok((conf, _)) => u8::from(!paths.staged(&conf).is_file()),
         Err(_) => 1,
     }
 }
 
 /// Puts a renewed certificate in place; always 0, since a service must start whatever happened.
-pub(super) fn promote_cert(places: &Places) -> u8 {
+pub(super) fn promote_cert(paths: &Paths) -> u8 {
     let say = |text: &str| {
         let _ = writeln!(io::stderr(), "ctrl-exec-agent: {text}");
     };
     // An interrupted pairing is completed by the first start that may write.
-    if let Err(error) = identity::finish(places, Owner::of_agent()) {
+    if let Err(error) = install::finish(paths, Owner::of_agent()) {
         say(&format!("completing the pairing: {error}"));
     }
-    let (conf, files) = match load(places) {
+    let (conf, files) = match load(paths) {
         Ok(loaded) => loaded,
         Err(fault) => {
             say(&fault);
             return 0;
         }
     };
-    let log = command_log(&places.root);
+    let log = command_log(&paths.root);
     let line = Line::new("cert-promote");
-    match staging::promote(&places.staged(&conf), &files, now(&files)) {
+    match staging::promote(&paths.staged(&conf), &files, now(&files)) {
         Ok(Promotion::Nothing) => {}
         Ok(Promotion::Installed) => {
             log.log(Level::Info, &line.field("STATUS", "installed"));
@@ -51,8 +53,8 @@ pub(super) fn promote_cert(places: &Places) -> u8 {
     0
 }
 
-fn load(places: &Places) -> Result<(AgentConf, Files), String> {
-    live::load_conf(places, &mut Notes::default())
+fn load(paths: &Paths) -> Result<(AgentConf, Files), String> {
+    config::load_conf(paths, &mut Notes::default())
         .map(|(conf, _, files)| (conf, files))
         .map_err(|error| error.to_string())
 }
@@ -63,5 +65,5 @@ fn now(files: &Files) -> i64 {
     let not_before = cert::facts_from_pem(&text).map_or(0, |facts| facts.not_before);
     Utc::now()
         .0
-        .max(live::floor(not_before, &[&files.cert, &files.ca]))
+        .max(clock::floor(not_before, &[&files.cert, &files.ca]))
 }

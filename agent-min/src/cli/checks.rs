@@ -1,10 +1,12 @@
 //! `pairing-status`, `paired`, `self-check`, `self-ping` (agent.md §12).
 
 use crate::client::Client;
-use crate::handlers::is_executable;
-use crate::identity::{self, Owner};
-use crate::live::{self, Configuration, Files, Notes};
-use crate::places::Places;
+use crate::config::paths::Paths;
+use crate::config::{self, Configuration, Notes};
+use crate::executable::is_executable;
+use crate::identity::clock;
+use crate::identity::files::{self, Files};
+use crate::identity::install::{self, Owner};
 use crate::trust::read_bounded;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::http::render_request;
@@ -22,16 +24,16 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Says whether this host is paired, and until when.
-pub(super) fn pairing_status(places: &Places) -> u8 {
-    let _ = identity::finish(places, Owner::of_agent());
-    let files = files(places);
+pub(super) fn pairing_status(paths: &Paths) -> u8 {
+    let _ = install::finish(paths, Owner::of_agent());
+    let files = files(paths);
     let reason = match files.missing().first() {
         Some(path) => format!("{} is missing", path.display()),
         None => match check_identity(&files) {
             Ok(()) => {
                 super::print(&format!(
                     "Paired. Certificate expires: {}\n",
-                    live::expiry_of(&files.cert)
+                    files::expiry_of(&files.cert)
                 ));
                 return 0;
             }
@@ -43,19 +45,19 @@ pub(super) fn pairing_status(places: &Places) -> u8 {
 }
 
 /// 0 when the configuration loads and its certificate, key and CA exist.
-pub(super) fn paired(places: &Places) -> u8 {
+pub(super) fn paired(paths: &Paths) -> u8 {
     // The service's start script calls this as root before anything else.
-    let _ = identity::finish(places, Owner::of_agent());
-    match live::load_conf(places, &mut Notes::default()) {
+    let _ = install::finish(paths, Owner::of_agent());
+    match config::load_conf(paths, &mut Notes::default()) {
         Ok((_, _, files)) => u8::from(!files.missing().is_empty()),
         Err(_) => 1,
     }
 }
 
 /// Prints the state of configuration, certificate and scripts.
-pub(super) fn self_check(places: &Places) -> u8 {
+pub(super) fn self_check(paths: &Paths) -> u8 {
     let mut notes = Notes::default();
-    let loaded = match Configuration::load(places, &mut notes) {
+    let loaded = match Configuration::load(paths, &mut notes) {
         Ok(loaded) => loaded,
         Err(error) => {
             let _ = writeln!(
@@ -71,7 +73,7 @@ pub(super) fn self_check(places: &Places) -> u8 {
     let certificate = match loaded.files.missing().first() {
         Some(path) => format!("not paired ({} is missing)", path.display()),
         None => match check_identity(&loaded.files) {
-            Ok(()) => format!("expires {}", live::expiry_of(&loaded.files.cert)),
+            Ok(()) => format!("expires {}", files::expiry_of(&loaded.files.cert)),
             Err(fault) => format!("UNUSABLE: {fault}"),
         },
     };
@@ -101,8 +103,8 @@ pub(super) fn self_check(places: &Places) -> u8 {
 
 /// Asks the agent on this host for a ping, with the agent's own certificate. Its answer that this
 /// certificate is no dispatcher's proves that it is alive, too.
-pub(super) fn self_ping(places: &Places, port: Option<u16>) -> u8 {
-    match ping(places, port) {
+pub(super) fn self_ping(paths: &Paths, port: Option<u16>) -> u8 {
+    match ping(paths, port) {
         Ok(text) => {
             super::print(&format!("{text}\n"));
             0
@@ -114,13 +116,13 @@ pub(super) fn self_ping(places: &Places, port: Option<u16>) -> u8 {
     }
 }
 
-fn ping(places: &Places, port: Option<u16>) -> Result<String, String> {
+fn ping(paths: &Paths, port: Option<u16>) -> Result<String, String> {
     let (conf, configured, files) =
-        live::load_conf(places, &mut Notes::default()).map_err(|error| error.to_string())?;
+        config::load_conf(paths, &mut Notes::default()).map_err(|error| error.to_string())?;
     let own = identity_of(&files)?;
     let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|error| error.to_string())?;
-    let floor = live::floor(own.facts().not_before, &[&files.cert, &files.ca]);
-    let clock = live::clock_with_floor(floor);
+    let floor = clock::floor(own.facts().not_before, &[&files.cert, &files.ca]);
+    let clock = clock::with_floor(floor);
     let config = tls::dispatcher_client_config(&own, Arc::new(chain), &clock, false)
         .map_err(|error| error.to_string())?;
     let host = conf
@@ -151,13 +153,13 @@ fn ping(places: &Places, port: Option<u16>) -> Result<String, String> {
 }
 
 /// The identity's files by the configuration, or the default ones if that cannot be read.
-fn files(places: &Places) -> Files {
-    match live::load_conf(places, &mut Notes::default()) {
+fn files(paths: &Paths) -> Files {
+    match config::load_conf(paths, &mut Notes::default()) {
         Ok((_, _, files)) => files,
         Err(_) => Files {
-            cert: places.etc().join("agent.crt"),
-            key: places.etc().join("agent.key"),
-            ca: places.etc().join("ca.crt"),
+            cert: paths.etc().join("agent.crt"),
+            key: paths.etc().join("agent.key"),
+            ca: paths.etc().join("ca.crt"),
         },
     }
 }

@@ -4,10 +4,11 @@ mod args;
 mod certs;
 mod checks;
 
+use crate::VERSION;
+use crate::config::paths::Paths;
 use crate::pairing;
-use crate::places::Places;
+use crate::runs::supervisor;
 use crate::serve;
-use crate::{VERSION, job};
 use args::Args;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -48,8 +49,8 @@ const EXIT_USAGE: u8 = 3;
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let all: Vec<OsString> = arguments.into_iter().collect();
     match all.first().and_then(|first| first.to_str()) {
-        Some(job::START) => return job::start(),
-        Some(job::SUPERVISE) => return job::supervise(),
+        Some(supervisor::START) => return supervisor::start(),
+        Some(supervisor::SUPERVISE) => return supervisor::supervise(),
         _ => {}
     }
     let args = match Args::parse(&all) {
@@ -71,17 +72,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         let _ = writeln!(io::stderr(), "ctrl-exec-agent: {mode} takes no {option}");
         return EXIT_USAGE;
     }
-    let places = Places::new(args.root(), args.config.clone(), args.allowlist.clone());
+    let paths = Paths::new(args.root(), args.config.clone(), args.allowlist.clone());
     match mode {
-        "serve" => serve::serve(places),
-        "request-pairing" => pairing::run(&places, &args.pairing, &without_mode(&all, mode)),
-        pairing::WAIT => pairing::wait(&places, &args.pairing),
-        "pairing-status" => checks::pairing_status(&places),
-        "paired" => checks::paired(&places),
-        "self-check" => checks::self_check(&places),
-        "self-ping" => checks::self_ping(&places, args.pairing.port),
-        "cert-staged" => certs::cert_staged(&places),
-        "promote-cert" => certs::promote_cert(&places),
+        "serve" => serve::serve(paths),
+        "request-pairing" => pairing::run(&paths, &args.pairing, &without_mode(&all, mode)),
+        pairing::WAIT => pairing::wait(&paths, &args.pairing),
+        "pairing-status" => checks::pairing_status(&paths),
+        "paired" => checks::paired(&paths),
+        "self-check" => checks::self_check(&paths),
+        "self-ping" => checks::self_ping(&paths, args.pairing.port),
+        "cert-staged" => certs::cert_staged(&paths),
+        "promote-cert" => certs::promote_cert(&paths),
         other => {
             let _ = write!(
                 io::stderr(),

@@ -2,17 +2,16 @@
 
 use super::{Intent, Peer, Reply, State, Step, ok};
 use crate::VERSION;
+use crate::executable::is_executable;
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages;
-use rustix::fs::{Access, access};
-use std::path::Path;
 
 pub(super) fn request(state: &mut State, peer: &Peer) -> Step {
     let Some(dispatcher) = state.dispatcher(peer) else {
-        let reason = match state.live.trusted.is_empty() {
+        let reason = match state.loaded.trusted.is_empty() {
             true => "no trusted dispatchers stored",
             false => "serial-mismatch",
         };
@@ -42,20 +41,20 @@ pub(super) fn request(state: &mut State, peer: &Peer) -> Step {
 }
 
 pub(super) fn allowed(state: &mut State, peer: &Peer) -> Step {
-    let live = &state.live;
+    let loaded = &state.loaded;
     let mut tags = json::object();
-    for (key, value) in &live.conf.tags {
+    for (key, value) in &loaded.conf.tags {
         tags.str(key, value);
     }
-    let mut scripts = Vec::with_capacity(live.scripts.scripts.len());
-    for (name, script) in &live.scripts.scripts {
+    let mut scripts = Vec::with_capacity(loaded.scripts.scripts.len());
+    for (name, script) in &loaded.scripts.scripts {
         let mut entry = json::object();
         entry
             .str("name", name)
             .str("path", &script.path)
             .bool("executable", is_executable(&script.path))
             .str("profile", &script.profile);
-        if let Some(schema) = live.schema(name) {
+        if let Some(schema) = loaded.schema(name) {
             entry
                 .raw("schema", &schema.json)
                 .str("schema_version", &schema.version);
@@ -91,9 +90,4 @@ pub(super) fn denied(state: &mut State, peer: &Peer, denial: &Denial) -> Step {
         status: 403,
         body: messages::error_body("not authorised"),
     })
-}
-
-/// Whether this process may execute the file.
-pub(crate) fn is_executable(path: &str) -> bool {
-    Path::new(path).is_file() && access(path, Access::EXEC_OK).is_ok()
 }

@@ -8,11 +8,11 @@ mod result;
 mod rotate;
 mod run;
 
-pub(crate) use capabilities::is_executable;
-pub use run::{Run, async_outcome, refuse_run, run_outcome};
+pub use run::{async_outcome, refuse_run, run_outcome};
 
-use crate::live::Live;
-use crate::places::Places;
+use crate::config::Loaded;
+use crate::config::paths::Paths;
+use crate::runs::run::Run;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
@@ -22,11 +22,11 @@ use std::net::IpAddr;
 /// What the handlers may look at and change.
 pub struct State {
     /// File locations.
-    pub places: Places,
+    pub paths: Paths,
     /// This host's name, as peers see it.
     pub host: String,
     /// Everything a reload replaces.
-    pub live: Live,
+    pub loaded: Loaded,
     /// Lines to be logged, in order; the loop takes them after each call.
     pub lines: Vec<(Level, Line)>,
 }
@@ -36,7 +36,7 @@ pub struct State {
 pub struct Peer {
     /// Its address.
     pub ip: IpAddr,
-    /// Live serial of its certificate: lower-case hex, two digits per byte.
+    /// Loaded serial of its certificate: lower-case hex, two digits per byte.
     pub serial: String,
 }
 
@@ -86,7 +86,7 @@ pub enum Intent {
 
 /// Handles one request (agent.md §2).
 pub fn handle(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
-    if state.live.revoked.contains(&peer.serial) {
+    if state.loaded.revoked.contains(&peer.serial) {
         return Step::Reply(revoked(state, peer));
     }
     match (call.method, call.path) {
@@ -108,7 +108,7 @@ pub fn handle(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
 pub fn hook_done(state: &mut State, peer: &Peer, intent: Intent, end: HookEnd) -> Step {
     let denied = end.verdict().err();
     if end == HookEnd::TimedOut {
-        let timeout = state.live.conf.auth_hook_timeout;
+        let timeout = state.loaded.conf.auth_hook_timeout;
         state.warn(Line::new("auth-hook-timeout").field("TIMEOUT", timeout));
     }
     decided(state, peer, intent, denied)
@@ -116,7 +116,7 @@ pub fn hook_done(state: &mut State, peer: &Peer, intent: Intent, end: HookEnd) -
 
 /// The hook could not be asked: it is gone or not executable.
 pub fn hook_missing(state: &mut State, peer: &Peer, intent: Intent) -> Step {
-    let hook = state.live.conf.auth_hook.clone().unwrap_or_default();
+    let hook = state.loaded.conf.auth_hook.clone().unwrap_or_default();
     state.error(
         Line::new("auth")
             .field("RESULT", "error")
@@ -159,7 +159,7 @@ impl State {
 
     /// The dispatcher id of a trusted caller.
     fn dispatcher(&self, peer: &Peer) -> Option<String> {
-        self.live.trusted.owner(&peer.serial).map(str::to_owned)
+        self.loaded.trusted.owner(&peer.serial).map(str::to_owned)
     }
 
     /// The dispatcher id of the caller, or the answer of §2 to one that is not trusted.
@@ -181,7 +181,7 @@ impl State {
 
     /// The step that asks the hook when there is one, else `None`.
     fn hook(&self) -> bool {
-        self.live.conf.auth_hook.is_some()
+        self.loaded.conf.auth_hook.is_some()
     }
 }
 

@@ -20,8 +20,8 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let reply = PingReply {
         host: state.host.clone(),
         version: VERSION.to_owned(),
-        expiry: state.live.expiry(),
-        staged: state.places.staged(&state.live.conf).is_file(),
+        expiry: state.loaded.expiry(),
+        staged: state.paths.staged(&state.loaded.conf).is_file(),
         reqid,
     };
     ok(reply.render())

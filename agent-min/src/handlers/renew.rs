@@ -4,7 +4,7 @@
 //! a ping that was answered, so nothing that works today is refused.
 
 use super::{Peer, State, Step, ok};
-use crate::staging;
+use crate::identity::{renewal, staging};
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::json::Bounds;
 use ctrl_exec_protocol::log_line::Line;
@@ -18,7 +18,8 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let line = Line::new("renew")
         .field("PEER", peer.ip)
         .field("REQID", &reqid);
-    match state.live.renewal_request(&state.host) {
+    let cn = state.loaded.common_name().unwrap_or(&state.host);
+    match renewal::request(&state.loaded.files().key, cn) {
         Ok(csr) => {
             state.info(line.field("STATUS", "csr-generated"));
             ok(json::object()
@@ -47,8 +48,8 @@ pub(super) fn complete(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let line = Line::new("renew-complete")
         .field("PEER", peer.ip)
         .field("REQID", &reqid);
-    let target = state.places.staged(&state.live.conf);
-    let result = staging::validate(&state.live.files(), &cert, state.live.now())
+    let target = state.paths.staged(&state.loaded.conf);
+    let result = staging::validate(&state.loaded.files(), &cert, state.loaded.now())
         .and_then(|()| staging::stage(&target, &cert));
     match result {
         Ok(()) => {

@@ -1,7 +1,7 @@
 //! `GET /result/{reqid}` (agent.md §2.4).
 
 use super::{Peer, Reply, State, Step, not_found, ok};
-use crate::store::Store;
+use crate::runs::store::Store;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::wire::messages;
 use ctrl_exec_protocol::{json, names};
@@ -20,9 +20,9 @@ pub(super) fn request(state: &mut State, peer: &Peer, reqid: &str) -> Step {
             .field("DISPATCHER", &dispatcher)
             .field("REQID", reqid)
     };
-    let store = Store::new(state.places.runs(&state.live.conf));
+    let store = Store::new(state.paths.runs(&state.loaded.conf));
     // The text is held twice for a moment: as read, and in the answer.
-    let most = u64::from(state.live.conf.memory_budget) / 2;
+    let most = u64::from(state.loaded.conf.memory_budget) / 2;
     let stored = match store.settle(&dispatcher, reqid, most) {
         Ok(stored) => stored,
         Err(_) => {

@@ -81,7 +81,7 @@ pub(super) fn denied(state: &mut State, peer: &Peer, denial: &Denial) -> Step {
 
 /// Edits the map as it is on disk, and takes over what was written.
 fn change(state: &mut State, request: &RotateRequest, dispatcher: &str) -> Result<(), TrustError> {
-    let path = state.places.map(&state.live.conf);
+    let path = state.paths.map(&state.loaded.conf);
     let mut map = TrustMap::load(&path).map_err(TrustError::Io)?;
     let before = map.clone();
     match request.action.as_str() {
@@ -91,6 +91,6 @@ fn change(state: &mut State, request: &RotateRequest, dispatcher: &str) -> Resul
     if map != before {
         map.store(&path)?;
     }
-    state.live.trusted = map;
+    state.loaded.trusted = map;
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! `POST /run` (agent.md §2.1, §4, §5.1).
 
 use super::{Intent, Peer, Reply, State, Step, ok};
-use crate::store::{Outcome, RunId};
+use crate::runs::outcome::Outcome;
+use crate::runs::run::Run;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
 use ctrl_exec_protocol::json;
@@ -9,43 +10,8 @@ use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{
-    Output, RunReply, RunRequest, RunRequestError, ScriptContext, run_refusal,
+    Output, RunReply, RunRequest, RunRequestError, run_refusal,
 };
-
-/// A run that passed every check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// What was asked.
-    pub request: RunRequest,
-    /// The script's path.
-    pub path: String,
-    /// Id of the dispatcher that asked.
-    pub dispatcher: String,
-    /// Its address.
-    pub peer_ip: String,
-}
-
-impl Run {
-    /// What the script reads on its standard input.
-    pub fn stdin(&self, now: Utc) -> String {
-        ScriptContext {
-            request: &self.request,
-            peer_ip: &self.peer_ip,
-            dispatcher: &self.dispatcher,
-            timestamp: &now.iso(),
-        }
-        .render()
-    }
-
-    /// The identity of its async record.
-    pub fn id(&self) -> RunId {
-        RunId {
-            reqid: self.request.reqid.clone(),
-            owner: self.dispatcher.clone(),
-            script: self.request.script.clone(),
-        }
-    }
-}
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let dispatcher = match state.trusted(peer, "(none)") {
@@ -199,8 +165,8 @@ fn permitted(state: &State, name: &str) -> Option<String> {
     if !names::is_script_name(name) {
         return None;
     }
-    let live = &state.live;
-    let script = live.scripts.scripts.get(name)?;
+    let loaded = &state.loaded;
+    let script = loaded.scripts.scripts.get(name)?;
     let realpath = |path: &std::path::Path| std::fs::canonicalize(path).ok();
-    decision::in_script_dirs(&live.conf, &script.path, &realpath).then(|| script.path.clone())
+    decision::in_script_dirs(&loaded.conf, &script.path, &realpath).then(|| script.path.clone())
 }

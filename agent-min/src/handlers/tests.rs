@@ -1,13 +1,13 @@
 //! The handlers called as functions: no socket, no process.
 
 use super::*;
-use crate::live::{Live, Notes};
+use crate::config::{Loaded, Notes};
 use ctrl_exec_host::Root;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-/// Live serials of the fixtures: the dispatcher's, the agent's.
+/// Loaded serials of the fixtures: the dispatcher's, the agent's.
 const TRUSTED: &str = "02";
 const STRANGER: &str = "03";
 
@@ -21,32 +21,32 @@ impl Bench {
     fn new(name: &str, extra: &str) -> Bench {
         let dir = std::env::temp_dir().join(format!("ctrl-exec-h-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        let places = Places::new(Root::at(&dir), None, None);
-        fs::create_dir_all(places.etc()).expect("etc");
-        fs::create_dir_all(places.var()).expect("var");
+        let paths = Paths::new(Root::at(&dir), None, None);
+        fs::create_dir_all(paths.etc()).expect("etc");
+        fs::create_dir_all(paths.var()).expect("var");
         let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/reference");
         for file in ["agent.crt", "agent.key", "ca.crt"] {
-            fs::copy(format!("{fixtures}/{file}"), places.etc().join(file)).expect("fixture");
+            fs::copy(format!("{fixtures}/{file}"), paths.etc().join(file)).expect("fixture");
         }
         fs::copy(
             format!("{fixtures}/ctrl-exec-dispatchers"),
-            places.default_map(),
+            paths.default_map(),
         )
         .expect("map");
-        let etc = places.etc().display().to_string();
+        let etc = paths.etc().display().to_string();
         let conf = format!(
             "port = 1\ncert = {etc}/agent.crt\nkey = {etc}/agent.key\nca = {etc}/ca.crt\n{extra}\n\
              [profile default]\n"
         );
-        fs::write(&places.config, conf).expect("conf");
-        fs::write(&places.allowlist, "ok = /bin/true\ngone = /no/such\n").expect("scripts");
-        let live = Live::load(&places, &mut Notes::default()).expect("loads");
+        fs::write(&paths.config, conf).expect("conf");
+        fs::write(&paths.allowlist, "ok = /bin/true\ngone = /no/such\n").expect("scripts");
+        let loaded = Loaded::load(&paths, &mut Notes::default()).expect("loads");
         Bench {
             dir,
             state: State {
-                places,
+                paths,
                 host: "host".into(),
-                live,
+                loaded,
                 lines: Vec::new(),
             },
         }
@@ -128,7 +128,7 @@ fn who_may_call_what() {
     }
     let forbidden = (403, r#"{"error":"forbidden"}"#.to_owned());
     assert_eq!(bench.reply(STRANGER, "GET", "/capabilities", ""), forbidden);
-    bench.state.live.trusted = crate::trust::TrustMap::default();
+    bench.state.loaded.trusted = crate::trust::TrustMap::default();
     assert_eq!(bench.reply(TRUSTED, "GET", "/capabilities", ""), forbidden);
     assert_eq!(
         bench.logged(),
@@ -167,7 +167,7 @@ fn what_is_no_endpoint_is_not_found() {
 #[test]
 fn revocation_comes_before_everything() {
     let mut bench = Bench::new("revoked", "");
-    bench.state.live.revoked = crate::trust::Revoked::parse("02\n");
+    bench.state.loaded.revoked = crate::trust::Revoked::parse("02\n");
     for path in ["/ping", "/nowhere"] {
         let revoked = (403, r#"{"error":"certificate revoked"}"#.to_owned());
         assert_eq!(bench.reply(TRUSTED, "POST", path, "{}"), revoked);
@@ -193,7 +193,7 @@ fn a_run_becomes_a_step() {
         run.stdin(ctrl_exec_protocol::time::Utc(0)),
         r#"{"script":"ok","args":["1","x"],"reqid":"r","peer_ip":"10.0.0.1","username":"u","token":"t","dispatcher":"perl-disp","timestamp":"1970-01-01T00:00:00Z"}"#
     );
-    let outcome = crate::store::Outcome {
+    let outcome = crate::runs::outcome::Outcome {
         exit: 3,
         stdout: "o".into(),
         dropped: (0, 5),
@@ -358,7 +358,7 @@ fn a_dispatcher_may_lock_itself_out_while_the_hook_thinks() {
     let Step::AskHook(_, intent) = bench.call(TRUSTED, "POST", "/rotate-serial", body) else {
         panic!("no hook")
     };
-    bench.state.live.trusted = crate::trust::TrustMap::default();
+    bench.state.loaded.trusted = crate::trust::TrustMap::default();
     let step = hook_done(&mut bench.state, &peer(TRUSTED), intent, HookEnd::Exited(0));
     assert_eq!(reply_of(step).0, 403);
 }
@@ -366,7 +366,7 @@ fn a_dispatcher_may_lock_itself_out_while_the_hook_thinks() {
 #[test]
 fn rotation_failures_are_reported_and_change_nothing() {
     let mut bench = Bench::new("rotate", "");
-    let before = bench.state.live.trusted.clone();
+    let before = bench.state.loaded.trusted.clone();
     for (body, error) in [
         ("{nope", "serial required"),
         (r#"{"serial":""}"#, "serial required"),
@@ -380,17 +380,20 @@ fn rotation_failures_are_reported_and_change_nothing() {
         bench.logged(),
         ["Err ACTION=rotate-fail DISPATCHER=perl-disp ERROR=\"invalid dispatcher serial\""]
     );
-    assert_eq!(bench.state.live.trusted, before);
-    fs::remove_dir_all(bench.state.places.var()).expect("remove");
+    assert_eq!(bench.state.loaded.trusted, before);
+    fs::remove_dir_all(bench.state.paths.var()).expect("remove");
     let (_, answer) = bench.reply(TRUSTED, "POST", "/rotate-serial", r#"{"serial":"cafe"}"#);
     assert!(answer.contains("\"status\":\"error\""), "{answer}");
-    assert_eq!(bench.state.live.trusted, before, "memory follows the disk");
+    assert_eq!(
+        bench.state.loaded.trusted, before,
+        "memory follows the disk"
+    );
 }
 
 #[test]
 fn renewal_needs_the_key() {
     let mut bench = Bench::new("renew", "");
-    fs::remove_file(bench.state.places.etc().join("agent.key")).expect("remove");
+    fs::remove_file(bench.state.paths.etc().join("agent.key")).expect("remove");
     let (_, answer) = bench.reply(TRUSTED, "POST", "/renew", r#"{"reqid":"n"}"#);
     assert_eq!(answer, messages::status_error("agent key not available"));
     assert_eq!(
@@ -399,10 +402,10 @@ fn renewal_needs_the_key() {
     );
     let (_, answer) = bench.reply(TRUSTED, "POST", "/renew-complete", r#"{"cert":"x"}"#);
     assert!(answer.contains("agent key not found at '"), "{answer}");
-    fs::remove_file(bench.state.places.etc().join("ca.crt")).expect("remove");
+    fs::remove_file(bench.state.paths.etc().join("ca.crt")).expect("remove");
     let (_, answer) = bench.reply(TRUSTED, "POST", "/renew-complete", r#"{"cert":"x"}"#);
     assert!(answer.contains("CA cert not found at '"), "{answer}");
-    fs::remove_file(bench.state.places.etc().join("agent.crt")).expect("remove");
+    fs::remove_file(bench.state.paths.etc().join("agent.crt")).expect("remove");
     let (_, answer) = bench.reply(TRUSTED, "POST", "/ping", "{}");
     assert!(answer.contains(r#""expiry":"unknown""#), "{answer}");
 }

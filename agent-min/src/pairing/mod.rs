@@ -1,14 +1,15 @@
 //! `request-pairing`: how this host becomes an agent of a dispatcher (agent.md §9).
 
+mod messages;
 mod options;
-mod voice;
 
 pub use options::Options;
 
 use crate::client::{Client, ClientError};
-use crate::identity::{self, NewIdentity, Owner};
-use crate::live::{self, Notes};
-use crate::places::{Places, USER};
+use crate::config::paths::{Paths, USER};
+use crate::config::{self, Notes};
+use crate::identity::files::{self, Files};
+use crate::identity::install::{self, NewIdentity, Owner};
 use crate::serve::command_log;
 use crate::trust::TrustMap;
 use ctrl_exec_host::syslog::Level;
@@ -21,6 +22,7 @@ use ctrl_exec_protocol::x509::cert::{self, KeyKind};
 use ctrl_exec_protocol::x509::keys::{self, KeyError, KeyType, PrivateKey};
 use ctrl_exec_protocol::x509::{csr, verify};
 use ctrl_exec_protocol::{names, tls};
+use messages::{Messages, eprint_line};
 use options::{Request, check};
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
@@ -29,7 +31,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use voice::{Voice, eprint_line};
 
 /// First argument of the process that waits in the background.
 pub const WAIT: &str = "__pair-wait";
@@ -50,30 +51,30 @@ enum Failure {
 
 /// Pairs, interactively or in the background; the result is the exit code. `arguments` are those
 /// this process was started with after the mode.
-pub fn run(places: &Places, options: &Options, arguments: &[OsString]) -> u8 {
+pub fn run(paths: &Paths, options: &Options, arguments: &[OsString]) -> u8 {
     match check(options, options.background) {
         Err(fault) => {
             eprint_line(&format!("ctrl-exec-agent: {fault}"));
             3
         }
         Ok(_) if options.background => in_background(arguments),
-        Ok(request) => finish(places, &request, Voice::Terminal),
+        Ok(request) => finish(paths, &request, Messages::Terminal),
     }
 }
 
 /// The background process itself.
-pub fn wait(places: &Places, options: &Options) -> u8 {
+pub fn wait(paths: &Paths, options: &Options) -> u8 {
     // Leave the terminal, so that closing it does not end the wait.
     let _ = rustix::process::setsid();
     match check(options, true) {
-        Ok(request) => finish(places, &request, Voice::Parent),
+        Ok(request) => finish(paths, &request, Messages::Parent),
         Err(_) => 3,
     }
 }
 
 /// Starts the background process and passes on what it says until the request is queued.
 fn in_background(arguments: &[OsString]) -> u8 {
-    let spawned = Command::new(crate::job::own_program())
+    let spawned = Command::new(crate::runs::supervisor::own_program())
         .arg(WAIT)
         .args(arguments)
         .stdin(Stdio::null())
@@ -114,10 +115,10 @@ fn in_background(arguments: &[OsString]) -> u8 {
 }
 
 /// Pairs and reports; the result is the exit code.
-fn finish(places: &Places, request: &Request, voice: Voice) -> u8 {
+fn finish(paths: &Paths, request: &Request, messages: Messages) -> u8 {
     let mut reqid = String::from("(none)");
-    let result = pair(places, request, voice, &mut reqid);
-    let log = command_log(&places.root);
+    let result = pair(paths, request, messages, &mut reqid);
+    let log = command_log(&paths.root);
     let line = |action, reason: &str| {
         Line::new(action)
             .field("REQID", &reqid)
@@ -132,64 +133,64 @@ fn finish(places: &Places, request: &Request, voice: Voice) -> u8 {
                     .field("DISPATCHER", dispatcher_id(&approval))
                     .field("DISPATCHER_HOST", &request.dispatcher),
             );
-            voice.say(&format!(
+            messages.say(&format!(
                 "Paired with '{}'. Certificate valid until {}.\n{}",
                 dispatcher_id(&approval),
-                live::expiry_of(&places.etc().join("agent.crt")),
+                files::expiry_of(&paths.etc().join("agent.crt")),
                 restart_hint()
             ));
             0
         }
         Err(Failure::TimedOut) => {
-            if voice == Voice::Parent {
+            if messages == Messages::Parent {
                 log.log(
                     Level::Warning,
                     &Line::new("pair-timeout").field("REQID", &reqid),
                 );
             }
-            voice.warn("Pairing failed: nobody approved the request in time");
+            messages.warn("Pairing failed: nobody approved the request in time");
             2
         }
         Err(Failure::Denied(reason)) | Err(Failure::Fatal(reason)) => {
-            if voice == Voice::Parent {
+            if messages == Messages::Parent {
                 log.log(Level::Warning, &line("pair-denied", &reason));
             }
-            voice.warn(&format!("Pairing failed: {reason}"));
+            messages.warn(&format!("Pairing failed: {reason}"));
             3
         }
     }
 }
 
 fn pair(
-    places: &Places,
+    paths: &Paths,
     request: &Request,
-    voice: Voice,
+    messages: Messages,
     reqid: &mut String,
 ) -> Result<Approval, Failure> {
-    writable(&places.etc())?;
-    let known = live::load_conf(places, &mut Notes::default()).ok();
+    writable(&paths.etc())?;
+    let known = config::load_conf(paths, &mut Notes::default()).ok();
     let host = known
         .as_ref()
-        .map_or_else(hostname::fqdn, |(conf, _, _)| live::host_name(conf));
+        .map_or_else(hostname::fqdn, |(conf, _, _)| config::host_name(conf));
     let port = known.as_ref().map_or(7443, |(_, port, _)| *port);
     if let Some((_, _, files)) = &known {
-        warn_of_other_paths(places, files, voice);
+        warn_of_other_paths(paths, files, messages);
     }
-    let key_pem = make_key(request, &host, voice)?;
+    let key_pem = make_key(request, &host, messages)?;
     let key = PrivateKey::agent_from_pem(&key_pem).map_err(fatal)?;
     let csr = csr::create(&key, &host).map_err(fatal)?;
-    voice.say(&format!(
+    messages.say(&format!(
         "Pairing code: {}\n  Verify this code matches the ctrl-exec display before approving.\n",
         code(&csr)
     ));
     if !host.contains('.') && request.lookup_by != Some(LookupBy::Ip) {
-        voice.warn(&format!(
+        messages.warn(&format!(
             "Warning: could not determine a fully-qualified domain name for this host;\n\
              registering the short name '{host}'. If the dispatcher cannot resolve it, configure\n\
              a domain on this host or pair with --lookup-by ip."
         ));
     }
-    voice.say(&format!(
+    messages.say(&format!(
         "Connecting to ctrl-exec at {} for pairing...",
         request.dispatcher
     ));
@@ -221,7 +222,7 @@ fn pair(
         Ack::Pending { reqid: id } => *reqid = id,
         Ack::Error { reason } => return Err(Failure::Denied(named(reason))),
     }
-    voice.queued(reqid);
+    messages.queued(reqid);
     let answer = match client.response(Instant::now() + request.timeout) {
         Ok(answer) => answer,
         Err(ClientError::Timeout) => return Err(Failure::TimedOut),
@@ -244,11 +245,11 @@ fn pair(
     let identity = accept(&approval, &key, key_pem)?;
     let owner = Owner::of_agent();
     if rustix::process::geteuid().is_root() && owner.gid.is_none() {
-        voice.warn(&format!(
+        messages.warn(&format!(
             "Warning: there is no group '{USER}'; the files belong to root alone."
         ));
     }
-    identity::install(places, &identity, owner)
+    install::install(paths, &identity, owner)
         .map_err(|error| Failure::Fatal(format!("storing the identity: {error}")))?;
     Ok(approval)
 }
@@ -283,7 +284,7 @@ fn accept(approval: &Approval, key: &PrivateKey, key_pem: String) -> Result<NewI
 
 /// A key of the kind asked for, or of the kind the dispatcher can be expected to sign: the
 /// reference signs RSA only, and its own key is RSA.
-fn make_key(request: &Request, host: &str, voice: Voice) -> Result<String, Failure> {
+fn make_key(request: &Request, host: &str, messages: Messages) -> Result<String, Failure> {
     let probe = connect(request)?;
     let kind = probe
         .peer_certificate()
@@ -294,14 +295,14 @@ fn make_key(request: &Request, host: &str, voice: Voice) -> Result<String, Failu
         Some(KeyKind::Rsa { .. }) => KeyType::Rsa2048,
         _ => KeyType::EcdsaP256,
     });
-    voice.say(&format!("Generating key and CSR for '{host}'..."));
+    messages.say(&format!("Generating key and CSR for '{host}'..."));
     match chosen {
         KeyType::Rsa2048 => {}
         KeyType::EcdsaP384 => return keys::generate_p384().map_err(fatal),
         KeyType::EcdsaP256 => return keys::generate_p256().map_err(fatal),
         KeyType::Ed25519 => return Err(fatal(KeyError::UnsupportedByAgents)),
     }
-    let dots = voice == Voice::Terminal && io::stderr().is_terminal();
+    let dots = messages == Messages::Terminal && io::stderr().is_terminal();
     let mut count = 0u32;
     let key = keys::generate_rsa_2048(&mut || {
         count = count.wrapping_add(1);
@@ -352,17 +353,17 @@ fn writable(etc: &Path) -> Result<(), Failure> {
     })
 }
 
-fn warn_of_other_paths(places: &Places, files: &live::Files, voice: Voice) {
+fn warn_of_other_paths(paths: &Paths, files: &Files, messages: Messages) {
     for (configured, name) in [
         (&files.cert, "agent.crt"),
         (&files.key, "agent.key"),
         (&files.ca, "ca.crt"),
     ] {
-        let written = places.etc().join(name);
+        let written = paths.etc().join(name);
         if *configured != written {
-            voice.warn(&format!(
+            messages.warn(&format!(
                 "Warning: {} names '{}', but pairing writes '{}'.",
-                places.config.display(),
+                paths.config.display(),
                 configured.display(),
                 written.display()
             ));

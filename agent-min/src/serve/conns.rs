@@ -2,7 +2,7 @@
 
 use super::Server;
 use crate::handlers::{self, Call, Peer, Reply};
-use crate::ratelimit::Verdict;
+use crate::rate_limit::Verdict;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::x509::cert;
@@ -92,7 +92,7 @@ impl Server {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.stage = Stage::Unproven;
         }
-        let tls = Arc::clone(&self.state.live.tls);
+        let tls = Arc::clone(&self.state.loaded.tls);
         if self.stopping || !self.reactor.serve(conn, &tls, &Arc::clone(&self.limits)) {
             self.reactor.close(conn);
         }
@@ -116,9 +116,10 @@ impl Server {
         let resumed = self.reactor.resumed(conn);
         let facts = if resumed {
             // A ticket outlives dates and the CA file; the certificate in it is checked anew.
-            let live = &self.state.live;
-            live.chain
-                .verify(der, Role::Client, live.now())
+            let loaded = &self.state.loaded;
+            loaded
+                .chain
+                .verify(der, Role::Client, loaded.now())
                 .map_err(|error| error.to_string())
         } else {
             cert::facts(der).map_err(|error| error.to_string())
@@ -148,10 +149,10 @@ impl Server {
             }
         }
         let peer = entry.peer();
-        if self.state.live.revoked.contains(&peer.serial) {
+        if self.state.loaded.revoked.contains(&peer.serial) {
             let reply = handlers::revoked(&mut self.state, &peer);
             self.last_answer(conn, &reply);
-        } else if self.state.live.trusted.owner(&peer.serial).is_some() {
+        } else if self.state.loaded.trusted.owner(&peer.serial).is_some() {
             self.admission.trusted_seen(now, ip);
             if let Some(entry) = self.conns.get_mut(conn) {
                 entry.trusted = true;
@@ -239,7 +240,7 @@ impl Server {
         let now = self.now();
         if self
             .state
-            .live
+            .loaded
             .conf
             .allowed_ips
             .as_ref()
@@ -269,7 +270,7 @@ impl Server {
     /// Whether one more proven connection may be served. If not, one that is not trusted or that
     /// is only kept for later gives way; a dispatcher that is about to ask does not.
     fn has_place(&mut self) -> bool {
-        let most = self.state.live.conf.max_children as usize;
+        let most = self.state.loaded.conf.max_children as usize;
         if self.live_conns() < most {
             return true;
         }
@@ -302,7 +303,7 @@ impl Server {
     }
 
     fn log_evict(&mut self) {
-        let line = Line::new("rate-evict").field("COUNT", crate::ratelimit::TABLE);
+        let line = Line::new("rate-evict").field("COUNT", crate::rate_limit::TABLE);
         self.log.log(Level::Warning, &line);
     }
 

@@ -5,10 +5,10 @@ mod table;
 mod work;
 
 use crate::admission::{self, Admission};
+use crate::config::paths::Paths;
+use crate::config::{LoadError, Loaded, Notes, host_name};
 use crate::handlers::State;
-use crate::live::{Live, LoadError, Notes, host_name};
-use crate::places::Places;
-use crate::ratelimit::{RateLimiter, Rule};
+use crate::rate_limit::{RateLimiter, Rule};
 use conns::{Conn, Stage};
 use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
@@ -33,28 +33,28 @@ const EXIT_FATAL: u8 = 3;
 const DRAIN_TOKEN: u64 = 1;
 
 /// Runs the server until it is told to stop. The result is the exit code.
-pub fn serve(places: Places) -> u8 {
-    let log = Syslog::open("ctrl-exec-agent", &places.root);
+pub fn serve(paths: Paths) -> u8 {
+    let log = Syslog::open("ctrl-exec-agent", &paths.root);
     let mut notes = Notes::default();
-    let loaded = Live::load(&places, &mut notes);
+    let loaded = Loaded::load(&paths, &mut notes);
     report(&log, notes);
-    let live = match loaded {
-        Ok(live) => live,
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
         Err(error) => {
-            explain(&places, &error);
+            explain(&paths, &error);
             return EXIT_CONFIG;
         }
     };
-    if rustix::process::geteuid().is_root() && !live.conf.allow_root {
+    if rustix::process::geteuid().is_root() && !loaded.conf.allow_root {
         stderr(&format!(
             "ctrl-exec-agent: configuration error: refusing to serve as root\n  \
              Start it as the user '{}', or set 'allow_root = yes' in {}.",
-            crate::places::USER,
-            places.config.display()
+            crate::config::paths::USER,
+            paths.config.display()
         ));
         return EXIT_CONFIG;
     }
-    match Server::start(places, live, log) {
+    match Server::start(paths, loaded, log) {
         Ok(mut server) => match server.run() {
             Ok(()) => 0,
             Err(error) => {
@@ -88,19 +88,19 @@ struct Server {
 }
 
 impl Server {
-    fn start(places: Places, live: Live, log: Syslog) -> io::Result<Server> {
-        let budget = live.conf.memory_budget as usize;
-        let max_conns = max_conns(&live);
+    fn start(paths: Paths, loaded: Loaded, log: Syslog) -> io::Result<Server> {
+        let budget = loaded.conf.memory_budget as usize;
+        let max_conns = max_conns(&loaded);
         let mut reactor = Reactor::new(Config {
             max_conns,
             max_buffered: budget,
             ..Config::default()
         })?;
         reactor.watch_signals(&[Signal::Hup, Signal::Term, Signal::Int])?;
-        let listener = listen(&mut reactor, live.conf.bind, live.port)?;
-        log.log(Level::Info, &Line::new("start").field("PORT", live.port));
-        if live.conf.executor_socket.is_none() {
-            let mut profiled = live
+        let listener = listen(&mut reactor, loaded.conf.bind, loaded.port)?;
+        log.log(Level::Info, &Line::new("start").field("PORT", loaded.port));
+        if loaded.conf.executor_socket.is_none() {
+            let mut profiled = loaded
                 .scripts
                 .scripts
                 .values()
@@ -113,11 +113,11 @@ impl Server {
             }
         }
         Ok(Server {
-            rate: limiter(&live),
+            rate: limiter(&loaded),
             state: State {
-                places,
-                host: host_name(&live.conf),
-                live,
+                paths,
+                host: host_name(&loaded.conf),
+                loaded,
                 lines: Vec::new(),
             },
             reactor,
@@ -173,14 +173,14 @@ impl Server {
     /// Swaps everything for what the files say now, or keeps everything and says why.
     fn reload(&mut self) {
         let mut notes = Notes::default();
-        match Live::load(&self.state.places, &mut notes) {
-            Ok(live) => {
+        match Loaded::load(&self.state.paths, &mut notes) {
+            Ok(loaded) => {
                 for (key, changed) in [
-                    ("port", live.port != self.state.live.port),
-                    ("bind", live.conf.bind != self.state.live.conf.bind),
+                    ("port", loaded.port != self.state.loaded.port),
+                    ("bind", loaded.conf.bind != self.state.loaded.conf.bind),
                     (
                         "memory_budget",
-                        live.conf.memory_budget as usize != self.budget,
+                        loaded.conf.memory_budget as usize != self.budget,
                     ),
                 ] {
                     if changed {
@@ -191,10 +191,10 @@ impl Server {
                         ));
                     }
                 }
-                self.rate = limiter(&live);
-                self.reactor.set_max_conns(max_conns(&live));
-                self.state.host = host_name(&live.conf);
-                self.state.live = live;
+                self.rate = limiter(&loaded);
+                self.reactor.set_max_conns(max_conns(&loaded));
+                self.state.host = host_name(&loaded.conf);
+                self.state.loaded = loaded;
                 notes
                     .lines
                     .push((Level::Info, Line::new("reload").field("RESULT", "ok")));
@@ -237,8 +237,8 @@ impl Server {
 }
 
 /// Explains on standard error why the server does not start (agent.md §7.6).
-fn explain(places: &Places, error: &LoadError) {
-    let (config, allowlist) = (places.config.display(), places.allowlist.display());
+fn explain(paths: &Paths, error: &LoadError) {
+    let (config, allowlist) = (paths.config.display(), paths.allowlist.display());
     match error {
         LoadError::Config(fault) => stderr(&format!(
             "ctrl-exec-agent: configuration error\n  {fault}\n  \
@@ -271,17 +271,17 @@ fn listen(reactor: &mut Reactor, bind: Option<IpAddr>, port: u16) -> io::Result<
 
 /// Connections at a time: served ones, their connections to the executor, unproven ones, and those
 /// that are being closed.
-fn max_conns(live: &Live) -> usize {
-    2 * live.conf.max_children as usize + admission::MOST + 16
+fn max_conns(loaded: &Loaded) -> usize {
+    2 * loaded.conf.max_children as usize + admission::MOST + 16
 }
 
-fn limiter(live: &Live) -> RateLimiter {
+fn limiter(loaded: &Loaded) -> RateLimiter {
     let rule = |r: RateLimit| Rule {
         limit: r.limit,
         window: r.window,
         block: r.block,
     };
-    let conf = &live.conf;
+    let conf = &loaded.conf;
     RateLimiter::new(
         conf.rate_limit_disable,
         rule(conf.rate_limit_volume),

@@ -1,10 +1,13 @@
 //! Carrying out the steps of the handlers: hooks, scripts, calls of the executor, async runs.
 
 use super::Server;
-use crate::exec::{self, RunLimits};
-use crate::handlers::{self, Intent, Peer, Run, Step};
-use crate::job::{self, Job};
-use crate::store::{Limits, Outcome};
+use crate::executable::is_executable;
+use crate::handlers::{self, Intent, Peer, Step};
+use crate::runs::execute::{self, RunLimits};
+use crate::runs::outcome::Outcome;
+use crate::runs::run::Run;
+use crate::runs::store::Limits;
+use crate::runs::supervisor::{self, SupervisedRun};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::frame::ResponseDecoder;
 use ctrl_exec_protocol::hook::{HookEnd, HookRequest};
@@ -67,10 +70,10 @@ impl Server {
                     let line = Line::new("stdin-timeout").field("BYTES", result.stdin_unwritten);
                     self.log.log(Level::Warning, &line);
                 }
-                self.finish_run(conn, &run, exec::child_outcome(result, limits));
+                self.finish_run(conn, &run, execute::child_outcome(result, limits));
             }
             Some(Pending::Start(conn, run)) => {
-                let started = job::started(result.exit, result.stderr.into_bytes());
+                let started = supervisor::started(result.exit, result.stderr.into_bytes());
                 let reply = handlers::async_outcome(&mut self.state, &run, started);
                 self.answer(conn, &reply);
             }
@@ -88,20 +91,20 @@ impl Server {
     /// The connection to the executor is over.
     pub(super) fn executor_closed(&mut self, conn: ConnId, reason: &CloseReason) {
         if let Some(call) = self.calls.remove(conn) {
-            let outcome = exec::executor_outcome(call.decoder, reason);
+            let outcome = execute::executor_outcome(call.decoder, reason);
             self.finish_run(call.conn, &call.run, outcome);
         }
     }
 
     fn ask_hook(&mut self, conn: ConnId, peer: &Peer, hook: &HookRequest, intent: Intent) {
-        let conf = &self.state.live.conf;
+        let conf = &self.state.loaded.conf;
         let program = conf.auth_hook.clone().unwrap_or_default();
-        if !handlers::is_executable(&program) {
+        if !is_executable(&program) {
             let step = handlers::hook_missing(&mut self.state, peer, intent);
             self.carry_out(conn, peer, step);
             return;
         }
-        let timeout = exec::seconds(conf.auth_hook_timeout);
+        let timeout = execute::seconds(conf.auth_hook_timeout);
         let mut env: Vec<_> = std::env::vars_os().collect();
         for (name, value) in hook.env() {
             env.retain(|(known, _)| known != name);
@@ -142,18 +145,18 @@ impl Server {
             ..self.run_limits()
         };
         let stdin = run.stdin(Utc::now());
-        if let Some(socket) = self.state.live.conf.executor_socket.clone() {
+        if let Some(socket) = self.state.loaded.conf.executor_socket.clone() {
             self.call_executor(conn, run, &socket, stdin, max_output);
             return;
         }
-        let spec = exec::script_child(&run.path, &run.request.args, stdin, limits);
+        let spec = execute::script_child(&run.path, &run.request.args, stdin, limits);
         match self.reactor.spawn(spec) {
             Ok(child) => {
                 self.children
                     .insert(child, Pending::Script(conn, run, limits));
             }
             Err(error) => {
-                let outcome = exec::spawn_failure(&run.path, &error);
+                let outcome = execute::spawn_failure(&run.path, &error);
                 self.finish_run(conn, &run, outcome);
             }
         }
@@ -167,9 +170,9 @@ impl Server {
         stdin: String,
         max_output: usize,
     ) {
-        match exec::executor_request(&run, stdin) {
+        match execute::executor_request(&run, stdin) {
             Ok(request) => {
-                let limits = exec::executor_limits();
+                let limits = execute::executor_limits();
                 let call = self
                     .reactor
                     .connect_unix(Path::new(socket), request, limits);
@@ -196,12 +199,12 @@ impl Server {
     }
 
     fn start_async(&mut self, conn: ConnId, run: Run) {
-        let conf = &self.state.live.conf;
+        let conf = &self.state.loaded.conf;
         let now = Utc::now();
-        let job = Job {
+        let job = SupervisedRun {
             stdin: run.stdin(now),
             started: now.iso(),
-            runs_dir: self.state.places.runs(conf).to_string_lossy().into_owned(),
+            runs_dir: self.state.paths.runs(conf).to_string_lossy().into_owned(),
             executor: conf.executor_socket.clone(),
             limits: self.run_limits(),
             store: Limits {
@@ -211,7 +214,7 @@ impl Server {
             run,
         };
         let spec = ChildSpec {
-            args: vec![job::START.into()],
+            args: vec![supervisor::START.into()],
             env: std::env::vars_os().collect(),
             stdin: job.render().into_bytes(),
             stdout: Output::Null,
@@ -220,7 +223,7 @@ impl Server {
                 tail: 0,
             },
             timeout: Some(START_PATIENCE),
-            ..ChildSpec::new(job::own_program())
+            ..ChildSpec::new(supervisor::own_program())
         };
         let run = Box::new(job.run);
         match self.reactor.spawn(spec) {
@@ -251,7 +254,7 @@ impl Server {
     }
 
     fn run_limits(&self) -> RunLimits {
-        let conf = &self.state.live.conf;
+        let conf = &self.state.loaded.conf;
         RunLimits {
             stdin_timeout: conf.stdin_timeout,
             script_timeout: conf.script_timeout,
@@ -261,7 +264,7 @@ impl Server {
 
     /// Scripts at a time: callers may go away, their scripts stay.
     fn max_runs(&self) -> usize {
-        self.state.live.conf.max_children as usize
+        self.state.loaded.conf.max_children as usize
     }
 
     /// Bytes that one more run may keep of each output stream; `None` when too little is left. The
@@ -279,7 +282,7 @@ impl Server {
         } else {
             free / 32
         };
-        let most = self.state.live.conf.max_output as usize;
+        let most = self.state.loaded.conf.max_output as usize;
         (free >= 2 * MIN_OUTPUT).then(|| part.max(MIN_OUTPUT).min(most))
     }
 }

@@ -13,7 +13,7 @@ pub const USER: &str = "ctrl-exec-agent";
 
 /// The root prefix and the two configuration files in use.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct Paths {
     /// Prefix of default paths.
     pub root: Root,
     /// agent.conf.
@@ -22,12 +22,12 @@ pub struct Places {
     pub allowlist: PathBuf,
 }
 
-impl Places {
-    /// Places below `root`, with the options `--config` and `--allowlist` if given.
-    pub fn new(root: Root, config: Option<PathBuf>, allowlist: Option<PathBuf>) -> Places {
+impl Paths {
+    /// Paths below `root`, with the options `--config` and `--allowlist` if given.
+    pub fn new(root: Root, config: Option<PathBuf>, allowlist: Option<PathBuf>) -> Paths {
         let config = config.unwrap_or_else(|| root.path("/etc/ctrl-exec-agent/agent.conf"));
         let allowlist = allowlist.unwrap_or_else(|| root.path("/etc/ctrl-exec-agent/scripts.conf"));
-        Places {
+        Paths {
             root,
             config,
             allowlist,

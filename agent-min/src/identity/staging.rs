@@ -1,6 +1,6 @@
 //! Renewed certificates: validation, staging, promotion (agent.md §10).
 
-use crate::live::Files;
+use crate::identity::files::Files;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_protocol::x509::keys::PrivateKey;
 use ctrl_exec_protocol::x509::{cert, verify};

@@ -4,25 +4,25 @@ use std::io::{self, Write};
 
 /// Where messages go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Voice {
+pub(super) enum Messages {
     /// Standard output and error.
     Terminal,
     /// Lines on standard output for the process that started this one.
     Parent,
 }
 
-impl Voice {
+impl Messages {
     pub(super) fn say(self, text: &str) {
         match self {
-            Voice::Terminal => print_line(text),
-            Voice::Parent => self.warn(text),
+            Messages::Terminal => print_line(text),
+            Messages::Parent => self.warn(text),
         }
     }
 
     pub(super) fn warn(self, text: &str) {
         match self {
-            Voice::Terminal => eprint_line(text),
-            Voice::Parent => text
+            Messages::Terminal => eprint_line(text),
+            Messages::Parent => text
                 .lines()
                 .for_each(|line| print_line(&format!("E{line}"))),
         }
@@ -31,8 +31,10 @@ impl Voice {
     /// The request waits for the operator's decision.
     pub(super) fn queued(self, reqid: &str) {
         match self {
-            Voice::Terminal => print_line(&format!("Request {reqid} is waiting for approval...")),
-            Voice::Parent => print_line(&format!("R{reqid}")),
+            Messages::Terminal => {
+                print_line(&format!("Request {reqid} is waiting for approval..."))
+            }
+            Messages::Parent => print_line(&format!("R{reqid}")),
         }
     }
 }

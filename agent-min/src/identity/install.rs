@@ -6,7 +6,7 @@
 //! prefers the files in `.pairing` ([`effective`]), and whoever may write moves them to their
 //! places ([`finish`]); after a crash the next start that is allowed to does so.
 
-use crate::places::{Places, USER};
+use crate::config::paths::{Paths, USER};
 use crate::trust::{TrustError, TrustMap, read_bounded};
 use ctrl_exec_host::durable::{self, Perm};
 use std::fs;
@@ -62,9 +62,9 @@ impl Owner {
 ///
 /// # Errors
 /// On an error before the moment of change the old identity is untouched.
-pub fn install(places: &Places, new: &NewIdentity, owner: Owner) -> io::Result<()> {
-    finish(places, owner)?;
-    let building = places.etc().join(".pairing.tmp");
+pub fn install(paths: &Paths, new: &NewIdentity, owner: Owner) -> io::Result<()> {
+    finish(paths, owner)?;
+    let building = paths.etc().join(".pairing.tmp");
     match fs::remove_dir_all(&building) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -94,9 +94,9 @@ pub fn install(places: &Places, new: &NewIdentity, owner: Owner) -> io::Result<(
         std::os::unix::fs::chown(&building, Some(0), Some(gid))?;
     }
     durable::sync_dir(&building)?;
-    fs::rename(&building, pending(places))?;
-    durable::sync_dir(&places.etc())?;
-    finish(places, owner).map(|_| ())
+    fs::rename(&building, pending(paths))?;
+    durable::sync_dir(&paths.etc())?;
+    finish(paths, owner).map(|_| ())
 }
 
 /// Completes an installation that was interrupted after its moment of change. True when there was
@@ -104,21 +104,21 @@ pub fn install(places: &Places, new: &NewIdentity, owner: Owner) -> io::Result<(
 ///
 /// # Errors
 /// The files could not be moved; readers still find the new identity.
-pub fn finish(places: &Places, owner: Owner) -> io::Result<bool> {
-    let pending = pending(places);
+pub fn finish(paths: &Paths, owner: Owner) -> io::Result<bool> {
+    let pending = pending(paths);
     if !pending.is_dir() {
         return Ok(false);
     }
     for name in FILES {
-        match fs::rename(pending.join(name), places.etc().join(name)) {
+        match fs::rename(pending.join(name), paths.etc().join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    durable::sync_dir(&places.etc())?;
-    if let Some((serial, id)) = pending_trust(places) {
-        make_state_dir(places, owner)?;
-        let path = places.default_map();
+    durable::sync_dir(&paths.etc())?;
+    if let Some((serial, id)) = pending_trust(paths) {
+        make_state_dir(paths, owner)?;
+        let path = paths.default_map();
         let mut map = TrustMap::load(&path)?;
         let stored = map.add(&serial, &id).and_then(|()| map.store(&path));
         if let Err(TrustError::Io(error)) = stored {
@@ -127,15 +127,15 @@ pub fn finish(places: &Places, owner: Owner) -> io::Result<bool> {
         fs::remove_file(pending.join(TRUST))?;
     }
     fs::remove_dir_all(&pending)?;
-    durable::sync_dir(&places.etc())?;
+    durable::sync_dir(&paths.etc())?;
     Ok(true)
 }
 
 /// Where the file configured as `path` is now: in the pending identity, if that holds it.
-pub fn effective(places: &Places, path: &Path) -> PathBuf {
+pub fn effective(paths: &Paths, path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default();
-    if path.parent() == Some(places.etc().as_path()) && FILES.iter().any(|file| *file == name) {
-        let moved = pending(places).join(name);
+    if path.parent() == Some(paths.etc().as_path()) && FILES.iter().any(|file| *file == name) {
+        let moved = pending(paths).join(name);
         if moved.is_file() {
             return moved;
         }
@@ -144,25 +144,25 @@ pub fn effective(places: &Places, path: &Path) -> PathBuf {
 }
 
 /// Adds the trust of a pending identity to a map that was read from disk.
-pub fn add_pending_trust(places: &Places, map: &mut TrustMap) {
-    if let Some((serial, id)) = pending_trust(places) {
+pub fn add_pending_trust(paths: &Paths, map: &mut TrustMap) {
+    if let Some((serial, id)) = pending_trust(paths) {
         // It was checked before it was written.
         let _ = map.add(&serial, &id);
     }
 }
 
-fn pending(places: &Places) -> PathBuf {
-    places.etc().join(".pairing")
+fn pending(paths: &Paths) -> PathBuf {
+    paths.etc().join(".pairing")
 }
 
-fn pending_trust(places: &Places) -> Option<(String, String)> {
-    let text = read_bounded(&pending(places).join(TRUST)).ok()??;
+fn pending_trust(paths: &Paths) -> Option<(String, String)> {
+    let text = read_bounded(&pending(paths).join(TRUST)).ok()??;
     let (serial, id) = text.trim().split_once(' ')?;
     Some((serial.to_owned(), id.to_owned()))
 }
 
-fn make_state_dir(places: &Places, owner: Owner) -> io::Result<()> {
-    let dir = places.var();
+fn make_state_dir(paths: &Paths, owner: Owner) -> io::Result<()> {
+    let dir = paths.var();
     if dir.is_dir() {
         return Ok(());
     }
@@ -189,12 +189,12 @@ mod tests {
         }
     }
 
-    fn places(name: &str) -> (Dir, Places) {
+    fn paths(name: &str) -> (Dir, Paths) {
         let dir = std::env::temp_dir().join(format!("ctrl-exec-id-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        let places = Places::new(Root::at(&dir), None, None);
-        fs::create_dir_all(places.etc()).expect("etc");
-        (Dir(dir), places)
+        let paths = Paths::new(Root::at(&dir), None, None);
+        fs::create_dir_all(paths.etc()).expect("etc");
+        (Dir(dir), paths)
     }
 
     fn identity(tag: &str) -> NewIdentity {
@@ -207,39 +207,39 @@ mod tests {
     }
 
     /// What a reader sees: the three texts and the trusted ids.
-    fn seen(places: &Places) -> (Vec<String>, TrustMap) {
+    fn seen(paths: &Paths) -> (Vec<String>, TrustMap) {
         let texts = FILES.map(|name| {
-            let path = effective(places, &places.etc().join(name));
+            let path = effective(paths, &paths.etc().join(name));
             fs::read_to_string(path).unwrap_or_default()
         });
-        let mut map = TrustMap::load(&places.default_map()).expect("map");
-        add_pending_trust(places, &mut map);
+        let mut map = TrustMap::load(&paths.default_map()).expect("map");
+        add_pending_trust(paths, &mut map);
         (texts.to_vec(), map)
     }
 
     #[test]
     fn everything_is_in_place_with_its_mode() {
         use std::os::unix::fs::PermissionsExt;
-        let (_dir, places) = places("modes");
-        install(&places, &identity("one"), Owner::default()).expect("install");
+        let (_dir, paths) = paths("modes");
+        install(&paths, &identity("one"), Owner::default()).expect("install");
         let mode = |path: PathBuf| fs::metadata(path).expect("file").permissions().mode() & 0o777;
-        assert_eq!(mode(places.etc().join("agent.crt")), 0o640);
-        assert_eq!(mode(places.etc().join("agent.key")), 0o640);
-        assert_eq!(mode(places.etc().join("ca.crt")), 0o644);
-        assert_eq!(mode(places.default_map()), 0o644);
-        assert_eq!(mode(places.var()), 0o750);
-        assert!(!pending(&places).exists());
-        let (texts, map) = seen(&places);
+        assert_eq!(mode(paths.etc().join("agent.crt")), 0o640);
+        assert_eq!(mode(paths.etc().join("agent.key")), 0o640);
+        assert_eq!(mode(paths.etc().join("ca.crt")), 0o644);
+        assert_eq!(mode(paths.default_map()), 0o644);
+        assert_eq!(mode(paths.var()), 0o750);
+        assert!(!pending(&paths).exists());
+        let (texts, map) = seen(&paths);
         assert_eq!(texts, ["cert one", "key one", "ca one"]);
         assert_eq!(map.owner("abc3"), Some("disp-one"));
     }
 
     #[test]
     fn a_second_dispatcher_is_added_to_the_first() {
-        let (_dir, places) = places("second");
-        install(&places, &identity("one"), Owner::default()).expect("install");
-        install(&places, &identity("three"), Owner::default()).expect("install");
-        let (texts, map) = seen(&places);
+        let (_dir, paths) = paths("second");
+        install(&paths, &identity("one"), Owner::default()).expect("install");
+        install(&paths, &identity("three"), Owner::default()).expect("install");
+        let (texts, map) = seen(&paths);
         assert_eq!(texts, ["cert three", "key three", "ca three"]);
         assert_eq!(
             (map.owner("abc3"), map.owner("abc5")),
@@ -250,11 +250,11 @@ mod tests {
     #[test]
     fn stopping_after_any_step_shows_old_or_new_and_can_be_finished() {
         for steps in 0..=5 {
-            let (_dir, places) = places(&format!("steps{steps}"));
-            install(&places, &identity("one"), Owner::default()).expect("install");
+            let (_dir, paths) = paths(&format!("steps{steps}"));
+            install(&paths, &identity("one"), Owner::default()).expect("install");
             // The state after the moment of change and `steps` further steps of `finish`.
             let new = identity("two22");
-            let dir = pending(&places);
+            let dir = pending(&paths);
             fs::create_dir(&dir).expect("dir");
             for (name, text) in FILES.iter().zip([&new.cert, &new.key, &new.ca]) {
                 fs::write(dir.join(name), text).expect("write");
@@ -262,41 +262,41 @@ mod tests {
             fs::write(dir.join(TRUST), "abc5 disp-two22\n").expect("write");
             for (at, name) in FILES.iter().enumerate() {
                 if steps > at {
-                    fs::rename(dir.join(name), places.etc().join(name)).expect("rename");
+                    fs::rename(dir.join(name), paths.etc().join(name)).expect("rename");
                 }
             }
             if steps > 3 {
-                let mut map = TrustMap::load(&places.default_map()).expect("map");
+                let mut map = TrustMap::load(&paths.default_map()).expect("map");
                 map.add("abc5", "disp-two22").expect("add");
-                map.store(&places.default_map()).expect("store");
+                map.store(&paths.default_map()).expect("store");
             }
             if steps > 4 {
                 fs::remove_file(dir.join(TRUST)).expect("remove");
             }
-            let before = seen(&places);
+            let before = seen(&paths);
             assert_eq!(
                 before.0,
                 ["cert two22", "key two22", "ca two22"],
                 "after {steps}"
             );
             assert_eq!(before.1.owner("abc5"), Some("disp-two22"));
-            assert!(finish(&places, Owner::default()).expect("finish"));
-            assert!(!finish(&places, Owner::default()).expect("idempotent"));
-            assert_eq!(seen(&places), before);
+            assert!(finish(&paths, Owner::default()).expect("finish"));
+            assert!(!finish(&paths, Owner::default()).expect("idempotent"));
+            assert_eq!(seen(&paths), before);
             assert!(!dir.exists());
         }
     }
 
     #[test]
     fn a_half_built_identity_is_not_seen_and_does_not_hinder() {
-        let (_dir, places) = places("half");
-        install(&places, &identity("one"), Owner::default()).expect("install");
-        let building = places.etc().join(".pairing.tmp");
+        let (_dir, paths) = paths("half");
+        install(&paths, &identity("one"), Owner::default()).expect("install");
+        let building = paths.etc().join(".pairing.tmp");
         fs::create_dir(&building).expect("dir");
         fs::write(building.join("agent.crt"), "half").expect("write");
-        assert_eq!(seen(&places).0, ["cert one", "key one", "ca one"]);
-        install(&places, &identity("two22"), Owner::default()).expect("install");
-        assert_eq!(seen(&places).0[0], "cert two22");
+        assert_eq!(seen(&paths).0, ["cert one", "key one", "ca one"]);
+        install(&paths, &identity("two22"), Owner::default()).expect("install");
+        assert_eq!(seen(&paths).0[0], "cert two22");
         assert!(!building.exists());
     }
 }

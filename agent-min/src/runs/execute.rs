@@ -1,7 +1,7 @@
 //! How a script is run: as a child of this process, or through the executor (agent.md §4).
 
-use crate::handlers::Run;
-use crate::store::Outcome;
+use crate::runs::outcome::Outcome;
+use crate::runs::run::Run;
 use ctrl_exec_protocol::frame::{self, ResponseDecoder};
 use ctrl_exec_protocol::json;
 use ctrl_exec_reactor::{

@@ -4,6 +4,8 @@
 //! held with `flock` by the process that supervises the script's run, and names that run, so that
 //! a record that says `running` can be told from one whose supervisor is gone.
 
+use super::outcome::Outcome;
+use super::run::RunId;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_protocol::json::{self, Bounds};
 use ctrl_exec_protocol::time::Utc;
@@ -20,30 +22,6 @@ pub const RETENTION: Duration = Duration::from_secs(86_400);
 /// `stderr` of a run whose supervisor vanished.
 pub const LOST: &str = "ctrl-exec-agent: the run was lost: its supervising process ended without \
                         a result (the host went down, or the process was killed)\n";
-
-/// One run's identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunId {
-    /// The request id.
-    pub reqid: String,
-    /// The dispatcher that asked.
-    pub owner: String,
-    /// The script's name.
-    pub script: String,
-}
-
-/// What a finished run produced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Exit code by the mapping of agent.md §4.2.
-    pub exit: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-    /// Bytes dropped from each stream.
-    pub dropped: (u64, u64),
-}
 
 /// A record as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

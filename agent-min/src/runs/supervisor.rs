@@ -5,11 +5,12 @@
 //! ends; its exit code is the agent's answer. `__job-run` holds the lock (as its standard output),
 //! runs the script, directly or through the executor, and writes the result. An agent that is
 //! stopped, upgraded or killed meanwhile changes nothing, and a record whose lock nobody holds is
-//! a run that was lost ([`Store::settle`](crate::store::Store::settle)).
+//! a run that was lost ([`Store::settle`](crate::runs::store::Store::settle)).
 
-use crate::exec::{self, RunLimits};
-use crate::handlers::Run;
-use crate::store::{Limits, Outcome, Store};
+use crate::runs::execute::{self, RunLimits};
+use crate::runs::outcome::Outcome;
+use crate::runs::run::Run;
+use crate::runs::store::{Limits, Store};
 use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::frame::ResponseDecoder;
@@ -42,7 +43,7 @@ const JOB_BOUNDS: Bounds = Bounds {
 
 /// Everything the supervisor needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job {
+pub struct SupervisedRun {
     /// The run.
     pub run: Run,
     /// What its script reads.
@@ -59,7 +60,7 @@ pub struct Job {
     pub store: Limits,
 }
 
-impl Job {
+impl SupervisedRun {
     /// The job as text for the process that starts it.
     pub fn render(&self) -> String {
         let request = &self.run.request;
@@ -85,8 +86,8 @@ impl Job {
             .finish()
     }
 
-    /// Reads [`Job::render`]'s text.
-    fn parse(text: &[u8]) -> Option<Job> {
+    /// Reads [`SupervisedRun::render`]'s text.
+    fn parse(text: &[u8]) -> Option<SupervisedRun> {
         let object = json::parse_object(text, &JOB_BOUNDS).ok()?;
         let text = |key: &str| json::str_of(&object, key).map(str::to_owned);
         let args = match object.get("args")? {
@@ -100,7 +101,7 @@ impl Job {
             run_async: true,
             ..RunRequest::default()
         };
-        Some(Job {
+        Some(SupervisedRun {
             run: Run {
                 request,
                 path: text("path")?,
@@ -210,17 +211,17 @@ fn detach(job: &[u8], lock: File) -> io::Result<()> {
     }
 }
 
-fn read_job() -> Result<(Job, Vec<u8>), String> {
+fn read_job() -> Result<(SupervisedRun, Vec<u8>), String> {
     let mut text = Vec::new();
     io::stdin()
         .take(MAX_JOB)
         .read_to_end(&mut text)
         .map_err(|error| format!("reading the job: {error}"))?;
-    let job = Job::parse(&text).ok_or("reading the job: malformed")?;
+    let job = SupervisedRun::parse(&text).ok_or("reading the job: malformed")?;
     Ok((job, text))
 }
 
-fn run(job: &Job) -> io::Result<Outcome> {
+fn run(job: &SupervisedRun) -> io::Result<Outcome> {
     let mut reactor = Reactor::new(Config {
         max_conns: 1,
         ..Config::default()
@@ -228,20 +229,24 @@ fn run(job: &Job) -> io::Result<Outcome> {
     if let Some(socket) = &job.executor {
         return through_executor(&mut reactor, job, socket);
     }
-    let Job { run, limits, .. } = job;
-    let child = exec::script_child(&run.path, &run.request.args, job.stdin.clone(), *limits);
+    let SupervisedRun { run, limits, .. } = job;
+    let child = execute::script_child(&run.path, &run.request.args, job.stdin.clone(), *limits);
     if let Err(error) = reactor.spawn(child) {
-        return Ok(exec::spawn_failure(&run.path, &error));
+        return Ok(execute::spawn_failure(&run.path, &error));
     }
     loop {
         if let Some(Event::Child { result, .. }) = reactor.next(None)? {
-            return Ok(exec::child_outcome(*result, *limits));
+            return Ok(execute::child_outcome(*result, *limits));
         }
     }
 }
 
-fn through_executor(reactor: &mut Reactor, job: &Job, socket: &str) -> io::Result<Outcome> {
-    let request = match exec::executor_request(&job.run, job.stdin.clone()) {
+fn through_executor(
+    reactor: &mut Reactor,
+    job: &SupervisedRun,
+    socket: &str,
+) -> io::Result<Outcome> {
+    let request = match execute::executor_request(&job.run, job.stdin.clone()) {
         Ok(request) => request,
         Err(stderr) => {
             return Ok(Outcome {
@@ -252,12 +257,12 @@ fn through_executor(reactor: &mut Reactor, job: &Job, socket: &str) -> io::Resul
         }
     };
     let mut decoder = ResponseDecoder::new(job.limits.max_output);
-    reactor.connect_unix(Path::new(socket), request, exec::executor_limits());
+    reactor.connect_unix(Path::new(socket), request, execute::executor_limits());
     loop {
         match reactor.next(None)? {
             Some(Event::Received { bytes, .. }) => decoder.push(&bytes),
             Some(Event::Closed { reason, .. }) => {
-                return Ok(exec::executor_outcome(decoder, &reason));
+                return Ok(execute::executor_outcome(decoder, &reason));
             }
             _ => {}
         }
@@ -292,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_job_survives_its_text() {
-        let job = Job {
+        let job = SupervisedRun {
             run: Run {
                 request: RunRequest {
                     script: "slow".into(),
@@ -319,13 +324,16 @@ mod tests {
                 bytes: 1 << 33,
             },
         };
-        assert_eq!(Job::parse(job.render().as_bytes()), Some(job.clone()));
-        let job = Job {
+        assert_eq!(
+            SupervisedRun::parse(job.render().as_bytes()),
+            Some(job.clone())
+        );
+        let job = SupervisedRun {
             executor: Some("/run/x.sock".into()),
             ..job
         };
-        assert_eq!(Job::parse(job.render().as_bytes()), Some(job));
-        assert_eq!(Job::parse(b"{}"), None);
-        assert_eq!(Job::parse(b""), None);
+        assert_eq!(SupervisedRun::parse(job.render().as_bytes()), Some(job));
+        assert_eq!(SupervisedRun::parse(b"{}"), None);
+        assert_eq!(SupervisedRun::parse(b""), None);
     }
 }

@@ -1,19 +1,22 @@
 //! Everything a reload replaces: configuration, allowlist, sidecars, trust, revocation and the
 //! TLS identity. It is read as a whole and swapped as one value, or not at all.
 
-use crate::identity;
-use crate::places::Places;
-use crate::schema::{self, Schema};
+pub mod paths;
+pub mod schema;
+
+use crate::executable::is_executable;
+use crate::identity::files::{Files, expiry_of};
+use crate::identity::{clock, install};
 use crate::trust::{Revoked, TrustMap, read_bounded};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::config::{self, AgentConf, ConfigError, ScriptsConf, Subject, decision};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::x509::keys::PrivateKey;
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock};
-use ctrl_exec_protocol::x509::{cert, csr};
+use paths::Paths;
 use rustls::ServerConfig;
+use schema::Schema;
 use std::cell::RefCell;
 use std::fs;
 use std::io::Read;
@@ -22,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The configuration as loaded.
-pub struct Live {
+pub struct Loaded {
     /// agent.conf.
     pub conf: AgentConf,
     /// Port to listen on.
@@ -44,17 +47,6 @@ pub struct Live {
     files: Files,
     cn: Option<String>,
     expiry: RefCell<(Stamp, String)>,
-}
-
-/// The files of the agent's identity, where they are now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Files {
-    /// Certificate.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
-    /// CA certificate.
-    pub ca: PathBuf,
 }
 
 /// Why nothing could be loaded.
@@ -79,15 +71,6 @@ impl std::fmt::Display for LoadError {
             }
         }
     }
-}
-
-/// Why no renewal request could be made.
-#[derive(Debug)]
-pub struct RenewalError {
-    /// For the caller, in the reference's words.
-    pub answer: &'static str,
-    /// For the log.
-    pub cause: String,
 }
 
 /// What loading had to say: lines for the log, and text for standard error.
@@ -118,10 +101,10 @@ impl Configuration {
     ///
     /// # Errors
     /// The first fault.
-    pub fn load(places: &Places, notes: &mut Notes) -> Result<Configuration, ConfigError> {
-        let (conf, port, files) = load_conf(places, notes)?;
-        let name = places.allowlist.display().to_string();
-        let (scripts, warnings) = ScriptsConf::parse(&read(&places.allowlist)?, &name)?;
+    pub fn load(paths: &Paths, notes: &mut Notes) -> Result<Configuration, ConfigError> {
+        let (conf, port, files) = load_conf(paths, notes)?;
+        let name = paths.allowlist.display().to_string();
+        let (scripts, warnings) = ScriptsConf::parse(&read(&paths.allowlist)?, &name)?;
         notes
             .stderr
             .extend(warnings.iter().map(|warning| format!("{name}: {warning}")));
@@ -138,12 +121,9 @@ impl Configuration {
 ///
 /// # Errors
 /// The first fault.
-pub fn load_conf(
-    places: &Places,
-    notes: &mut Notes,
-) -> Result<(AgentConf, u16, Files), ConfigError> {
-    let name = places.config.display().to_string();
-    let (conf, warnings) = AgentConf::parse(&read(&places.config)?, &name)?;
+pub fn load_conf(paths: &Paths, notes: &mut Notes) -> Result<(AgentConf, u16, Files), ConfigError> {
+    let name = paths.config.display().to_string();
+    let (conf, warnings) = AgentConf::parse(&read(&paths.config)?, &name)?;
     for warning in warnings {
         notes.stderr.push(format!("{name}: {warning}"));
         let line = Line::new("config-warn");
@@ -158,40 +138,29 @@ pub fn load_conf(
     }
     let listener = conf.listener(&name)?;
     let files = Files {
-        cert: identity::effective(places, Path::new(listener.cert)),
-        key: identity::effective(places, Path::new(listener.key)),
-        ca: identity::effective(places, Path::new(listener.ca)),
+        cert: install::effective(paths, Path::new(listener.cert)),
+        key: install::effective(paths, Path::new(listener.key)),
+        ca: install::effective(paths, Path::new(listener.ca)),
     };
     let port = listener.port;
     Ok((conf, port, files))
 }
 
-impl Files {
-    /// The files that are missing.
-    pub fn missing(&self) -> Vec<PathBuf> {
-        let all = [&self.cert, &self.key, &self.ca];
-        all.into_iter()
-            .filter(|path| !path.is_file())
-            .cloned()
-            .collect()
-    }
-}
-
-impl Live {
+impl Loaded {
     /// Reads everything.
     ///
     /// # Errors
     /// The first fault; nothing has been changed then.
-    pub fn load(places: &Places, notes: &mut Notes) -> Result<Live, LoadError> {
+    pub fn load(paths: &Paths, notes: &mut Notes) -> Result<Loaded, LoadError> {
         let fault = |error: ConfigError| LoadError::Config(error.to_string());
         let Configuration {
             conf,
             scripts,
             port,
             files,
-        } = Configuration::load(places, notes).map_err(fault)?;
-        check_hook(&conf, places)?;
-        check_profiles(&conf, &scripts, places)?;
+        } = Configuration::load(paths, notes).map_err(fault)?;
+        check_hook(&conf, paths)?;
+        check_profiles(&conf, &scripts, paths)?;
         let missing = files.missing();
         if !missing.is_empty() {
             return Err(LoadError::Unpaired(missing));
@@ -199,10 +168,10 @@ impl Live {
         let named = |path: &Path, error: &dyn std::fmt::Display| {
             LoadError::Config(format!("{}: {error}", path.display()))
         };
-        let map_path = places.map(&conf);
+        let map_path = paths.map(&conf);
         let mut trusted = TrustMap::load(&map_path).map_err(|e| named(&map_path, &e))?;
-        identity::add_pending_trust(places, &mut trusted);
-        let revoked_path = places.revoked(&conf);
+        install::add_pending_trust(paths, &mut trusted);
+        let revoked_path = paths.revoked(&conf);
         let revoked = Revoked::load(&revoked_path).map_err(|e| named(&revoked_path, &e))?;
         note_trust(&trusted, &revoked, &revoked_path, notes);
 
@@ -218,7 +187,7 @@ impl Live {
             })?;
         let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|e| named(&files.ca, &e))?;
         let chain = Arc::new(chain);
-        let clock = clock_with_floor(floor(
+        let clock = clock::with_floor(clock::floor(
             own.facts().not_before,
             &[&files.cert, &files.ca, &map_path],
         ));
@@ -226,7 +195,7 @@ impl Live {
             .map_err(|e| named(&files.cert, &e))?;
         let schemas = load_schemas(&scripts, notes);
         let expiry = (stamp(&files.cert), Utc(own.facts().not_after).openssl());
-        Ok(Live {
+        Ok(Loaded {
             port,
             schemas,
             trusted,
@@ -256,6 +225,11 @@ impl Live {
         self.files.clone()
     }
 
+    /// The common name of this agent's certificate, if it has one.
+    pub fn common_name(&self) -> Option<&str> {
+        self.cn.as_deref()
+    }
+
     /// The best known time, Unix seconds.
     pub fn now(&self) -> i64 {
         (self.clock)()
@@ -271,48 +245,6 @@ impl Live {
         }
         known.1.clone()
     }
-
-    /// A CSR for the existing key. Its name is that of the present certificate, which is the one
-    /// the dispatcher registered, or `host` if that has none.
-    ///
-    /// # Errors
-    /// The key is missing or unusable.
-    pub fn renewal_request(&self, host: &str) -> Result<String, RenewalError> {
-        let answer = "agent key not available";
-        let text = match read_bounded(&self.files.key) {
-            Ok(Some(text)) => text,
-            Ok(None) => {
-                return Err(RenewalError {
-                    answer,
-                    cause: "key file is missing".into(),
-                });
-            }
-            Err(error) => {
-                return Err(RenewalError {
-                    answer,
-                    cause: error.to_string(),
-                });
-            }
-        };
-        let answer = "could not generate CSR";
-        let key = PrivateKey::agent_from_pem(&text).map_err(|error| RenewalError {
-            answer,
-            cause: error.to_string(),
-        })?;
-        csr::create(&key, self.cn.as_deref().unwrap_or(host)).map_err(|error| RenewalError {
-            answer,
-            cause: error.to_string(),
-        })
-    }
-}
-
-/// notAfter of a certificate file in OpenSSL's form, or `unknown`.
-pub fn expiry_of(path: &Path) -> String {
-    let text = read_bounded(path).ok().flatten().unwrap_or_default();
-    cert::facts_from_pem(&text).map_or_else(
-        |_| "unknown".to_owned(),
-        |facts| Utc(facts.not_after).openssl(),
-    )
 }
 
 /// The name this host goes by: the configured one, else its own (agent.md §9.6).
@@ -322,22 +254,6 @@ pub fn host_name(conf: &AgentConf) -> String {
         .unwrap_or_else(ctrl_exec_host::hostname::fqdn)
 }
 
-/// A clock that never says less than `floor`: a router without a battery boots in 1970, and an
-/// honest clock is always past everything this device has seen (design §2).
-pub fn clock_with_floor(floor: i64) -> Clock {
-    Arc::new(move || Utc::now().0.max(floor))
-}
-
-/// The latest moment of which this device has proof: `not_before` of its certificate, and the
-/// times at which the files of its state were written.
-pub fn floor(not_before: i64, state: &[&Path]) -> i64 {
-    let written = state
-        .iter()
-        .filter_map(|path| fs::metadata(path).ok())
-        .map(|meta| meta.mtime());
-    written.fold(not_before, i64::max)
-}
-
 /// Scripts whose profile has no section, as a fault.
 ///
 /// # Errors
@@ -345,24 +261,24 @@ pub fn floor(not_before: i64, state: &[&Path]) -> i64 {
 pub fn check_profiles(
     conf: &AgentConf,
     scripts: &ScriptsConf,
-    places: &Places,
+    paths: &Paths,
 ) -> Result<(), LoadError> {
     let undefined = decision::undefined_profiles(conf, scripts);
     if undefined.is_empty() {
         return Ok(());
     }
-    let mut text = format!("{}: undefined profile:", places.allowlist.display());
+    let mut text = format!("{}: undefined profile:", paths.allowlist.display());
     for (script, profile) in undefined {
         text.push_str(&format!("\n    {script} -> {profile}"));
     }
     Err(LoadError::Config(text))
 }
 
-fn check_hook(conf: &AgentConf, places: &Places) -> Result<(), LoadError> {
+fn check_hook(conf: &AgentConf, paths: &Paths) -> Result<(), LoadError> {
     match &conf.auth_hook {
-        Some(hook) if !crate::handlers::is_executable(hook) => Err(LoadError::Config(format!(
+        Some(hook) if !is_executable(hook) => Err(LoadError::Config(format!(
             "{}: auth_hook '{hook}' does not exist or is not executable",
-            places.config.display()
+            paths.config.display()
         ))),
         _ => Ok(()),
     }

@@ -1,0 +1,14 @@
+//! What a finished run produced.
+
+/// What a finished run produced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Exit code by the mapping of agent.md §4.2.
+    pub exit: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// Bytes dropped from each stream.
+    pub dropped: (u64, u64),
+}

@@ -1,0 +1,50 @@
+//! One run that passed every check.
+
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::messages::{RunRequest, ScriptContext};
+
+/// A run that passed every check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What was asked.
+    pub request: RunRequest,
+    /// The script's path.
+    pub path: String,
+    /// Id of the dispatcher that asked.
+    pub dispatcher: String,
+    /// Its address.
+    pub peer_ip: String,
+}
+
+impl Run {
+    /// What the script reads on its standard input.
+    pub fn stdin(&self, now: Utc) -> String {
+        ScriptContext {
+            request: &self.request,
+            peer_ip: &self.peer_ip,
+            dispatcher: &self.dispatcher,
+            timestamp: &now.iso(),
+        }
+        .render()
+    }
+
+    /// The identity of its async record.
+    pub fn id(&self) -> RunId {
+        RunId {
+            reqid: self.request.reqid.clone(),
+            owner: self.dispatcher.clone(),
+            script: self.request.script.clone(),
+        }
+    }
+}
+
+/// One run's identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunId {
+    /// The request id.
+    pub reqid: String,
+    /// The dispatcher that asked.
+    pub owner: String,
+    /// The script's name.
+    pub script: String,
+}
