@@ -52,6 +52,12 @@ class Bench:
         (self.root / path).write_text(text)
         (self.root / path).chmod(0o755)
 
+    def rooted(self, text):
+        """A script of the package that works below this directory."""
+        for path in ("/usr/bin/", "/usr/sbin/", "/usr/share/", "/etc/ctrl-exec-agent", "/etc/crontabs", "/var/", "/opt"):
+            text = text.replace(path, f"{self.root}{path}")
+        return text
+
     def run(self, service, *arguments):
         """(exit code, printed lines, ubus calls with the last element decoded)"""
         calls = self.root / "calls"
@@ -141,9 +147,8 @@ class OurScripts(unittest.TestCase):
         root = self.bench.root
         for name in ("ctrl-exec-agent", "ctrl-exec-exec"):
             text = (PACKAGE / f"{name}.init").read_text()
-            for path in ("/usr/bin/", "/usr/sbin/", "/etc/ctrl-exec-agent", "/var/", "/opt/"):
-                text = text.replace(path, f"{root}{path}")
-            self.bench.write(f"etc/init.d/{name}", text)
+            self.bench.write(f"etc/init.d/{name}", self.bench.rooted(text))
+        self.bench.write("usr/lib/ctrl-exec-agent/functions.sh", self.bench.rooted((PACKAGE / "functions.sh").read_text()))
         for path in ("etc/passwd", "etc/group", "etc/shadow"):
             (root / path).write_text("ctrl-exec-agent:x:9443:9443::/:/bin/false\n")
         self.bench.write("bin/logger", f'#!/bin/sh\necho "$@" >>{root}/log\n')
@@ -168,12 +173,13 @@ class OurScripts(unittest.TestCase):
     def test_paired_agent_is_registered(self):
         code, printed, made = self.bench.run("ctrl-exec-agent", "start")
         self.assertEqual((code, printed), (0, []))
-        self.assertEqual(self.verbs(), ["paired", "promote-cert"])
+        self.assertEqual(self.verbs(), ["paired", "cert-staged", "promote-cert"])
         self.assertEqual(
             made[0][3]["instances"],
             {
                 "instance1": {
                     "command": ["/usr/bin/ctrl-exec-agent", "serve"],
+                    "file": ["/usr/bin/ctrl-exec-agent"],
                     "user": "ctrl-exec-agent",
                     "group": "ctrl-exec-agent",
                     "pidfile": "/var/run/ctrl-exec-agent.pid",
@@ -186,13 +192,31 @@ class OurScripts(unittest.TestCase):
         )
 
     def test_unpaired_agent_is_not_registered_and_says_so_once(self):
-        self.agent('[ "$1" != paired ]')
+        self.agent('[ "$1" = pairing-status ] && echo "Not paired. Reason: /etc/agent.crt is missing"\n[ "$1" = self-check ]')
         code, printed, made = self.bench.run("ctrl-exec-agent", "start")
         self.assertEqual((code, printed), (0, []))
         self.assertEqual(made[0][3]["instances"], {})
-        self.assertEqual(self.log().count("not paired"), 1)
+        self.assertIn("not starting: not paired: /etc/agent.crt is missing (ctrl-exec-agent request-pairing", self.log())
         self.assertEqual(len(self.log().splitlines()), 1)
-        self.assertEqual(self.verbs(), ["paired"])
+
+    def test_a_start_that_fails_says_why_in_one_line(self):
+        for body, why in (
+            ('[ "$1" = self-check ] && { printf "configuration error\\n  agent.conf:3: port\\033[2J\\n" >&2; }; exit 1', "configuration error agent.conf:3: port[2J"),
+            ("kill -SEGV $$", "was killed by signal 11; is the file damaged?"),
+            ("exit 3", "ended with exit code 3"),
+        ):
+            self.agent(body)
+            (self.bench.root / "log").unlink(missing_ok=True)
+            _, printed, made = self.bench.run("ctrl-exec-agent", "start")
+            self.assertEqual(made[0][3]["instances"], {})
+            self.assertEqual(len(self.log().splitlines()), 1, self.log())
+            self.assertIn(why, self.log())
+            self.assertNotIn("not paired", self.log())
+            self.assertNotIn("\033", self.log())
+        (self.bench.root / "usr/bin/ctrl-exec-agent").write_bytes(b"\x7fELF")
+        (self.bench.root / "log").unlink()
+        self.bench.run("ctrl-exec-agent", "start")
+        self.assertIn("cannot be run (exit code 12", self.log())
 
     def test_missing_user_is_made(self):
         for path in ("etc/passwd", "etc/group"):
@@ -229,12 +253,45 @@ class OurScripts(unittest.TestCase):
         self.assertEqual(made[-1][2], "set")
         self.assertIn("instance1", made[-1][3]["instances"])
 
-    def test_adopt_restarts_only_for_a_staged_certificate_and_a_running_agent(self):
+    def test_start_tells_a_serving_agent_of_the_certificate_it_promotes(self):
+        """apk's post-upgrade is `start`: procd keeps an unchanged process, which must not go on
+        with a certificate that is no longer the one in the file."""
+        for staged, pid_after in ((True, "same"), (True, "other"), (True, "none"), (False, "same")):
+            with self.subTest(staged=staged, pid_after=pid_after):
+                told = self.bench.root / "told"
+                told.unlink(missing_ok=True)
+                serving = subprocess.Popen(["sh", "-c", f"trap 'echo hup >{told}; exit' HUP; echo; while :; do sleep 0.05; done"], stdout=subprocess.PIPE)
+                self.addCleanup(serving.stdout.close)
+                self.addCleanup(serving.wait)
+                self.addCleanup(serving.kill)
+                serving.stdout.readline()
+                pidfile = self.bench.root / "var/run/ctrl-exec-agent.pid"
+                pidfile.write_text(f"{serving.pid}\n")
+                self.bench.write("bin/readlink", f'#!/bin/sh\n[ "$1" = /proc/{serving.pid}/exe ] && echo "{self.bench.root}/usr/bin/ctrl-exec-agent (deleted)"\nexit 0\n')
+                # procd may have begun to replace the process when its answer comes.
+                after = {"same": "", "other": f"echo 1 >{pidfile}", "none": f"rm -f {pidfile}"}[pid_after]
+                self.bench.write("bin/ubus", STUB.replace("exit 0", f'[ "$3" = set ] && {{ {after or ":"}; }}\nexit 0'))
+                self.agent("exit 0" if staged else '[ "$1" != cert-staged ]')
+                (self.bench.root / "verbs").unlink(missing_ok=True)
+                self.bench.run("ctrl-exec-agent", "start")
+                self.assertEqual("promote-cert" in self.verbs(), staged)
+                if staged and pid_after == "same":
+                    serving.wait(10)
+                    self.assertEqual(told.read_text(), "hup\n")
+                else:
+                    self.assertIsNone(serving.poll())
+
+    def test_reload_promotes_before_it_signals(self):
+        self.bench.answer = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
+        self.bench.run("ctrl-exec-agent", "reload")
+        self.assertEqual(self.verbs(), ["promote-cert"])
+
+    def test_adopt_reloads_only_for_a_staged_certificate_and_a_running_agent(self):
         running = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
         for staged, answer, calls in (
             (False, running, []),
             (True, "{}", ["list"]),
-            (True, running, ["list", "delete", "set"]),
+            (True, running, ["list", "list", "signal"]),
         ):
             self.agent("exit 0" if staged else '[ "$1" != cert-staged ]')
             self.bench.answer = answer
@@ -253,7 +310,15 @@ class OurScripts(unittest.TestCase):
             made[0][3]["instances"]["instance1"]["command"],
             ["/usr/sbin/ctrl-exec-exec", "serve", "/var/run/ctrl-exec-agent/exec.sock", f"{conf}/agent.conf", f"{conf}/scripts.conf", "ctrl-exec-agent"],
         )
+        self.assertEqual(made[0][3]["instances"]["instance1"]["file"], ["/usr/sbin/ctrl-exec-exec"])
         self.assertTrue((self.bench.root / "var/run/ctrl-exec-agent").is_dir())
+
+    def test_a_socket_without_a_directory_is_refused_in_words(self):
+        for socket in ("exec.sock", "/exec.sock", "run/exec.sock"):
+            self.conf.write_text(f"executor_socket = {socket}\n")
+            _, _, made = self.bench.run("ctrl-exec-exec", "start")
+            self.assertEqual(made[0][3]["instances"], {})
+            self.assertIn(f"not '{socket}'", self.log())
 
     def test_a_socket_named_in_a_section_does_not_count(self):
         self.conf.write_text("port = 1\n[tags]\nexecutor_socket = /x\n")
