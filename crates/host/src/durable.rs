@@ -154,20 +154,13 @@ fn named(error: &io::Error, path: &Path) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-
-    fn temp_dir(name: &str) -> PathBuf {
-        let dir =
-            std::env::temp_dir().join(format!("ctrl-exec-durable-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        dir
-    }
 
     #[test]
     fn replaces_whole_and_leaves_nothing_behind() {
-        let dir = temp_dir("replace");
-        let path = dir.join("a.json");
+        let dir = TempDir::new("durable-replace");
+        let path = dir.file("a.json");
         write(&path, b"old", &Perm::mode(0o644)).unwrap();
         write(&path, b"new", &Perm::mode(0o640)).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
@@ -175,38 +168,35 @@ mod tests {
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
             0o640
         );
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn a_failed_replacement_keeps_the_old_file() {
-        let dir = temp_dir("fail");
-        let path = dir.join("target");
+        let dir = TempDir::new("durable-fail");
+        let path = dir.file("target");
         // A directory cannot be replaced by a file, so the rename fails.
         std::fs::create_dir(&path).unwrap();
         assert!(write(&path, b"new", &Perm::mode(0o644)).is_err());
         assert!(path.is_dir());
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
-        assert!(write(&dir.join("absent/x"), b"", &Perm::mode(0o644)).is_err());
-        std::fs::remove_dir_all(dir).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write(&dir.file("absent/x"), b"", &Perm::mode(0o644)).is_err());
     }
 
     #[test]
     fn a_staged_file_is_private_until_committed() {
-        let dir = temp_dir("stage");
-        let path = dir.join("key");
+        let dir = TempDir::new("durable-stage");
+        let path = dir.file("key");
         let staged = stage(&path, b"secret", &Perm::mode(0o600)).unwrap();
         assert!(!path.exists());
-        for entry in std::fs::read_dir(&dir).unwrap() {
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().mode() & 0o77, 0);
             assert!(entry.file_name().to_string_lossy().ends_with(".tmp"));
         }
         drop(staged);
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
-        std::fs::remove_dir_all(dir).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

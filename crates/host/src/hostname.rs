@@ -1,6 +1,6 @@
 //! The name of this host (agent.md §9.6).
 
-use std::fs;
+use crate::bounded::Bounded;
 
 /// The kernel's host name, cut at the first dot; `localhost` when it is empty.
 pub fn short() -> String {
@@ -14,24 +14,30 @@ pub fn short() -> String {
 /// The fully qualified name if one is known, else [`short`].
 ///
 /// A host name with a dot is taken as it is. Otherwise the canonical name that `/etc/hosts` gives
-/// to the short name, then the domain of `/etc/resolv.conf` or of the kernel. No look-up leaves the
-/// host, so this cannot hang at boot without a network.
+/// to the short name, then the short name with the kernel's domain. No look-up leaves the host, so
+/// this cannot hang at boot without a network.
 pub fn fqdn() -> String {
     let name = node();
     if name.contains('.') {
         return name;
     }
     let short = short();
-    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let hosts = read("/etc/hosts");
     if let Some(full) = from_hosts(&hosts, &short) {
         return full;
     }
-    let domain = fs::read_to_string("/proc/sys/kernel/domainname").unwrap_or_default();
+    let domain = read("/proc/sys/kernel/domainname");
     let domain = domain.trim();
     if !domain.is_empty() && domain != "(none)" {
         return format!("{short}.{domain}");
     }
     short
+}
+
+fn read(path: &str) -> String {
+    Bounded::new(1 << 20)
+        .text(path.as_ref())
+        .unwrap_or_default()
 }
 
 fn node() -> String {

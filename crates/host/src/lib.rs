@@ -1,12 +1,20 @@
-//! What the ctrl-exec programs need of the host they run on, shared by agent and dispatcher:
-//! files that survive power loss, default paths below a `--root`, the system log, the host's name,
+//! What the ctrl-exec programs need of the host they run on: files that survive power loss, reads
+//! with a bound, locks, users, default paths below a `--root`, the system log, the host's name,
 //! random ids.
 #![forbid(unsafe_code)]
 
+pub mod bounded;
 pub mod durable;
+pub mod exec_bit;
+pub mod file_name;
 pub mod hostname;
+pub mod lock;
 pub mod paths;
 pub mod random;
 pub mod syslog;
+pub mod users;
+
+#[cfg(test)]
+mod testing;
 
 pub use paths::Root;

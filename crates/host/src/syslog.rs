@@ -116,21 +116,20 @@ impl Syslog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
 
-    fn temp_root(name: &str) -> PathBuf {
-        let dir =
-            std::env::temp_dir().join(format!("ctrl-exec-syslog-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(dir.join("dev")).unwrap();
+    fn temp_root(name: &str) -> TempDir {
+        let dir = TempDir::new(&format!("syslog-{name}"));
+        std::fs::create_dir(dir.file("dev")).unwrap();
         dir
     }
 
     #[test]
     fn finds_the_log_again_after_it_restarted() {
         let dir = temp_root("restart");
-        let path = dir.join("dev/log");
+        let path = dir.file("dev/log");
         let first = UnixDatagram::bind(&path).unwrap();
-        let log = Syslog::open("prog", &Root::at(&dir));
+        let log = Syslog::open("prog", &Root::at(dir.path()));
         let mut buffer = [0; 200];
         log.log(Level::Info, &Line::new("start").field("PORT", 1));
         let n = first.recv(&mut buffer).unwrap();
@@ -142,20 +141,18 @@ mod tests {
         log.log(Level::Err, &Line::new("stop"));
         let n = second.recv(&mut buffer).unwrap();
         assert!(buffer[..n].starts_with(b"<27>prog["));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn a_log_that_does_not_read_never_blocks() {
         let dir = temp_root("full");
-        let _reader = UnixDatagram::bind(dir.join("dev/log")).unwrap();
-        let log = Syslog::open("prog", &Root::at(&dir));
+        let _reader = UnixDatagram::bind(dir.file("dev/log")).unwrap();
+        let log = Syslog::open("prog", &Root::at(dir.path()));
         for _ in 0..5000 {
             log.log(
                 Level::Warning,
                 &Line::new("overload").field("PEER", "x".repeat(400)),
             );
         }
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -14,6 +14,7 @@ pub mod log_line;
 pub mod names;
 pub mod serial;
 pub mod sorted_map;
+pub mod text;
 pub mod time;
 
 #[cfg(feature = "json")]

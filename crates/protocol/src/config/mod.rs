@@ -21,6 +21,7 @@ pub mod scripts_conf;
 #[cfg(test)]
 mod tests;
 
+use crate::text::Untrusted;
 use std::fmt;
 
 pub use agent_conf::{AgentConf, Listener, RateLimit};
@@ -134,16 +135,7 @@ pub fn decode(bytes: &[u8], file: &str) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// Text from a file or peer made fit for a message: bounded, without control characters.
-pub(crate) fn shown(text: &str) -> String {
-    const MAX_CHARS: usize = 120;
-    let mut out = String::new();
-    for (count, ch) in text.chars().enumerate() {
-        if count == MAX_CHARS {
-            out.push_str("...");
-            break;
-        }
-        out.push(if ch.is_control() { '?' } else { ch });
-    }
-    out
+/// Text from a file or peer made fit for a message.
+pub(crate) fn shown(text: &str) -> Untrusted<'_> {
+    Untrusted::new(text).at_most(120)
 }

@@ -156,7 +156,7 @@ fn faults_name_file_line_and_fault() {
     );
     assert_eq!(
         fault("k v\x07"),
-        "agent.conf: line 1: malformed line 'k v?'"
+        "agent.conf: line 1: malformed line 'k v\\u{7}'"
     );
     for bad in [
         "max_children = 0",
