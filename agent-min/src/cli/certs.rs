@@ -12,7 +12,7 @@ use ctrl_exec_protocol::config::AgentConf;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::cert;
-use std::io::{self, Write};
+use log::error;
 
 /// 0 when a renewed certificate waits, 1 when not or when the configuration cannot be read.
 pub(super) fn cert_staged(paths: &Paths) -> u8 {
@@ -24,17 +24,14 @@ pub(super) fn cert_staged(paths: &Paths) -> u8 {
 
 /// Puts a renewed certificate in place; always 0, since a service must start whatever happened.
 pub(super) fn promote_cert(paths: &Paths) -> u8 {
-    let say = |text: &str| {
-        let _ = writeln!(io::stderr(), "ctrl-exec-agent: {text}");
-    };
     // An interrupted pairing is completed by the first start that may write.
     if let Err(error) = install::finish(paths, Owner::of_agent()) {
-        say(&format!("completing the pairing: {error}"));
+        error!("completing the pairing: {error}");
     }
     let (conf, files) = match load(paths) {
         Ok(loaded) => loaded,
         Err(fault) => {
-            say(&fault);
+            error!("{fault}");
             return 0;
         }
     };
@@ -46,7 +43,7 @@ pub(super) fn promote_cert(paths: &Paths) -> u8 {
             log.log(Level::Info, &line.field("STATUS", "installed"));
         }
         Ok(Promotion::Refused(reason)) | Err(reason) => {
-            say(&format!("staged certificate not installed: {reason}"));
+            error!("staged certificate not installed: {reason}");
             log.log(Level::Warning, &line.field("ERROR", reason));
         }
     }

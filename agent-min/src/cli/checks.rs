@@ -8,13 +8,14 @@ use crate::identity::clock;
 use crate::identity::files::{self, Files};
 use crate::identity::install::{self, Owner};
 use crate::trust::read_bounded;
+use ctrl_exec_host::stderr;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::http::render_request;
 use ctrl_exec_protocol::json::{self, Bounds};
 use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::verify::ChainVerifier;
-use std::io::{self, Write};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -60,10 +61,7 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
     let loaded = match Configuration::load(paths, &mut notes) {
         Ok(loaded) => loaded,
         Err(error) => {
-            let _ = writeln!(
-                io::stderr(),
-                "ctrl-exec-agent: configuration error\n  {error}"
-            );
+            super::complain(&format!("configuration error\n  {error}"));
             return 1;
         }
     };
@@ -110,7 +108,7 @@ pub(super) fn self_ping(paths: &Paths, port: Option<u16>) -> u8 {
             0
         }
         Err(fault) => {
-            let _ = writeln!(io::stderr(), "self-ping failed: {fault}");
+            stderr::write(format!("self-ping failed: {fault}\n").as_bytes());
             1
         }
     }

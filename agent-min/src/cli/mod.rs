@@ -10,6 +10,7 @@ use crate::pairing;
 use crate::runs::supervisor;
 use crate::serve;
 use args::Args;
+use ctrl_exec_host::{diagnostics, stderr};
 use std::ffi::OsString;
 use std::io::{self, Write};
 
@@ -47,6 +48,7 @@ const EXIT_USAGE: u8 = 3;
 
 /// Does what the arguments (without the program's name) say. The result is the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    diagnostics::init("ctrl-exec-agent");
     let all: Vec<OsString> = arguments.into_iter().collect();
     match all.first().and_then(|first| first.to_str()) {
         Some(supervisor::START) => return supervisor::start(),
@@ -56,7 +58,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let args = match Args::parse(&all) {
         Ok(args) => args,
         Err(fault) => {
-            let _ = write!(io::stderr(), "ctrl-exec-agent: {fault}\n\n{USAGE}");
+            complain(&format!("{fault}\n\n{USAGE}"));
             return EXIT_USAGE;
         }
     };
@@ -69,7 +71,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         return 0;
     };
     if let Some(option) = args.misplaced(mode) {
-        let _ = writeln!(io::stderr(), "ctrl-exec-agent: {mode} takes no {option}");
+        complain(&format!("{mode} takes no {option}"));
         return EXIT_USAGE;
     }
     let paths = Paths::new(args.root(), args.config.clone(), args.allowlist.clone());
@@ -84,10 +86,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         "cert-staged" => certs::cert_staged(&paths),
         "promote-cert" => certs::promote_cert(&paths),
         other => {
-            let _ = write!(
-                io::stderr(),
-                "ctrl-exec-agent: unknown mode '{other}'\n\n{USAGE}"
-            );
+            complain(&format!("unknown mode '{other}'\n\n{USAGE}"));
             EXIT_USAGE
         }
     }
@@ -101,6 +100,11 @@ fn without_mode(all: &[OsString], mode: &str) -> Vec<OsString> {
     }
     rest.retain(|word| word != "--background");
     rest
+}
+
+/// Says on standard error what is wrong with a command.
+fn complain(text: &str) {
+    stderr::write(format!("ctrl-exec-agent: {}\n", text.trim_end()).as_bytes());
 }
 
 fn print(text: &str) {

@@ -1,5 +1,6 @@
 //! Where the messages of `request-pairing` go.
 
+use ctrl_exec_host::stderr;
 use std::io::{self, Write};
 
 /// Where messages go.
@@ -46,5 +47,5 @@ fn print_line(text: &str) {
 }
 
 pub(super) fn eprint_line(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    stderr::write(format!("{text}\n").as_bytes());
 }

@@ -11,8 +11,8 @@ use crate::runs::execute::{self, RunLimits};
 use crate::runs::outcome::Outcome;
 use crate::runs::run::Run;
 use crate::runs::store::{Limits, Store};
-use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
+use ctrl_exec_host::{Root, stderr};
 use ctrl_exec_protocol::frame::ResponseDecoder;
 use ctrl_exec_protocol::json::{self, Bounds, Object};
 use ctrl_exec_protocol::log_line::Line;
@@ -131,7 +131,7 @@ pub fn start() -> u8 {
         Ok(true) => 0,
         Ok(false) => EXIT_BUSY,
         Err(fault) => {
-            let _ = writeln!(io::stderr(), "{fault}");
+            stderr::write(fault.as_bytes());
             EXIT_FAILED
         }
     }

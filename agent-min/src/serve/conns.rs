@@ -9,6 +9,7 @@ use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::verify::Role;
 use ctrl_exec_reactor::http::{self, HttpError, Request};
 use ctrl_exec_reactor::{CloseReason, ConnId, Then};
+use log::debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ impl Server {
     /// A connection was accepted: address, rate and load are looked at before TLS costs anything.
     pub(super) fn incoming(&mut self, conn: ConnId, peer: IpAddr) {
         let ip = peer.to_canonical();
+        debug!("connection from {ip}");
         if !self.may_connect(ip) || self.stopping {
             self.reactor.close(conn);
             return;
@@ -181,6 +183,7 @@ impl Server {
             path: &request.path,
             body: &request.body,
         };
+        debug!("{:?} {:?} from {}", call.method, call.path, peer.ip);
         let step = handlers::handle(&mut self.state, &peer, call);
         self.carry_out(conn, &peer, step);
     }

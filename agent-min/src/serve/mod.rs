@@ -15,7 +15,8 @@ use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::config::RateLimit;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_reactor::{Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal};
-use std::io::{self, Write};
+use log::{error, warn};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,12 +47,12 @@ pub fn serve(paths: Paths) -> u8 {
         }
     };
     if rustix::process::geteuid().is_root() && !loaded.conf.allow_root {
-        stderr(&format!(
-            "ctrl-exec-agent: configuration error: refusing to serve as root\n  \
+        error!(
+            "configuration error: refusing to serve as root\n  \
              Start it as the user '{}', or set 'allow_root = yes' in {}.",
             crate::config::paths::USER,
             paths.config.display()
-        ));
+        );
         return EXIT_CONFIG;
     }
     match Server::start(paths, loaded, log) {
@@ -60,12 +61,12 @@ pub fn serve(paths: Paths) -> u8 {
             Err(error) => {
                 let line = Line::new("loop-fatal").field("REASON", &error);
                 server.log.log(Level::Err, &line);
-                stderr(&format!("ctrl-exec-agent: {error}"));
+                error!("{error}");
                 EXIT_FATAL
             }
         },
         Err(error) => {
-            stderr(&format!("ctrl-exec-agent: cannot listen: {error}"));
+            error!("cannot listen: {error}");
             EXIT_FATAL
         }
     }
@@ -106,8 +107,8 @@ impl Server {
                 .values()
                 .filter(|s| s.profile != "default");
             if profiled.next().is_some() {
-                stderr(
-                    "ctrl-exec-agent: warning: scripts name profiles, but without \
+                warn!(
+                    "scripts name profiles, but without \
                         executor_socket profiles have no effect",
                 );
             }
@@ -200,9 +201,7 @@ impl Server {
                     .push((Level::Info, Line::new("reload").field("RESULT", "ok")));
             }
             Err(error) => {
-                stderr(&format!(
-                    "ctrl-exec-agent: reload failed, the old configuration stays: {error}"
-                ));
+                error!("reload failed, the old configuration stays: {error}");
                 let line = Line::new("reload")
                     .field("RESULT", "error")
                     .field("ERROR", &error);
@@ -240,13 +239,13 @@ impl Server {
 fn explain(paths: &Paths, error: &LoadError) {
     let (config, allowlist) = (paths.config.display(), paths.allowlist.display());
     match error {
-        LoadError::Config(fault) => stderr(&format!(
-            "ctrl-exec-agent: configuration error\n  {fault}\n  \
+        LoadError::Config(fault) => error!(
+            "configuration error\n  {fault}\n  \
              Files: {config}, {allowlist}\n  \
              Correct it and start again; 'ctrl-exec-agent self-check' shows the state."
-        )),
+        ),
         LoadError::Unpaired(missing) => {
-            let mut text = String::from("ctrl-exec-agent: this host has not been paired\n");
+            let mut text = String::from("this host has not been paired\n");
             for path in missing {
                 text.push_str(&format!("  missing: {}\n", path.display()));
             }
@@ -254,7 +253,7 @@ fn explain(paths: &Paths, error: &LoadError) {
                 "  Pair it:  ctrl-exec-agent request-pairing --dispatcher HOST\n  \
                  Check it: ctrl-exec-agent pairing-status\n  Configuration: {config}"
             ));
-            stderr(&text);
+            error!("{text}");
         }
     }
 }
@@ -291,15 +290,11 @@ fn limiter(loaded: &Loaded) -> RateLimiter {
 
 fn report(log: &Syslog, notes: Notes) {
     for text in notes.stderr {
-        stderr(&format!("ctrl-exec-agent: warning: {text}"));
+        warn!("{text}");
     }
     for (level, line) in notes.lines {
         log.log(level, &line);
     }
-}
-
-fn stderr(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The log of a command that is not the server.

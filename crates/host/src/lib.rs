@@ -1,9 +1,10 @@
 //! What the ctrl-exec programs need of the host they run on: files that survive power loss, reads
-//! with a bound, locks, users, default paths below a `--root`, the system log, the host's name,
-//! random ids.
+//! with a bound, locks, users, default paths below a `--root`, the system log, diagnostics on a
+//! standard error that never blocks, the host's name, random ids.
 #![forbid(unsafe_code)]
 
 pub mod bounded;
+pub mod diagnostics;
 pub mod durable;
 pub mod exec_bit;
 pub mod file_name;
@@ -11,6 +12,7 @@ pub mod hostname;
 pub mod lock;
 pub mod paths;
 pub mod random;
+pub mod stderr;
 pub mod syslog;
 pub mod users;
 
