@@ -4,7 +4,7 @@
 //! same `agent.conf` and `scripts.conf`. The reference has a parser per half and they differ
 //! (executor.md §9); here both call [`AgentConf::parse`], [`ScriptsConf::parse`] and
 //! [`decision::resolve`], so they cannot disagree. Where the reference's halves differ, the
-//! stricter reading was taken; `docs/reference/EXECUTOR.md` has the table.
+//! stricter reading was taken; `docs/compat/executor.md` has the table.
 //!
 //! Nothing here touches a file: callers read the bytes (at most [`MAX_FILE_BYTES`]), turn them
 //! into text with [`decode`] and hand in the text with the file's name for messages.
