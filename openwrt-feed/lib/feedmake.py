@@ -15,6 +15,10 @@ class Section:
     title: str = ""
     depends: list = field(default_factory=list)
     user: str = ""
+    arch: str = ""  # "all" for a package without programs
+    section: str = "net"
+    url: str = ""
+    origin: str = ""  # directory below the feed
     description: list = field(default_factory=list)
     conffiles: list = field(default_factory=list)
     dirs: list = field(default_factory=list)
@@ -34,16 +38,30 @@ def read(path):
     sections = {}
     for name in re.findall(r"^\$\(eval \$\(call BuildPackage,([a-z-]+)\)\)$", text, re.M):
         sections[name] = _section(name, defines)
+        sections[name].origin = "/".join(path.parts[-3:-1])
     return variables, sections
 
 
 def _section(name, defines):
     s = Section(name)
-    for key, value in re.findall(r"^  ([A-Z]+):=(.*)$", defines[f"Package/{name}"], re.M):
+    body = re.sub(r"^  \$\(call (Package/[\w-]+/Default)\)$", lambda m: defines[m[1]].rstrip("\n"), defines[f"Package/{name}"], flags=re.M)
+    for line in body.splitlines():
+        match = re.fullmatch(r"  ([A-Z]+):=(.*)", line)
+        if not match:
+            raise Unknown(f"{name}: {line}")
+        key, value = match.groups()
         if key == "TITLE":
             s.title = value
         elif key == "USERID":
             s.user = value
+        elif key == "URL":
+            s.url = value
+        elif key == "SECTION":
+            s.section = value
+        elif key == "PKGARCH":
+            s.arch = value
+        elif key in ("CATEGORY", "SUBMENU"):
+            pass  # where menuconfig shows it
         elif key == "DEPENDS":
             words = [w for w in value.split() if w != "$(RUST_ARCH_DEPENDS)"]
             if not all(w.startswith("+") for w in words):

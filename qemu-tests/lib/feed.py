@@ -101,7 +101,9 @@ def version(build_feed, programs):
 def test_sh(target, cross, build_feed, programs, sysroot, name):
     """The feed CI's script in a root that holds busybox, musl and the installed package."""
     variables, sections = build_feed.feedmake.read(PACKAGE / "Makefile")
-    package = build_feed.make_package(sections[name], variables, "1", target["openwrt"][0], programs, 0)
+    package = build_feed.package.make_ipk(
+        sections[name], variables, "1", target["openwrt"][0], lambda source: build_feed.read_source(source, programs, PACKAGE), 0
+    )
     root = bench.temporary(f"root-{target['name']}")
     for directory in ("bin", "lib", "tmp", "etc", "dev", *package.dirs):
         (root / directory).mkdir(parents=True, exist_ok=True)
