@@ -9,39 +9,10 @@ use crate::config::paths::Paths;
 use crate::pairing;
 use crate::runs::supervisor;
 use crate::serve;
-use args::Args;
+use args::{Args, usage};
 use ctrl_exec_host::{diagnostics, stderr};
 use std::ffi::OsString;
 use std::io::{self, Write};
-
-const USAGE: &str = "\
-usage: ctrl-exec-agent <mode> [options]
-
-modes:
-  serve            answer the dispatcher (foreground)
-  request-pairing  ask a dispatcher for a certificate
-  pairing-status   say whether this host is paired, and until when
-  paired           the same as an exit code: 0 paired, 1 not
-  self-check       check configuration, certificate and scripts
-  self-ping        ping the agent running on this host
-  cert-staged      exit 0 when a renewed certificate waits, else 1
-  promote-cert     put a renewed certificate in place (before serve starts)
-
-options:
-  --config FILE       default /etc/ctrl-exec-agent/agent.conf
-  --allowlist FILE    default /etc/ctrl-exec-agent/scripts.conf
-  --root DIR          prefix of all default paths
-  --version, --help
-
-options of request-pairing:
-  --dispatcher HOST   required
-  --port N            pairing port of the dispatcher, default 7444
-  --lookup-by WHAT    'ip' or 'hostname': how the dispatcher finds this host
-  --key-type TYPE     p256, p384 or rsa2048 (default: follow HOST)
-  --ca FILE           the dispatcher's ca.crt, carried here: talk to no one else
-  --timeout SECONDS   how long to wait for the decision
-  --background        print the request id and go on waiting in the background
-";
 
 /// Exit code of a command line that is not understood, and of fatal faults.
 const EXIT_USAGE: u8 = 3;
@@ -58,7 +29,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let args = match Args::parse(&all) {
         Ok(args) => args,
         Err(fault) => {
-            complain(&format!("{fault}\n\n{USAGE}"));
+            complain(&format!("{fault}\n\n{}", usage()));
             return EXIT_USAGE;
         }
     };
@@ -67,7 +38,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         return 0;
     }
     let Some(mode) = args.mode.as_deref().filter(|_| !args.help) else {
-        print(USAGE);
+        print(&usage());
         return 0;
     };
     if let Some(option) = args.misplaced(mode) {
@@ -86,7 +57,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         "cert-staged" => certs::cert_staged(&paths),
         "promote-cert" => certs::promote_cert(&paths),
         other => {
-            complain(&format!("unknown mode '{other}'\n\n{USAGE}"));
+            complain(&format!("unknown mode '{other}'\n\n{}", usage()));
             EXIT_USAGE
         }
     }
