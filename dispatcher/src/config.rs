@@ -114,6 +114,36 @@ impl Config {
         Ok(Duration::from_secs(u64::from(seconds)))
     }
 
+    /// Largest answer of an agent that is taken, in bytes (`max_answer`): a number, or one with `K`
+    /// or `M`, from 64K to 64M.
+    ///
+    /// # Errors
+    /// Not such a number.
+    pub fn max_answer(&self) -> Result<usize, ConfigError> {
+        let Some(text) = self.settings.text("max_answer") else {
+            return Ok(crate::fleet::MAX_ANSWER);
+        };
+        let (digits, unit) = match text.strip_suffix(['K', 'k']) {
+            Some(digits) => (digits, 1 << 10),
+            None => text
+                .strip_suffix(['M', 'm'])
+                .map_or((text, 1), |digits| (digits, 1 << 20)),
+        };
+        digits
+            .parse::<usize>()
+            .ok()
+            .and_then(|number| number.checked_mul(unit))
+            .filter(|size| (64 << 10..=64 << 20).contains(size))
+            .ok_or_else(|| {
+                let error = SettingsError::Invalid {
+                    key: "max_answer".to_owned(),
+                    value: text.to_owned(),
+                    expected: "bytes from 64K to 64M",
+                };
+                ConfigError::Settings(self.path.clone(), error)
+            })
+    }
+
     /// Agent calls at once; as in the reference, what is no number or below 1 acts as 1.
     pub fn max_parallel(&self) -> usize {
         match self.settings.text("max_parallel") {

@@ -155,6 +155,10 @@ fn results_of_megabytes_arrive_whole() {
         Act::Answer(200, body)
     });
     root.register("big", agent.address);
+    let refused = root.json_any(&["run", "big", "s", "--json"], 1);
+    let error = text(items(&refused, "results")[0], "error").to_owned();
+    assert!(error.contains("max_answer"), "{error}");
+    root.configure("max_answer = 64M\n");
     let results = root.json(&["run", "big", "s", "--json"]);
     assert!(text(items(&results, "results")[0], "stdout") == big);
     let printed = root.run(&["run", "big", "s"]);

@@ -331,6 +331,16 @@ impl Conn {
             State::Dead(_) => return,
             State::Lingering { reason, .. } => reason.clone(),
             State::Connecting if self.wants_connect(now) => return,
+            State::Asking => {
+                let phase = self.phase(&State::Asking);
+                match &self.role {
+                    Role::Client(client) if client.is_too_slow(!self.out.is_empty(), now) => {
+                        let bytes = client.received();
+                        CloseReason::TooSlow { phase, bytes }
+                    }
+                    _ => CloseReason::Timeout(phase),
+                }
+            }
             state => CloseReason::Timeout(self.phase(state)),
         };
         if reason == CloseReason::Timeout(Phase::Idle) {

@@ -252,6 +252,14 @@ pub enum CloseReason {
         /// What is wrong.
         text: String,
     },
+    /// The peer sends its response, or takes the request, below
+    /// [`ClientLimits::floor`](crate::ClientLimits::floor).
+    TooSlow {
+        /// What was being done.
+        phase: Phase,
+        /// Bytes of the response that came.
+        bytes: usize,
+    },
     /// A raw peer sent more than [`RawLimits::max_received`](crate::RawLimits::max_received).
     TooLarge,
     /// Connect: no route to the host or its network.
@@ -289,6 +297,9 @@ impl fmt::Display for CloseReason {
             CloseReason::Reset { phase } => write!(f, "connection reset by peer ({phase})"),
             CloseReason::Timeout(phase) => write!(f, "timed out ({phase})"),
             CloseReason::Tls { phase, text } => write!(f, "TLS: {text} ({phase})"),
+            CloseReason::TooSlow { phase, bytes } => {
+                write!(f, "too slow ({phase}, {bytes} bytes came)")
+            }
             CloseReason::TooLarge => f.write_str("too much data from the peer"),
             CloseReason::Unreachable => f.write_str("unreachable"),
         }

@@ -28,5 +28,5 @@ mod timers;
 pub use child::{Captured, ChildExit, ChildResult, ChildSpec, Output, SpawnError};
 pub use ctrl_exec_protocol::http;
 pub use event::{ChildId, CloseReason, ConnId, Event, ListenerId, Phase, QueryId, Signal, TimerId};
-pub use limits::{ClientLimits, Config, RawLimits, RawMode, ServerLimits, Then};
+pub use limits::{ClientLimits, Config, Floor, RawLimits, RawMode, SLOWEST, ServerLimits, Then};
 pub use reactor::{Reactor, Waker};

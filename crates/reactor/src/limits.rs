@@ -76,12 +76,38 @@ pub struct ClientLimits {
     pub idle: Duration,
     /// From a request to its whole response, whatever the progress.
     pub total: Option<Duration>,
+    /// The least speed of a response that has begun, and of a request being sent. Without it a peer
+    /// that sends one byte before each `read` runs out is never given up.
+    pub floor: Option<Floor>,
     /// Bounds of a response.
     pub http: Limits,
 }
 
+/// The least speed of a message: one of `n` bytes may take `grace` and a second for every
+/// `bytes_per_second` of them, so that neither a slow link nor a stall within the grace ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floor {
+    /// Time that is free.
+    pub grace: Duration,
+    /// Bytes a second; 0 counts as 1.
+    pub bytes_per_second: u32,
+}
+
+impl Floor {
+    /// Time that a message may have taken of which `bytes` have passed.
+    pub fn time_for(self, bytes: usize) -> Duration {
+        let rate = u64::from(self.bytes_per_second.max(1));
+        let millis = (bytes as u64).saturating_mul(1000) / rate;
+        self.grace.saturating_add(Duration::from_millis(millis))
+    }
+}
+
+/// What every link that is of any use passes: a GPRS ("2G") one has 3 to 6 KiB/s.
+pub const SLOWEST: u32 = 1024;
+
 impl ClientLimits {
-    /// The same limit for each step, as the reference does it with `read_timeout`.
+    /// The same limit for each step, as the reference does it with `read_timeout`, and a message
+    /// that has begun at no less than [`SLOWEST`] after as long again.
     pub fn each_step(step: Duration) -> Self {
         ClientLimits {
             connect: step,
@@ -90,6 +116,10 @@ impl ClientLimits {
             write: step,
             idle: step,
             total: None,
+            floor: Some(Floor {
+                grace: step,
+                bytes_per_second: SLOWEST,
+            }),
             http: Limits::AGENT_RESPONSE,
         }
     }

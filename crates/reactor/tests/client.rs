@@ -13,7 +13,8 @@ use std::time::Duration;
 use common::{Echo, Pki, client_limits, millis, name, patient, secs};
 use ctrl_exec_reactor::http::{HttpError, Limits, Response, render_request};
 use ctrl_exec_reactor::{
-    ClientLimits, CloseReason, Config, ConnId, Event, Phase, RawLimits, RawMode, Reactor, Then,
+    ClientLimits, CloseReason, Config, ConnId, Event, Floor, Phase, RawLimits, RawMode, Reactor,
+    Then,
 };
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -553,6 +554,95 @@ fn read_timeout_is_for_silence_and_total_for_all() {
     let endless = dribble(1_000_000, millis(20));
     let (_, reason) = ask(endless, &pki, limits(secs(60), Some(millis(300))));
     assert_eq!(reason, CloseReason::Timeout(Phase::Response));
+}
+
+/// A peer that restarts the limit of a step with every byte is ended by its speed, wherever it
+/// does so; one that is slow and within the floor is not.
+#[test]
+fn a_response_below_the_floor_is_given_up() {
+    let pki = Pki::new();
+    let drip = |text: &'static str, pause: Duration| {
+        scripted(pki.server(), move |mut stream| {
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            for byte in text.bytes().chain(std::iter::repeat(b'x')) {
+                thread::sleep(pause);
+                let sent = stream.write_all(&[byte]).and_then(|()| stream.flush());
+                if sent.is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    let limits = |grace, bytes_per_second| ClientLimits {
+        read: secs(30),
+        floor: Some(Floor {
+            grace,
+            bytes_per_second,
+        }),
+        ..ClientLimits::default()
+    };
+    for text in [
+        "HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nX-Endless: ",
+    ] {
+        let began = std::time::Instant::now();
+        let (_, reason) = ask(drip(text, millis(20)), &pki, limits(millis(400), 1024));
+        assert!(
+            matches!(
+                reason,
+                CloseReason::TooSlow {
+                    phase: Phase::Response,
+                    bytes: 2..
+                }
+            ),
+            "{reason:?}"
+        );
+        assert!(began.elapsed() < secs(20), "{:?}", began.elapsed());
+    }
+    // Slow from its first byte on, but never below the floor.
+    let slow = drip("HTTP/1.0 200 OK\r\nContent-Length: 20\r\n\r\n", millis(10));
+    let (response, _) = ask(slow, &pki, limits(secs(30), 1));
+    assert_eq!(response.unwrap().body.len(), 20);
+}
+
+/// A peer that takes the request in sips does not hold us for ever either.
+#[test]
+fn a_request_that_is_taken_below_the_floor_is_given_up() {
+    let pki = Pki::new();
+    let sips = scripted(pki.server(), |mut stream| {
+        while stream.conn.is_handshaking() {
+            if stream.conn.complete_io(&mut stream.sock).is_err() {
+                return;
+            }
+        }
+        let mut byte = [0; 2_000];
+        while matches!(stream.sock.read(&mut byte), Ok(n) if n > 0) {
+            thread::sleep(millis(30));
+        }
+    });
+    let mut reactor = reactor();
+    let limits = ClientLimits {
+        write: secs(30),
+        floor: Some(Floor {
+            grace: millis(500),
+            bytes_per_second: 1 << 30,
+        }),
+        ..ClientLimits::default()
+    };
+    let conn = reactor.connect(sips, &pki.client(), name(), &Arc::new(limits));
+    let body = "x".repeat(16 << 20);
+    reactor.request(
+        conn,
+        render_request("POST", "/run", "h", Some(&body), false),
+    );
+    let (_, reason) = outcome(&mut reactor, conn);
+    assert_eq!(
+        reason,
+        CloseReason::TooSlow {
+            phase: Phase::Write,
+            bytes: 0
+        }
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What can go wrong with a call, told apart by kind and never by text (dispatcher.md §10).
 
+use super::SLOWEST;
 use std::fmt;
 use std::time::Duration;
 
@@ -47,8 +48,23 @@ pub enum Fault {
     TlsTimeout,
     /// No answer in time.
     ReadTimeout(Duration),
-    /// The handshake failed, in the TLS library's words.
+    /// The answer comes, or the request is taken, too slowly; so many bytes had come.
+    TooSlow(usize),
+    /// The time of the whole command was over.
+    OutOfTime,
+    /// The answers of all agents together are more than may wait in memory.
+    NoRoom,
+    /// The handshake failed, in words for people.
     Tls(String),
+    /// Its certificate was made by another CA, or by nobody's.
+    ForeignCa,
+    /// Its certificate has ended.
+    Expired {
+        /// When, in OpenSSL's form.
+        end: String,
+        /// The agent's registry name.
+        name: String,
+    },
     /// It shows a certificate that was revoked here.
     Revoked,
     /// The peer closed before it sent anything.
@@ -89,8 +105,15 @@ impl CallError {
             Fault::Refused | Fault::Unreachable | Fault::ConnectTimeout | Fault::Local(_) => {
                 Phase::Connect
             }
-            Fault::Tls(_) | Fault::TlsTimeout | Fault::Revoked => Phase::Tls,
+            Fault::Tls(_)
+            | Fault::TlsTimeout
+            | Fault::Revoked
+            | Fault::ForeignCa
+            | Fault::Expired { .. } => Phase::Tls,
             Fault::ReadTimeout(_)
+            | Fault::TooSlow(_)
+            | Fault::OutOfTime
+            | Fault::NoRoom
             | Fault::NoAnswer
             | Fault::Truncated
             | Fault::TooLarge
@@ -141,6 +164,30 @@ impl fmt::Display for CallError {
                     "host '{address}' sent no answer in time - connection timed out"
                 )
             }
+            Fault::TooSlow(bytes) => write!(
+                f,
+                "host '{address}' answers too slowly ({bytes} bytes came, then less than \
+                 {SLOWEST} a second) - given up"
+            ),
+            Fault::OutOfTime => write!(
+                f,
+                "host '{address}' had not answered when the time of the command was over"
+            ),
+            Fault::NoRoom => write!(
+                f,
+                "answer of host '{address}' dropped: the answers of all hosts together do not fit \
+                 into memory - ask fewer at a time (--batch)"
+            ),
+            Fault::ForeignCa => write!(
+                f,
+                "TLS handshake with '{address}' failed: its certificate is of another CA: paired \
+                 with another dispatcher?"
+            ),
+            Fault::Expired { end, name } => write!(
+                f,
+                "TLS handshake with '{address}' failed: the agent's certificate ended on {end}: \
+                 ced renew {name} --allow-expired"
+            ),
             Fault::Tls(text) => write!(f, "TLS handshake with '{address}' failed: {text}"),
             Fault::Revoked => write!(
                 f,
@@ -158,7 +205,10 @@ impl fmt::Display for CallError {
                     "host '{address}' closed the connection in the middle of its answer"
                 )
             }
-            Fault::TooLarge => write!(f, "answer of host '{address}' is too large"),
+            Fault::TooLarge => write!(
+                f,
+                "answer of host '{address}' is too large (limit: max_answer in the configuration)"
+            ),
             Fault::BadAnswer(text) => {
                 write!(f, "host '{address}' did not answer in HTTP: {text}")
             }

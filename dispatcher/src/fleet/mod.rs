@@ -5,18 +5,29 @@ pub mod address;
 mod error;
 mod feed;
 pub mod select;
+mod tls_fault;
 mod worker;
 
 pub use error::{CallError, Fault, PERL_REQUEST, Phase};
 
 use crate::fleet::address::Target;
+use ctrl_exec_reactor::SLOWEST;
 use ctrl_exec_reactor::http::Response;
 use feed::Feed;
 use rustls::ClientConfig;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Largest answer, in bytes, to a request whose answer is a few lines: ping, renewal, rotation.
+pub const SMALL_ANSWER: usize = 64 << 10;
+/// Largest answer otherwise, unless configured (`max_answer`): what an agent of ours sends at most
+/// with its default limits is 3 MiB. At the slowest speed that is taken, this is 70 minutes.
+pub const MAX_ANSWER: usize = 4 << 20;
+/// Bytes of answers that may be under way or wait to be looked at, all agents together. What would
+/// pass it fails alone.
+const MAX_PENDING: usize = 256 << 20;
 
 /// From how many calls on more than one thread pays.
 const MANY: usize = 128;
@@ -38,6 +49,8 @@ pub struct Call {
     pub identity: usize,
     /// Whether the agent's certificate is wanted in the answer.
     pub want_certificate: bool,
+    /// Whether the answer is a few lines ([`SMALL_ANSWER`]), whatever the engine's limit.
+    pub small_answer: bool,
 }
 
 impl Call {
@@ -50,6 +63,7 @@ impl Call {
             body: None,
             identity: 0,
             want_certificate: false,
+            small_answer: false,
         }
     }
 
@@ -60,6 +74,13 @@ impl Call {
             body: Some(body.into()),
             ..Self::get(target, path)
         }
+    }
+
+    /// The same call, whose answer is at most [`SMALL_ANSWER`] bytes.
+    #[must_use]
+    pub fn small(mut self) -> Self {
+        self.small_answer = true;
+        self
     }
 }
 
@@ -85,6 +106,22 @@ pub enum Report {
     Tick,
 }
 
+impl Report {
+    /// Bytes of the answer that is reported.
+    fn size(&self) -> usize {
+        match self {
+            Self::Ended(
+                _,
+                Answer {
+                    result: Ok(response),
+                    ..
+                },
+            ) => response.body.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What the caller wants next.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Flow {
@@ -102,6 +139,8 @@ pub struct Engine {
     identities: Vec<Arc<ClientConfig>>,
     parallel: usize,
     step: Duration,
+    max_answer: usize,
+    deadline: Option<Instant>,
     revoked: Arc<HashSet<String>>,
 }
 
@@ -113,8 +152,24 @@ impl Engine {
             identities: vec![identity],
             parallel: parallel.max(1),
             step,
+            max_answer: MAX_ANSWER,
+            deadline: None,
             revoked: Arc::default(),
         }
+    }
+
+    /// Takes answers of at most so many bytes.
+    #[must_use]
+    pub fn with_max_answer(mut self, max_answer: usize) -> Self {
+        self.max_answer = max_answer;
+        self
+    }
+
+    /// Ends every call that is not over at this moment, with [`Fault::OutOfTime`].
+    #[must_use]
+    pub fn until(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
     }
 
     /// Adds an identity that calls may choose; returns its number.
@@ -161,6 +216,7 @@ impl Engine {
             feed: Mutex::new(Feed::new(calls)),
             finish: AtomicBool::new(false),
             abort: AtomicBool::new(false),
+            pending: AtomicUsize::new(0),
             broken: Mutex::new(None),
         };
         let (sender, receiver) = mpsc::channel();
@@ -170,7 +226,7 @@ impl Engine {
                 let sender = sender.clone();
                 let shared = &shared;
                 let spawned = std::thread::Builder::new().spawn_scoped(scope, move || {
-                    let worker = worker::Worker::new(shared, share);
+                    let worker = worker::Worker::new(shared, share, threads);
                     if let Err(error) = worker.and_then(|worker| worker.run(&sender)) {
                         shared.broken(error.to_string());
                     }
@@ -182,7 +238,12 @@ impl Engine {
             drop(sender);
             loop {
                 let flow = match receiver.recv_timeout(TICK) {
-                    Ok(item) => report(item),
+                    Ok(item) => {
+                        let size = item.size();
+                        let flow = report(item);
+                        shared.pending.fetch_sub(size, Ordering::Relaxed);
+                        flow
+                    }
                     Err(mpsc::RecvTimeoutError::Timeout) => report(Report::Tick),
                     Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 };
@@ -248,6 +309,8 @@ struct Shared<'a> {
     feed: Mutex<Feed>,
     finish: AtomicBool,
     abort: AtomicBool,
+    /// Bytes of answers that the caller has not looked at yet.
+    pending: AtomicUsize,
     /// Why a loop could not go on.
     broken: Mutex<Option<String>>,
 }

@@ -1,7 +1,8 @@
 //! One loop: its share of the calls, each a small state machine over one connection.
 
 use super::feed::Next;
-use super::{Answer, Call, Fault, PERL_REQUEST, Report, Shared};
+use super::{Answer, Call, Fault, MAX_PENDING, PERL_REQUEST, Report, SMALL_ANSWER, Shared};
+use super::{SLOWEST, tls_fault};
 use crate::store::files::revoked;
 use ctrl_exec_protocol::tls;
 use ctrl_exec_protocol::x509::cert;
@@ -26,6 +27,7 @@ pub(super) struct Worker<'a> {
     share: usize,
     reactor: Reactor,
     limits: Arc<ClientLimits>,
+    small_limits: Arc<ClientLimits>,
     resolving: HashMap<QueryId, Flight>,
     talking: HashMap<ConnId, Flight>,
     /// When names were last looked through.
@@ -42,20 +44,20 @@ struct Flight {
 }
 
 impl<'a> Worker<'a> {
-    pub(super) fn new(shared: &'a Shared<'a>, share: usize) -> io::Result<Self> {
+    pub(super) fn new(shared: &'a Shared<'a>, share: usize, threads: usize) -> io::Result<Self> {
         // A connection that has answered is closed at once, but its slot comes free one event
         // later; hence some room beyond the share.
         let reactor = Reactor::new(Config {
             max_conns: share + 64,
-            // Every agent may send megabytes at the same time; what would pass this fails alone.
-            max_buffered: 1 << 30,
+            max_buffered: MAX_PENDING / threads.max(1),
             ..Config::default()
         })?;
         Ok(Self {
             shared,
             share,
             reactor,
-            limits: Arc::new(ClientLimits::each_step(shared.engine.step)),
+            limits: limits(shared.engine.step, shared.engine.max_answer),
+            small_limits: limits(shared.engine.step, SMALL_ANSWER),
             resolving: HashMap::new(),
             talking: HashMap::new(),
             looked: Instant::now(),
@@ -66,6 +68,7 @@ impl<'a> Worker<'a> {
     pub(super) fn run(mut self, reports: &Sender<Report>) -> io::Result<()> {
         let result = self.drive(reports);
         let fault = match &result {
+            Ok(()) if self.is_out_of_time() => Fault::OutOfTime,
             Ok(()) => Fault::Interrupted,
             Err(error) => Fault::Local(error.to_string()),
         };
@@ -80,7 +83,7 @@ impl<'a> Worker<'a> {
 
     fn drive(&mut self, reports: &Sender<Report>) -> io::Result<()> {
         loop {
-            if self.shared.abort.load(Ordering::Relaxed) {
+            if self.shared.abort.load(Ordering::Relaxed) || self.is_out_of_time() {
                 return Ok(());
             }
             let wait = match self.begin_calls(reports) {
@@ -95,6 +98,11 @@ impl<'a> Worker<'a> {
             };
             self.handle(event, reports);
         }
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        let deadline = self.shared.engine.deadline;
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// The resolver has limits of its own, and they may be long: a name gets one step like the
@@ -175,7 +183,11 @@ impl<'a> Worker<'a> {
             SocketAddr::new(address, call.target.port),
             identity,
             tls::server_name(&call.target.address),
-            &self.limits,
+            if call.small_answer {
+                &self.small_limits
+            } else {
+                &self.limits
+            },
         );
         // A refusal, even at once, comes as an event.
         self.talking.insert(conn, flight);
@@ -203,12 +215,14 @@ impl<'a> Worker<'a> {
                 let Some(mut flight) = self.talking.remove(&conn) else {
                     return;
                 };
-                let fault = fault_of(&reason, self.shared.engine.step);
-                // Nothing was sent yet: the next address of the name may do better.
+                let step = self.shared.engine.step;
+                let fault = fault_of(&reason, step, &self.shared.calls[flight.index]);
+                // Nothing was sent yet: the next address of the name may do better. However many
+                // there are, they have two steps together.
                 let retry = matches!(
                     fault,
                     Fault::Refused | Fault::Unreachable | Fault::ConnectTimeout | Fault::Local(_)
-                );
+                ) && flight.begun.elapsed() < step * 2;
                 match flight.addresses.pop() {
                     Some(next) if retry => self.connect(flight, next),
                     _ => self.end(flight, Err(fault), reports),
@@ -287,6 +301,15 @@ impl<'a> Worker<'a> {
             self.shared.feed().ended(flight.index, false);
         }
         let rtt = flight.begun.elapsed();
+        let result = result.and_then(|response| {
+            let size = response.body.len();
+            let pending = &self.shared.pending;
+            if pending.fetch_add(size, Ordering::Relaxed) + size > MAX_PENDING {
+                pending.fetch_sub(size, Ordering::Relaxed);
+                return Err(Fault::NoRoom);
+            }
+            Ok(response)
+        });
         let answer = match result {
             Ok(response) => Answer {
                 rtt,
@@ -321,15 +344,27 @@ fn is_revoked(der: &[u8], revoked: &HashSet<String>) -> bool {
     })
 }
 
+/// What bounds one call, in every phase and altogether. Connecting and the handshake have a step
+/// each; the first byte of the answer has another; from there it comes at the least speed or is
+/// given up.
+fn limits(step: Duration, max_answer: usize) -> Arc<ClientLimits> {
+    let mut limits = ClientLimits::each_step(step);
+    limits.http.max_body = max_answer;
+    let slowest = Duration::from_secs((max_answer as u64).div_ceil(u64::from(SLOWEST)));
+    limits.total = Some(step * 3 + slowest);
+    Arc::new(limits)
+}
+
 /// Classifies the end of a connection that should have brought an answer.
-fn fault_of(reason: &CloseReason, step: Duration) -> Fault {
+fn fault_of(reason: &CloseReason, step: Duration, call: &Call) -> Fault {
     match reason {
         CloseReason::Refused => Fault::Refused,
         CloseReason::Unreachable => Fault::Unreachable,
         CloseReason::Timeout(Phase::Connect) => Fault::ConnectTimeout,
         CloseReason::Timeout(Phase::Handshake) => Fault::TlsTimeout,
         CloseReason::Timeout(_) => Fault::ReadTimeout(step),
-        CloseReason::Tls { text, .. } => Fault::Tls(text.clone()),
+        CloseReason::TooSlow { bytes, .. } => Fault::TooSlow(*bytes),
+        CloseReason::Tls { text, .. } => tls_fault::explain(text, &call.target.name),
         CloseReason::Eof {
             phase: Phase::Handshake,
             ..
@@ -349,6 +384,7 @@ fn fault_of(reason: &CloseReason, step: Duration) -> Fault {
         | CloseReason::Done
         | CloseReason::Http(HttpError::Empty) => Fault::NoAnswer,
         CloseReason::Http(HttpError::BodyTooLarge) | CloseReason::TooLarge => Fault::TooLarge,
+        CloseReason::Http(HttpError::Overloaded) => Fault::NoRoom,
         CloseReason::Http(error) => Fault::BadAnswer(error.to_string()),
         CloseReason::Reset {
             phase: Phase::Connect,

@@ -98,6 +98,7 @@ pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> R
         config.read_timeout().err(),
         config.auth_hook_timeout().err(),
         config.cert_days().err(),
+        config.max_answer().err(),
     ]
     .into_iter()
     .flatten()

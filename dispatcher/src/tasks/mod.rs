@@ -149,12 +149,19 @@ fn body_error(response: &Response) -> String {
         .unwrap_or_else(|| status_line(response))
 }
 
+/// Longest name of its own that is kept of an agent.
+const MAX_NAME: usize = 253;
+
 /// Adds what every result carries: registry name and round-trip time. The agent's own name stays
 /// as `reported_hostname` when it is another.
 fn finish(result: &mut Object, name: &str, answer: &Answer) {
     if let Some(Value::String(reported)) = result.get("host") {
         if !reported.is_empty() && reported != name {
-            let reported = reported.clone();
+            let reported: String = reported
+                .chars()
+                .take(MAX_NAME)
+                .flat_map(char::escape_debug)
+                .collect();
             result.insert("reported_hostname".to_owned(), jval::string(reported));
         }
     }

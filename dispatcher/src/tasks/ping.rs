@@ -12,7 +12,7 @@ pub fn ping_call(target: Target, reqid: &str) -> Call {
     let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
     Call {
         want_certificate: true,
-        ..Call::post(target, "/ping", body)
+        ..Call::post(target, "/ping", body).small()
     }
 }
 
@@ -40,7 +40,7 @@ pub fn rotate_call(target: Target, serial: &str, action: &str) -> Call {
         .str("serial", serial)
         .str("action", action)
         .finish();
-    Call::post(target, "/rotate-serial", body)
+    Call::post(target, "/rotate-serial", body).small()
 }
 
 /// Its result; `exit` is 0 when the agent confirmed.

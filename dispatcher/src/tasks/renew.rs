@@ -74,7 +74,7 @@ pub fn renew(
         .map(|(target, identity)| Call {
             identity,
             want_certificate: true,
-            ..Call::post(target, "/renew", Arc::clone(&body))
+            ..Call::post(target, "/renew", Arc::clone(&body)).small()
         })
         .collect();
     let mut renewed = Vec::new();
@@ -102,7 +102,7 @@ pub fn renew(
                     .finish();
                 completions.push(Call {
                     identity: call.identity,
-                    ..Call::post(call.target.clone(), "/renew-complete", body)
+                    ..Call::post(call.target.clone(), "/renew-complete", body).small()
                 });
             }
             Err(error) => renewed.push(Renewed {

@@ -63,7 +63,8 @@ pub fn run_result(name: &str, script: &str, reqid: &str, answer: &Answer) -> Obj
             .put(&mut result);
         }
     }
-    jval::set_default(&mut result, "reqid", jval::string(reqid));
+    // Ours, whatever the agent says: it is the key of records and logs.
+    result.insert("reqid".to_owned(), jval::string(reqid));
     finish(&mut result, name, answer);
     result
 }
@@ -112,7 +113,8 @@ pub fn async_result(name: &str, script: &str, reqid: &str, answer: &Answer) -> O
             .put(&mut result);
         }
     }
-    jval::set_default(&mut result, "reqid", jval::string(reqid));
+    // Ours, whatever the agent says: it is the key of records and logs.
+    result.insert("reqid".to_owned(), jval::string(reqid));
     finish(&mut result, name, answer);
     result
 }
@@ -172,7 +174,7 @@ mod tests {
             (
                 200,
                 r#"{"script":"s","exit":0,"stdout":"o","stderr":"","reqid":"r","host":"vm.x"}"#,
-                r#"{"exit":0,"host":"vm","outcome":"ok","reported_hostname":"vm.x","reqid":"r","rtt":"5ms","script":"s","stderr":"","stdout":"o"}"#,
+                r#"{"exit":0,"host":"vm","outcome":"ok","reported_hostname":"vm.x","reqid":"id","rtt":"5ms","script":"s","stderr":"","stdout":"o"}"#,
             ),
             (
                 200,

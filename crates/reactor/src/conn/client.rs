@@ -22,9 +22,20 @@ pub(super) struct Client {
     read: Duration,
     /// The end of patience for this response, whatever the progress.
     until: Option<Duration>,
+    /// When the request began to leave, and how much of it has.
+    sending: Pace,
+    /// When the response began to come, and how much of it has; `None` before its first byte.
+    receiving: Option<Pace>,
     /// The peer takes no more bytes, or what it got is no longer in step with what was asked:
     /// there will be no further request.
     spoilt: bool,
+}
+
+/// How fast a message passes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    since: Duration,
+    bytes: usize,
 }
 
 impl Client {
@@ -37,6 +48,8 @@ impl Client {
             asked: false,
             read,
             until: None,
+            sending: Pace::default(),
+            receiving: None,
             spoilt: false,
         }
     }
@@ -48,7 +61,29 @@ impl Client {
             } else {
                 self.read
             };
-        self.until.map_or(step, |until| until.min(step))
+        let step = self.until.map_or(step, |until| until.min(step));
+        self.slowest(sending).map_or(step, |slow| slow.min(step))
+    }
+
+    /// When what is under way is too slow, as far as it has got.
+    fn slowest(&self, sending: bool) -> Option<Duration> {
+        let floor = self.limits.floor?;
+        let end = |pace: Pace| pace.since.saturating_add(floor.time_for(pace.bytes));
+        let receiving = self.receiving.map(end);
+        match sending.then(|| end(self.sending)) {
+            Some(sent) => Some(receiving.map_or(sent, |received| received.min(sent))),
+            None => receiving,
+        }
+    }
+
+    /// Whether the deadline that passed was that of the speed.
+    pub(super) fn is_too_slow(&self, sending: bool, now: Duration) -> bool {
+        self.slowest(sending).is_some_and(|slow| slow <= now)
+    }
+
+    /// Bytes of this response that have come.
+    pub(super) fn received(&self) -> usize {
+        self.receiving.map_or(0, |pace| pace.bytes)
     }
 }
 
@@ -106,6 +141,11 @@ impl Conn {
             return;
         };
         client.until = client.limits.total.map(|total| now + total);
+        client.sending = Pace {
+            since: now,
+            bytes: 0,
+        };
+        client.receiving = None;
         self.deadline = Some(client.next_deadline(!self.out.is_empty(), now));
         self.state = State::Asking;
     }
@@ -118,7 +158,8 @@ impl Conn {
         if link.writable && !client.spoilt && (!self.out.is_empty() || self.stream.wants_flush()) {
             match self.stream.push(link, &mut self.out, false) {
                 Ok((_, 0)) => {}
-                Ok(_) => {
+                Ok((_, sent)) => {
+                    client.sending.bytes += sent;
                     self.deadline = Some(client.next_deadline(!self.out.is_empty(), cx.now));
                 }
                 Err(error) if is_reset(&error) => {
@@ -132,7 +173,16 @@ impl Conn {
         match self.stream.chunk() {
             Chunk::Bytes(bytes) => {
                 match client.parser.push(bytes) {
-                    Ok(used) => self.stream.consume(used),
+                    Ok(used) => {
+                        client
+                            .receiving
+                            .get_or_insert(Pace {
+                                since: cx.now,
+                                bytes: 0,
+                            })
+                            .bytes += used;
+                        self.stream.consume(used);
+                    }
                     Err(error) => return self.bad_response(error),
                 }
                 if client.parser.buffered() > cx.room {

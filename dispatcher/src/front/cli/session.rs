@@ -58,7 +58,9 @@ impl Session {
                 revoked::path(&ctx.root).display()
             ))
         })?;
-        let mut engine = Engine::new(tls, parallel, timeout).refusing(revoked);
+        let mut engine = Engine::new(tls, parallel, timeout)
+            .with_max_answer(config.max_answer()?)
+            .refusing(revoked);
         // Without the old pair, agents not told of the new one are out of reach; the others not.
         let previous = match trust::previous_client_config(&config, resumption) {
             Ok(previous) => previous.map(|previous| engine.add_identity(previous)),

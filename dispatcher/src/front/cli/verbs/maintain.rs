@@ -12,6 +12,7 @@ use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
 use crate::jval::{self, Value};
 use crate::rotation::{Broadcast, Rotator};
 use crate::store::files::registry::Record;
+use crate::tasks::Outcome;
 use crate::tasks::renew;
 use crate::trust;
 use ctrl_exec_host::syslog::Level;
@@ -252,54 +253,93 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     Ok(0)
 }
 
-/// Periodic work. Each phase is on its own: what fails is logged, and the next one is done.
+/// Periodic work. Each phase is on its own: what fails is said and logged, and the next one is
+/// done. Exit status 1 when a phase failed or a host did.
 pub fn maintain(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let config = ctx.config()?;
-    let work = Maintenance {
+    let mut work = Maintenance {
         ctx,
         args,
         config: &config,
+        failed: Vec::new(),
     };
     let agents = ctx.registry().names().map_or(0, |names| names.len());
-    let pinged = work.phase("ping", || work.ping()).unwrap_or(0);
-    if let Ok(rotator) = rotator(ctx, &config) {
-        work.phase("rotate", || work.rotate(&rotator));
-        work.phase("broadcast", || broadcast(ctx, args, &rotator).map(|_| ()));
-        work.phase("expire", || {
-            Ok(rotator.expire_stale(ctx.syslog(), Utc::now()).map(|_| ())?)
-        });
-        work.phase("retire", || work.retire(&rotator));
+    let pinged = work.phase("ping", Maintenance::ping).unwrap_or(0);
+    match rotator(ctx, &config) {
+        Ok(rotator) => {
+            work.phase("rotate", |work| work.rotate(&rotator));
+            work.phase("broadcast", |work| {
+                let told = broadcast(ctx, args, &rotator)?;
+                work.hosts("broadcast", told.failed);
+                Ok(())
+            });
+            work.phase("expire", |_| {
+                Ok(rotator.expire_stale(ctx.syslog(), Utc::now()).map(|_| ())?)
+            });
+            work.phase("retire", |work| work.retire(&rotator));
+        }
+        Err(error) => {
+            work.phase::<()>("rotate", |_| Err(error));
+        }
     }
-    work.phase("purge", || {
+    work.phase("purge", |_| {
         Ok(ctx.runs().purge(SystemTime::now()).map(|_| ())?)
     });
+    let failed = work.failed;
     let line = Line::new("maintain")
         .field("AGENTS", agents)
-        .field("PINGED", pinged);
+        .field("PINGED", pinged)
+        .field("FAILED", failed.len());
     ctx.log(Level::Info, &line);
     if args.has(&JSON) {
+        let failures = failed.iter().map(|failure| {
+            jval::object([
+                ("phase", jval::string(failure.phase)),
+                ("host", jval::string(failure.host.as_str())),
+                ("error", jval::string(failure.error.as_str())),
+            ])
+        });
         out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
+            ("ok", jval::int(i64::from(failed.is_empty()))),
             ("agents", jval::count(agents)),
             ("pinged", jval::count(pinged)),
+            ("failed", jval::objects(failures)),
         ])));
     } else {
         out::line(format_args!(
-            "Maintenance complete: pinged {pinged}/{agents} agents."
+            "Maintenance {}: pinged {pinged}/{agents} agents.",
+            if failed.is_empty() {
+                "complete"
+            } else {
+                "incomplete"
+            }
         ));
     }
-    Ok(0)
+    Ok(u8::from(!failed.is_empty()))
 }
 
 struct Maintenance<'a> {
     ctx: &'a Ctx,
     args: &'a Args,
     config: &'a Config,
+    failed: Vec<Failure>,
+}
+
+/// Something that maintenance could not do.
+struct Failure {
+    phase: &'static str,
+    /// The agent, or empty.
+    host: String,
+    error: String,
 }
 
 impl Maintenance<'_> {
-    fn phase<T>(&self, name: &str, work: impl FnOnce() -> Result<T, Fatal>) -> Option<T> {
-        match work() {
+    fn phase<T>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce(&mut Self) -> Result<T, Fatal>,
+    ) -> Option<T> {
+        match work(self) {
             Ok(done) => Some(done),
             Err(Fatal(error)) => {
                 let line = Line::new("maintain")
@@ -307,12 +347,29 @@ impl Maintenance<'_> {
                     .field("ERROR", &error);
                 self.ctx.log(Level::Err, &line);
                 out::error(format_args!("maintain: {name}: {error}"));
+                self.failed.push(Failure {
+                    phase: name,
+                    host: String::new(),
+                    error,
+                });
                 None
             }
         }
     }
 
-    fn ping(&self) -> Result<usize, Fatal> {
+    /// Notes agents for which a phase failed; the phase has logged them.
+    fn hosts(&mut self, phase: &'static str, failed: Vec<(String, String)>) {
+        for (host, error) in failed {
+            out::error(format_args!(
+                "maintain: {phase}: {host}: {}",
+                out::clean(&error)
+            ));
+            self.failed.push(Failure { phase, host, error });
+        }
+    }
+
+    /// Pings all agents and renews what is due; returns how many answered as they should.
+    fn ping(&mut self) -> Result<usize, Fatal> {
         let records = self.ctx.registry().list()?;
         if records.is_empty() {
             return Ok(0);
@@ -324,8 +381,30 @@ impl Maintenance<'_> {
             .map(|record| address::target(record, None, option))
             .collect();
         let pinged = fan_out(self.ctx, self.args, &session, targets, |_| ())?;
-        renew_due(self.ctx, &session, &pinged.due)?;
-        Ok(pinged.results.results.len())
+        let (good, bad): (Vec<_>, Vec<_>) = pinged
+            .results
+            .results
+            .iter()
+            .map(|(_, result)| result)
+            .partition(|result| Outcome::of(result) == Outcome::Ok);
+        let answered = good.len();
+        let bad = bad
+            .into_iter()
+            .map(|result| {
+                let error =
+                    jval::text(result, "error").unwrap_or("the agent reports a fault".into());
+                let host = jval::str_or_empty(result, "host").to_owned();
+                (host, error.into_owned())
+            })
+            .collect();
+        self.hosts("ping", bad);
+        let renewed = renew_due(self.ctx, &session, &pinged.due)?;
+        let failed = renewed.into_iter().filter_map(|renewed| {
+            let error = renewed.result.err()?;
+            Some((renewed.name, error))
+        });
+        self.hosts("renew", failed.collect());
+        Ok(answered)
     }
 
     fn rotate(&self, rotator: &Rotator) -> Result<(), Fatal> {
@@ -341,10 +420,13 @@ impl Maintenance<'_> {
         Ok(())
     }
 
-    fn retire(&self, rotator: &Rotator) -> Result<(), Fatal> {
+    fn retire(&mut self, rotator: &Rotator) -> Result<(), Fatal> {
         let session = Session::open(self.ctx, self.config.clone(), self.args, false)?;
         let mut agents = EngineAgents::new(&session);
-        rotator.retire(&mut agents, self.ctx.syslog(), Utc::now())?;
+        let retired = rotator.retire(&mut agents, self.ctx.syslog(), Utc::now())?;
+        for retired in retired {
+            self.hosts("retire", retired.failed);
+        }
         Ok(())
     }
 }

@@ -131,15 +131,23 @@ fn note_versions(ctx: &Ctx, versions: &std::collections::HashMap<String, String>
 }
 
 /// Renews what is due, if we hold the CA key; failures never change a ping's result.
-pub fn renew_due(ctx: &Ctx, session: &Session, due: &[(Target, usize)]) -> Result<(), Fatal> {
+pub fn renew_due(
+    ctx: &Ctx,
+    session: &Session,
+    due: &[(Target, usize)],
+) -> Result<Vec<renew::Renewed>, Fatal> {
     if due.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let authority = match renew::authority(&session.config) {
         Ok(authority) => authority,
         Err(error) => {
-            ctx.log(Level::Err, &Line::new("renew").field("ERROR", error));
-            return Ok(());
+            ctx.log(Level::Err, &Line::new("renew").field("ERROR", &error));
+            let failed = due.iter().map(|(target, _)| renew::Renewed {
+                name: target.name.clone(),
+                result: Err(error.clone()),
+            });
+            return Ok(failed.collect());
         }
     };
     let reqid = session::new_reqid()?;
@@ -152,10 +160,10 @@ pub fn renew_due(ctx: &Ctx, session: &Session, due: &[(Target, usize)]) -> Resul
         due.to_vec(),
         &reqid,
     );
-    for renewed in renewed {
-        log_renewal(ctx, &renewed, &reqid);
+    for renewed in &renewed {
+        log_renewal(ctx, renewed, &reqid);
     }
-    Ok(())
+    Ok(renewed)
 }
 
 /// The log line of a renewal.
@@ -334,6 +342,7 @@ fn finish(args: &Args, results: &Results) -> Result<Exit, Fatal> {
 
 fn log_ping(ctx: &Ctx, call: &Call, result: &Object, reqid: &str) {
     let line = Line::new("ping")
+        .field("AGENT", &call.target.name)
         .field(
             "TARGET",
             format_args!("{}:{}", call.target.address, call.target.port),
