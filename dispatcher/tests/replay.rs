@@ -144,6 +144,7 @@ fn words(text: &str) -> Vec<String> {
         .map(
             |word| match word.strip_suffix("ms").and_then(|n| n.parse::<u64>().ok()) {
                 Some(_) => "1ms".to_owned(),
+                None if word.starts_with("req:") => "req:id]".to_owned(),
                 None => word.to_owned(),
             },
         )
@@ -154,22 +155,18 @@ fn words(text: &str) -> Vec<String> {
 fn answers_of_agents_print_the_same_json() {
     let root = Root::of_reference();
     let mut cases = cases();
-    for name in [
-        "ping ok json",
-        "ping 403",
-        "ping not json",
-        "ping refused",
-        "run exit 3 json",
-        "run not permitted",
-    ] {
+    for name in ["ping ok json", "ping 403", "ping not json", "ping refused"] {
         let case = cases.remove(name).unwrap();
         let expected = comparable(&case.stdout);
         let (ended, _) = replay(&root, case);
         assert_eq!(comparable(&ended.stdout), expected, "{name}");
         assert_eq!(ended.stderr, "", "{name}");
     }
-    // The request id in these is the dispatcher's own.
+    // The request id in these is the dispatcher's own. (DEVIATE: the reference prints what the agent
+    // says it is.)
     for name in [
+        "run exit 3 json",
+        "run not permitted",
         "run 413",
         "run not json",
         "run async accepted",
@@ -185,7 +182,7 @@ fn answers_of_agents_print_the_same_json() {
 fn without_ids(line: &str) -> String {
     let mut value = object(&comparable(line));
     let own = |object: &mut Object| {
-        if text(object, "reqid").len() == 16 {
+        if object.contains_key("reqid") {
             object.insert("reqid".into(), jval::string("id"));
         }
     };
@@ -410,11 +407,17 @@ fn rotation_and_maintenance() {
     let ended = root.run(&["serial-status"]);
     assert_eq!((ended.exit, ended.stdout), (0, before.stdout));
 
-    // Both are pinged; the other one's name does not resolve.
-    let (ended, _) = replay(&root, cases.remove("maintain").unwrap());
+    // Both are pinged; the other one's name does not resolve. DEVIATE: the reference counts it as
+    // pinged and exits 0.
+    let mut recorded = cases.remove("maintain").unwrap();
+    recorded.exit = 1;
+    let (ended, _) = replay(&root, recorded);
+    let maintained = object(&ended.stdout);
+    assert_eq!(jval::integer(&maintained, "pinged"), Some(1));
+    let failed = items(&maintained, "failed")[0];
     assert_eq!(
-        comparable(&ended.stdout),
-        r#"{"agents":2,"ok":1,"pinged":2}"#
+        (text(failed, "host"), text(failed, "phase")),
+        ("router1.example", "ping")
     );
 
     let recorded = cases.remove("rotate-cert").unwrap();

@@ -106,7 +106,10 @@ fn a_rotation_reaches_agents_that_were_away() {
             .contains(&format!("Current serial:  {new}\nPrevious serial: {old}\n"))
     );
     let maintained = root.json(&["maintain", "--json"]);
-    assert_eq!(jval::line(&maintained), r#"{"agents":2,"failed":[],"ok":1,"pinged":2}"#);
+    assert_eq!(
+        jval::line(&maintained),
+        r#"{"agents":2,"failed":[],"ok":1,"pinged":2}"#
+    );
     assert!(known.lock().unwrap().contains(&new));
     assert_eq!(text(&root.record("away"), "serial_status"), "current");
     assert!(reached(&root, "away"));

@@ -17,6 +17,7 @@ pub use run::{RunBody, async_entry, async_result, run_call, run_result};
 
 use crate::fleet::{Answer, CallError, Fault};
 use crate::jval::{self, Object, Value};
+use ctrl_exec_protocol::names;
 use ctrl_exec_reactor::http::Response;
 use std::time::Duration;
 
@@ -164,6 +165,9 @@ fn finish(result: &mut Object, name: &str, answer: &Answer) {
                 .collect();
             result.insert("reported_hostname".to_owned(), jval::string(reported));
         }
+    }
+    if !names::is_reqid(jval::str_or_empty(result, "reqid")) {
+        result.remove("reqid");
     }
     result.insert("host".to_owned(), jval::string(name));
     result.insert("rtt".to_owned(), jval::string(rtt_text(answer.rtt)));
