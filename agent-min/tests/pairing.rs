@@ -7,7 +7,7 @@ use common::*;
 use ctrl_exec_protocol::json::{self, Bounds, Value};
 use ctrl_exec_protocol::tls::{Identity, pairing_server_config};
 use ctrl_exec_protocol::wire::pairing::{Approval, Outcome, code};
-use ctrl_exec_protocol::x509::{cert, csr, verify};
+use ctrl_exec_protocol::x509::{cert, verify};
 use rustls::{ServerConnection, StreamOwned};
 use std::fs;
 use std::io::{Read, Write};
@@ -163,7 +163,7 @@ fn an_approved_host_is_an_agent() {
     assert_eq!(text(&request, "port"), host.port.to_string());
     assert_eq!(text(&request, "ip"), "127.0.0.1");
     assert_eq!(text(&request, "nonce").len(), 32);
-    let facts = csr::check(&text(&request, "csr")).unwrap();
+    let facts = Asked::of(&text(&request, "csr"));
     assert_eq!(facts.key, cert::KeyKind::EcP256);
     assert_eq!(facts.cn, text(&request, "hostname"));
     let code = code(&text(&request, "csr"));
@@ -214,7 +214,7 @@ fn an_rsa_dispatcher_gets_an_rsa_key_unless_told_otherwise() {
         let ran = pair(&host, port, options);
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         let request = thread.join().unwrap();
-        assert_eq!(csr::check(&text(&request, "csr")).unwrap().key, kind);
+        assert_eq!(Asked::of(&text(&request, "csr")).key, kind);
     }
 }
 

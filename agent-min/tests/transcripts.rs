@@ -139,7 +139,7 @@ fn renewal_request_is_for_the_same_key() {
     let host = reference_host();
     let (status, body) = host.caller().post("/renew", "{}");
     assert_eq!(status, 200);
-    let facts = ctrl_exec_protocol::x509::csr::check(&text(&body, "csr")).unwrap();
+    let facts = Asked::of(&text(&body, "csr"));
     assert_eq!(facts.cn, "vm");
     let agent = ctrl_exec_protocol::x509::cert::facts_from_pem(&host.agent.cert).unwrap();
     assert_eq!(facts.spki_der, agent.spki_der);

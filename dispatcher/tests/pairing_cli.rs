@@ -184,7 +184,7 @@ fn a_session_in_the_background() {
     assert!(root.ok(&["list-agents"]).contains("router1.example"));
 
     // One that cannot be signed: marked in the list, refused with the reason, still there.
-    let weak = include_str!("../../crates/protocol/tests/fixtures/csr/rsa-1024.pem");
+    let weak = include_str!("fixtures/csr/rsa-1024.pem");
     let (mut client, reqid) = pair(address, "weak", weak);
     let list = root.ok(&["list-requests"]);
     assert!(

@@ -1,10 +1,11 @@
 //! A certificate authority, agents and callers for tests, all below one temporary directory.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use ctrl_exec_protocol::x509::csr::{RcgenKey, RcgenPublicKey};
-use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose};
-use rcgen::{SerialNumber, date_time_ymd};
+use ctrl_exec_protocol::x509;
+use ctrl_exec_protocol::x509::cert::{self, KeyKind};
+use ctrl_exec_protocol::x509::keys::{self, KeyType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{CertificateSigningRequestParams, PublicKeyData, SerialNumber, date_time_ymd};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -56,13 +57,13 @@ pub struct Leaf {
 /// A certificate authority.
 pub struct Ca {
     params: CertificateParams,
-    key: PrivateKey,
+    key: KeyPair,
     pub pem: String,
 }
 
 impl Ca {
     pub fn new() -> Ca {
-        let key = PrivateKey::from_pem(&keys::generate(KeyType::EcdsaP256).unwrap()).unwrap();
+        let key = key_pair(&keys::generate(KeyType::EcdsaP256).unwrap());
         let mut params = CertificateParams::default();
         params
             .distinguished_name
@@ -71,7 +72,7 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2100, 1, 1);
-        let pem = pem(params.self_signed(&RcgenKey::new(&key).unwrap()).unwrap());
+        let pem = pem(params.self_signed(&key).unwrap());
         Ca { params, key, pem }
     }
 
@@ -90,8 +91,7 @@ impl Ca {
     }
 
     pub fn leaf_for(&self, key: &str, cn: &str, serial: &[u8], from: i32, until: i32) -> Leaf {
-        let public = PrivateKey::from_pem(key).unwrap();
-        let public = RcgenPublicKey::new(public.spki_der(), public.kind()).unwrap();
+        let public = key_pair(key);
         Leaf {
             cert: self.sign(&public, cn, serial, from, until),
             key: key.to_owned(),
@@ -100,25 +100,67 @@ impl Ca {
 
     /// A certificate for the key of a CSR.
     pub fn sign_csr(&self, csr: &str, serial: &[u8]) -> String {
-        let facts = ctrl_exec_protocol::x509::csr::check(csr).unwrap();
-        let public = RcgenPublicKey::new(&facts.spki_der, &facts.key).unwrap();
-        self.sign(&public, &facts.cn, serial, 2020, 2100)
+        let public = read_csr(csr).public_key;
+        self.sign(&public, &Asked::of(csr).cn, serial, 2020, 2100)
     }
 
-    fn sign(&self, key: &RcgenPublicKey, cn: &str, serial: &[u8], from: i32, until: i32) -> String {
+    fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        cn: &str,
+        serial: &[u8],
+        from: i32,
+        until: i32,
+    ) -> String {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, cn);
         params.serial_number = Some(SerialNumber::from_slice(serial));
         params.not_before = date_time_ymd(from, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
-        let issuer = Issuer::from_params(&self.params, RcgenKey::new(&self.key).unwrap());
+        let issuer = Issuer::from_params(&self.params, &self.key);
         pem(params.signed_by(key, &issuer).unwrap())
     }
 }
 
+/// A key as `rcgen` signs with it.
+fn key_pair(key: &str) -> KeyPair {
+    KeyPair::try_from(&x509::pem::private_key(key).unwrap()).unwrap()
+}
+
+/// Reads a request and verifies its own signature.
+fn read_csr(csr: &str) -> CertificateSigningRequestParams {
+    let der = x509::pem::request(csr).unwrap();
+    CertificateSigningRequestParams::from_der(&der.into()).unwrap()
+}
+
+/// What a certificate request asks for, once its own signature was found good.
+pub struct Asked {
+    pub cn: String,
+    pub spki_der: Vec<u8>,
+    pub key: KeyKind,
+}
+
+impl Asked {
+    pub fn of(csr: &str) -> Asked {
+        let request = read_csr(csr);
+        let Some(rcgen::DnValue::Utf8String(cn)) =
+            request.params.distinguished_name.get(&DnType::CommonName)
+        else {
+            panic!("no common name in {csr}");
+        };
+        let spki_der = request.public_key.subject_public_key_info();
+        let key = cert::key_kind(&spki_der).unwrap();
+        Asked {
+            cn: cn.clone(),
+            spki_der,
+            key,
+        }
+    }
+}
+
 fn pem(certificate: rcgen::Certificate) -> String {
-    ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", certificate.der())
+    x509::pem::encode("CERTIFICATE", certificate.der())
 }
 
 /// A host with an agent's files; the agent may run.

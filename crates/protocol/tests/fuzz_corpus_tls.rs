@@ -1,4 +1,4 @@
-//! Runs the seed corpus of the certificate and request fuzz targets, and damaged copies of it,
+//! Runs the seed corpus of the certificate fuzz target, and damaged copies of it,
 //! through the same entry functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -8,8 +8,6 @@ use proptest::prelude::*;
 
 #[path = "../../../fuzz/entry/certificate.rs"]
 mod certificate;
-#[path = "../../../fuzz/entry/csr.rs"]
-mod csr;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -28,7 +26,6 @@ fn seeds() {
     corpus("certificate")
         .iter()
         .for_each(|seed| certificate::run(seed));
-    corpus("csr").iter().for_each(|seed| csr::run(seed));
 }
 
 /// Bytes changed, put in and taken out, as a fuzzer does.
@@ -64,11 +61,5 @@ proptest! {
     fn damaged_certificates(seed in any::<prop::sample::Index>(), edits in edits()) {
         let seeds = corpus("certificate");
         certificate::run(&damaged(&seeds[seed.index(seeds.len())], &edits));
-    }
-
-    #[test]
-    fn damaged_requests(seed in any::<prop::sample::Index>(), edits in edits()) {
-        let seeds = corpus("csr");
-        csr::run(&damaged(&seeds[seed.index(seeds.len())], &edits));
     }
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::x509::cert;
-use ctrl_exec_protocol::x509::csr::{RcgenKey, RcgenPublicKey};
-use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::keys::{self, KeyType};
+use ctrl_exec_protocol::x509::pem;
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock, Role, VerifyError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Eku, IsCa, Issuer,
-    KeyUsagePurpose as Ku, SerialNumber,
+    KeyPair, KeyUsagePurpose as Ku, SerialNumber,
 };
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
@@ -47,7 +47,7 @@ fn at(seconds: i64) -> Clock {
 
 /// A CA of our own, for version 3 leaves with whatever is in them.
 struct Ca {
-    key: PrivateKey,
+    key: KeyPair,
     params: CertificateParams,
     pem: String,
 }
@@ -56,9 +56,14 @@ fn time(seconds: i64) -> time::OffsetDateTime {
     time::OffsetDateTime::from_unix_timestamp(seconds).unwrap()
 }
 
+/// A key as `rcgen` signs with it.
+fn key_pair(key_pem: &str) -> KeyPair {
+    KeyPair::try_from(&pem::private_key(key_pem).unwrap()).unwrap()
+}
+
 impl Ca {
     fn new(kind: KeyType) -> Self {
-        let key = PrivateKey::from_pem(&keys::generate(kind).unwrap()).unwrap();
+        let key = key_pair(&keys::generate(kind).unwrap());
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
@@ -67,15 +72,15 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.not_before = time(NOW - YEAR);
         params.not_after = time(NOW + 10 * YEAR);
-        let certificate = params.self_signed(&RcgenKey::new(&key).unwrap()).unwrap();
-        let pem = ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", certificate.der());
+        let certificate = params.self_signed(&key).unwrap();
+        let pem = pem::encode("CERTIFICATE", certificate.der());
         Self { key, params, pem }
     }
 
     /// A leaf changed by `change` from what our CA issues.
     fn leaf(&self, kind: KeyType, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key_pem = keys::generate(kind).unwrap();
-        let key = PrivateKey::from_pem(&key_pem).unwrap();
+        let key = key_pair(&key_pem);
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
@@ -88,10 +93,9 @@ impl Ca {
         params.not_before = time(NOW - 86_400);
         params.not_after = time(NOW + 2 * YEAR);
         change(&mut params);
-        let issuer = Issuer::from_params(&self.params, RcgenKey::new(&self.key).unwrap());
-        let public = RcgenPublicKey::new(key.spki_der(), key.kind()).unwrap();
-        let leaf = params.signed_by(&public, &issuer).unwrap();
-        let pem = ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", leaf.der());
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let leaf = params.signed_by(&key, &issuer).unwrap();
+        let pem = pem::encode("CERTIFICATE", leaf.der());
         Identity::from_pem(&pem, &key_pem).unwrap()
     }
 
@@ -327,11 +331,8 @@ fn dates_are_judged_by_the_injected_clock() {
     // The CA's own dates count, which webpki does not look at.
     let mut old = Ca::new(KeyType::EcdsaP256);
     old.params.not_after = time(NOW - 1);
-    let certificate = old
-        .params
-        .self_signed(&RcgenKey::new(&old.key).unwrap())
-        .unwrap();
-    old.pem = ctrl_exec_protocol::x509::pem::encode("CERTIFICATE", certificate.der());
+    let certificate = old.params.self_signed(&old.key).unwrap();
+    old.pem = pem::encode("CERTIFICATE", certificate.der());
     let leaf = old.leaf(KeyType::EcdsaP256, |_| {});
     let fault = old
         .trust()

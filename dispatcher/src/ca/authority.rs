@@ -1,12 +1,12 @@
 //! The CA as loaded from its directory.
 
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
-use ctrl_exec_protocol::x509::csr::RcgenKey;
 use ctrl_exec_protocol::x509::keys::PrivateKey;
 use ctrl_exec_protocol::x509::verify::ChainVerifier;
 use rcgen::Issuer;
 use rustls::pki_types::CertificateDer;
 
+use super::request::RcgenKey;
 use super::{CaDir, CaError, read_text};
 
 /// A CA ready to sign.

@@ -2,7 +2,6 @@
 
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
-use ctrl_exec_protocol::x509::csr::{self, CsrFacts, RcgenPublicKey};
 use ctrl_exec_protocol::x509::pem;
 use ctrl_exec_protocol::x509::verify::Role;
 use rcgen::{
@@ -10,6 +9,7 @@ use rcgen::{
     SerialNumber,
 };
 
+use super::request::{self, RcgenPublicKey, Request};
 use super::{Authority, CaError, serial};
 
 /// Validity of a certificate at pairing and of the dispatcher's own, in days.
@@ -56,7 +56,7 @@ impl Authority {
         days: u32,
         now: Utc,
     ) -> Result<Issued, CaError> {
-        let facts = csr::check(csr_pem)?;
+        let facts = request::check(csr_pem)?;
         if let Some(expected) = expected_cn.filter(|expected| *expected != facts.cn) {
             return Err(CaError::WrongName {
                 found: facts.cn,
@@ -73,7 +73,7 @@ impl Authority {
     ///
     /// # Errors
     /// Days out of range, an expired CA, or any fault in signing.
-    pub fn issue(&self, wanted: &CsrFacts, days: u32, now: Utc) -> Result<Issued, CaError> {
+    pub fn issue(&self, wanted: &Request, days: u32, now: Utc) -> Result<Issued, CaError> {
         if days == 0 || days > MAX_DAYS {
             return Err(CaError::Days(days));
         }
@@ -122,7 +122,7 @@ impl Authority {
         &self,
         der: &[u8],
         facts: &CertFacts,
-        wanted: &CsrFacts,
+        wanted: &Request,
         now: Utc,
     ) -> Result<(), CaError> {
         for role in [Role::Server, Role::Client] {

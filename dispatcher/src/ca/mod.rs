@@ -7,6 +7,7 @@
 mod authority;
 mod issue;
 mod pair;
+pub mod request;
 mod serial;
 mod setup;
 
@@ -21,8 +22,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ctrl_exec_protocol::x509::csr::CsrError;
 use ctrl_exec_protocol::x509::keys::KeyError;
+
+use request::RequestError;
 
 /// Largest key or certificate file that is read, in bytes.
 const MAX_FILE: u64 = 65_536;
@@ -78,7 +80,7 @@ pub enum CaError {
         fault: String,
     },
     /// The request cannot be signed.
-    Csr(CsrError),
+    Csr(RequestError),
     /// The request is for another name than the one expected.
     WrongName {
         /// The name in the request.
@@ -149,8 +151,8 @@ impl fmt::Display for CaError {
 
 impl std::error::Error for CaError {}
 
-impl From<CsrError> for CaError {
-    fn from(error: CsrError) -> Self {
+impl From<RequestError> for CaError {
+    fn from(error: RequestError) -> Self {
         Self::Csr(error)
     }
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::x509::csr::{CsrFacts, RcgenKey};
 use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
 use ctrl_exec_protocol::x509::pem;
 use rcgen::{
@@ -13,6 +12,7 @@ use rcgen::{
 };
 
 use super::issue::date;
+use super::request::{RcgenKey, Request};
 use super::{Authority, CaDir, CaError, IdentityFiles, Issued, Owner, read_text, serial};
 
 /// Common name of the dispatcher's certificate, as in the reference.
@@ -115,7 +115,7 @@ pub(crate) fn new_identity(
 ) -> Result<(Issued, String), CaError> {
     let key_pem = keys::generate(key).map_err(CaError::Key)?;
     let key = PrivateKey::from_pem(&key_pem).map_err(CaError::Key)?;
-    let wanted = CsrFacts {
+    let wanted = Request {
         cn: DISPATCHER_CN.to_owned(),
         spki_der: key.spki_der().to_vec(),
         key: key.kind().clone(),

@@ -376,8 +376,7 @@ fn every_key_kind_signs_and_is_signed() {
             authority.sign_csr(&csr, None, None, 365, NOW).unwrap();
         }
     }
-    let fixtures =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/protocol/tests/fixtures/csr");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/csr");
     let authority = Authority::load(&CaDir::new(temp.path().join("0"))).unwrap();
     for name in ["rsa-2048", "rsa-4096", "san"] {
         let csr = std::fs::read_to_string(fixtures.join(name).with_extension("pem")).unwrap();

@@ -9,9 +9,9 @@ use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::{Approval, LookupBy, Outcome};
-use ctrl_exec_protocol::x509::csr;
 
 use super::{Queue, QueueError, Queued};
+use crate::ca::request;
 use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};
 use crate::jval::Object;
 use crate::store::files::registry::{DEFAULT_PORT, Record, Registry, RegistryError, SerialStatus};
@@ -190,7 +190,7 @@ impl Desk {
             Ok(None) => {}
             Err(error) => warnings.push(error.to_string()),
         }
-        match csr::check(&queued.csr) {
+        match request::check(&queued.csr) {
             Err(error) => warnings.push(format!("cannot be signed: {error}")),
             Ok(facts) if facts.cn != queued.hostname => warnings.push(format!(
                 "the request is for a certificate of '{}', not '{}'",
@@ -306,7 +306,7 @@ pub fn list_text(pending: &[Queued]) -> String {
             reverse_text(queued),
             printable(&queued.code)
         );
-        if let Err(error) = csr::check(&queued.csr) {
+        if let Err(error) = request::check(&queued.csr) {
             let _ = writeln!(out, "  cannot be signed: {error}");
         }
     }

@@ -202,7 +202,9 @@ fn handshake<'a>(
     let facts = cert::facts(leaf).map_err(|error| tls_error(VerifyError::Cert(error)))?;
     match verify_any(candidates, &facts.spki_der, message, dss.signature()) {
         Ok(()) => Ok(HandshakeSignatureValid::assertion()),
-        Err(SignedError::Bad) => Err(CertificateError::BadSignature.into()),
+        Err(SignedError::Bad | SignedError::Malformed) => {
+            Err(CertificateError::BadSignature.into())
+        }
         Err(SignedError::Unsupported) => {
             Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
         }

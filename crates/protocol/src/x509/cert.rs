@@ -242,13 +242,23 @@ fn instant(time: Tlv<'_>) -> Option<i64> {
         .filter(|seconds| *seconds >= 0)
 }
 
+/// The one common name of a Name, given its DER; `None` for none, several, or one that is not
+/// text.
+///
+/// # Errors
+/// Damaged DER.
+pub fn common_name(name: &[u8]) -> Result<Option<String>, CertError> {
+    let name = der::only(name, der::SEQUENCE).ok_or(CertError::Malformed)?;
+    single_common_name(name.content).ok_or(CertError::Malformed)
+}
+
 /// The one common name of a subject, given the content of its Name: `Some(None)` for none,
 /// several, or one that is not text; `None` for damaged DER.
 #[expect(
     clippy::option_option,
     reason = "damaged and absent are different answers"
 )]
-pub(crate) fn single_common_name(name: &[u8]) -> Option<Option<String>> {
+fn single_common_name(name: &[u8]) -> Option<Option<String>> {
     let mut count = 0;
     let mut text = None;
     let mut rest = name;
@@ -279,7 +289,7 @@ fn directory_text(value: Tlv<'_>) -> Option<String> {
 
 /// Content of the AlgorithmIdentifier and bits of the key in a SubjectPublicKeyInfo; `None` for
 /// damaged DER.
-pub(crate) fn public_key(spki: &[u8]) -> Option<(&[u8], &[u8])> {
+pub fn public_key(spki: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut inside = der::only(spki, der::SEQUENCE)?.content;
     let algorithm = der::next(&mut inside, der::SEQUENCE)?.content;
     match der::only(inside, der::BIT_STRING)?.content.split_first()? {
@@ -289,7 +299,7 @@ pub(crate) fn public_key(spki: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Kind of the key in a SubjectPublicKeyInfo; `None` for damaged DER.
-pub(crate) fn key_kind(spki: &[u8]) -> Option<KeyKind> {
+pub fn key_kind(spki: &[u8]) -> Option<KeyKind> {
     let mut inside = der::only(spki, der::SEQUENCE)?.content;
     let mut algorithm = der::next(&mut inside, der::SEQUENCE)?.content;
     let bits = der::only(inside, der::BIT_STRING)?.content;

@@ -135,7 +135,7 @@ impl PrivateKey {
 
     /// Signs a message for a certificate or request: PKCS#1 v1.5 with SHA-256 for RSA, the curve's
     /// own hash for ECDSA. `None` when the key refuses.
-    pub(crate) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+    pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         let signer = self.inner.choose_scheme(&[
             SignatureScheme::RSA_PKCS1_SHA256,
             SignatureScheme::ECDSA_NISTP256_SHA256,

@@ -216,7 +216,7 @@ impl ChainVerifier {
             } else {
                 match verify_signed(&ca.spki_der, signed) {
                     Ok(()) => return Ok(()),
-                    Err(SignedError::Bad) => VerifyError::BadSignature,
+                    Err(SignedError::Bad | SignedError::Malformed) => VerifyError::BadSignature,
                     Err(SignedError::Unsupported) => VerifyError::UnsupportedSignature,
                 }
             };
@@ -243,9 +243,26 @@ pub fn verify_leaf(ca_pem: &str, leaf: &[u8], now: i64) -> Result<CertFacts, Str
 
 /// Why a signature over a certificate or request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SignedError {
+pub enum SignedError {
+    /// It is not the DER of a signed object, or another part of it was signed.
+    Malformed,
+    /// The signature does not verify.
     Bad,
+    /// An algorithm that is not accepted, or that does not fit the key.
     Unsupported,
+}
+
+/// Verifies the signature of a certificate request: `input` is its DER, `spki` the key in it, and
+/// `body` the part that the caller reads names and key from, which must be what is signed.
+///
+/// # Errors
+/// Why not.
+pub fn self_signed(spki: &[u8], input: &[u8], body: &[u8]) -> Result<(), SignedError> {
+    let signed = der::signed(input).ok_or(SignedError::Malformed)?;
+    if signed.body.whole != body {
+        return Err(SignedError::Malformed);
+    }
+    verify_signed(spki, &signed)
 }
 
 /// Verifies the signature of a signed object with the key of a SubjectPublicKeyInfo.
