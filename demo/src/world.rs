@@ -146,12 +146,14 @@ impl World {
             etc.display(),
             opt.display()
         );
-        if rustix::process::geteuid().is_root() {
+        let user = rustix::process::geteuid();
+        if user.is_root() {
             conf.push_str("allow_root = yes\n");
         }
         let _ = write!(
             conf,
-            "{extra}\n[tags]\nrole = router\nsite = {name}\n[profile default]\n"
+            "{extra}\n[tags]\nrole = router\nsite = {name}\n[profile default]\nrun_as = {user}\n",
+            user = user.as_raw()
         );
         fs::write(etc.join("agent.conf"), conf)?;
         let mut allowlist = String::from("# name = path\n");

@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use ctrl_exec_protocol::config::caps::mask;
 use ctrl_exec_protocol::config::profile::Limits;
@@ -37,18 +39,19 @@ pub fn become_script(
     if let Err(fault) = confined {
         return (EXIT_REFUSED, format!("executor: {fault}"));
     }
-    let path = permit.path;
+    let path = permit.real.as_path();
     if let Err(error) = rustix::fs::access(path, Access::EXEC_OK) {
         let reason = report::text(&error.into());
         let fault = format!(
-            "executor: '{path}' is not executable by the profile's run_as user ({reason}) - check the script's owner/group/mode"
+            "executor: '{}' is not executable by the profile's run_as user ({reason}) - check the script's owner/group/mode",
+            path.display()
         );
         return (EXIT_REFUSED, fault);
     }
-    let reason = report::text(&exec(path, args));
+    let reason = report::text(&exec(permit.path, path, args));
     (
         EXIT_EXEC,
-        format!("executor: exec '{path}' failed: {reason}"),
+        format!("executor: exec '{}' failed: {reason}", path.display()),
     )
 }
 
@@ -75,7 +78,9 @@ fn confine(profile: &Profile, guarded: &Guarded) -> Result<(), String> {
 /// Without root (tests, executor.md §5.6): what would need privileges is refused, not skipped,
 /// except the namespaces.
 fn confine_unprivileged(profile: &Profile) -> Result<(), String> {
-    if profile.run_as.is_some() || !profile.caps.is_empty() || profile.no_network {
+    let identity = profile.run_as.as_ref().map(Identity::of).transpose()?;
+    let another = identity.is_none_or(|identity| !identity.is_own());
+    if another || !profile.caps.is_empty() || profile.no_network {
         return Err("the profile needs an executor that runs as root".to_owned());
     }
     limit(&profile.limits)?;
@@ -165,11 +170,14 @@ fn no_new_privileges(profile: &Profile) -> Result<(), String> {
     Ok(())
 }
 
-fn exec(path: &str, args: &[Vec<u8>]) -> io::Error {
+/// `argv[0]` is the path as written, which tells a program of many names which one is meant; for a
+/// `#!` script the kernel puts `real` in its place.
+fn exec(path: &str, real: &Path, args: &[Vec<u8>]) -> io::Error {
     let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(io::Error::other);
     let texts = || {
-        let program = c_string(path.as_bytes().to_vec())?;
-        let args: Result<Vec<_>, _> = std::iter::once(Ok(program.clone()))
+        let program = c_string(real.as_os_str().as_bytes().to_vec())?;
+        let name = c_string(path.as_bytes().to_vec());
+        let args: Result<Vec<_>, _> = std::iter::once(name)
             .chain(args.iter().cloned().map(c_string))
             .collect();
         Ok((

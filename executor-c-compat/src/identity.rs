@@ -60,6 +60,11 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Whether this process has the identity's user already.
+    pub fn is_own(&self) -> bool {
+        rustix::process::geteuid().as_raw() == self.uid
+    }
+
     /// Switches to the identity for good, keeping the permitted capabilities for the next step.
     ///
     /// # Errors

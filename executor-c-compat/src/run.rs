@@ -139,6 +139,7 @@ impl Script {
             exit: status.unwrap_or(EXIT_REFUSED),
             stdout: stdout.finish(),
             stderr: stderr.finish(),
+            ended: None,
         }
     }
 

@@ -81,7 +81,7 @@ fn respond(request: &mut Request, service: &mut Service<'_>) -> Response {
     };
     let permit = match decision::resolve(agent, scripts, &name, &realpath) {
         Decision::Allow(permit) => permit,
-        Decision::Deny(reason) => return deny(reason.message()),
+        Decision::Deny(reason) => return deny(&reason.message()),
     };
     let seconds = permit.profile.timeout.unwrap_or(agent.script_timeout);
     let setting = Setting {

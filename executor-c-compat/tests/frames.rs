@@ -62,9 +62,17 @@ fn users_own_name() -> String {
 
 fn site() -> Site {
     let site = Site::new();
+    let uid = if is_root() {
+        PLAIN_UID
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    let me = format!("run_as = {uid}\n");
     site.scripts(
-        "max_output = 64K\n[profile default]\n[profile run-as]\nrun_as = nobody\n[profile caps]\ncaps = CAP_KILL\n\
-         [profile net]\nno_network = yes\n[profile quick]\ntimeout = 1\n",
+        &format!(
+            "max_output = 64K\n[profile default]\n{me}[profile run-as]\nrun_as = daemon\n[profile caps]\n{me}caps = CAP_KILL\n\
+             [profile net]\n{me}no_network = yes\n[profile quick]\n{me}timeout = 1\n"
+        ),
         &[
             ("ok", "default", "read l; echo \"$l:$1\"; echo err >&2; exit 7"),
             ("alive", "default", "echo alive"),

@@ -60,7 +60,7 @@ fn symbolic_links_lead_out_of_script_dirs() {
     site.script("real", "");
     fs::copy(site.path("opt/real"), site.path("elsewhere/real")).unwrap();
     site.conf(
-        "script_dirs = @/link/\n[profile default]\n",
+        "script_dirs = @/link/\n[profile default]\nrun_as = nobody\n",
         "direct = @/opt/real\nlinked = @/link/real\nmissing = @/link/gone\n\
          out = @/opt/out/real\nout-missing = @/opt/out/gone\nup = @/opt/../elsewhere/real\n\
          climbs = @/opt/gone/../../elsewhere/real\nprefix = @/optional\n",

@@ -51,7 +51,7 @@ fn masks_of_the_specification() {
     let site = Site::new();
     site.scripts(
         "[profile bind]\nrun_as = nobody\ncaps = CAP_NET_BIND_SERVICE\n[profile none]\nrun_as = nobody\n\
-         [profile bare]\n[profile root]\nrun_as = root\n[profile chown]\ncaps = CAP_CHOWN CAP_OF_TOMORROW\n\
+         [profile bare]\nrun_as = root\n[profile root]\nrun_as = root\n[profile chown]\nrun_as = root\ncaps = CAP_CHOWN CAP_OF_TOMORROW\n\
          [profile off]\nrun_as = nobody\nno_new_privileges = no\n",
         &[
             ("bind", "bind", STATUS),
@@ -206,8 +206,8 @@ fn writable_is_all_that_can_be_written() {
          ls -A /tmp; echo secret > /tmp/cee-secret; mount -o remount,rw / 2>/dev/null && echo remounted; \
          umount @/etc/ctrl-exec-agent 2>/dev/null && echo unmounted; true";
     site.scripts(
-        "[profile w]\nwritable = @/w:@/absent\n[profile user]\nrun_as = nobody\nwritable = @/w\n\
-         [profile all]\nwritable = @\n[profile ctl]\nwritable = @/etc/ctrl-exec-agent:@/etc/ctrl-exec-agent/sub\n[profile caps]\nwritable = @/w\ncaps = CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER\n",
+        "[profile w]\nrun_as = root\nwritable = @/w:@/absent\n[profile user]\nrun_as = nobody\nwritable = @/w\n\
+         [profile all]\nrun_as = root\nwritable = @\n[profile ctl]\nrun_as = root\nwritable = @/etc/ctrl-exec-agent:@/etc/ctrl-exec-agent/sub\n[profile caps]\nrun_as = root\nwritable = @/w\ncaps = CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER\n",
         &[("w", "w", probe), ("user", "user", probe), ("all", "all", probe),
             ("ctl", "ctl", probe), ("caps", "caps", probe)],
     );
@@ -290,7 +290,7 @@ fn control_directories(site: &Site, old_kernel: bool) {
         mount -o remount,bind,rw @/etc/ctrl-exec-agent; true"
         .replace("$0", &format!("cee-{}", std::process::id()));
     site.scripts(
-        "[profile bare]\n[profile caps]\ncaps = CAP_DAC_OVERRIDE CAP_FOWNER\n[profile w]\nwritable = @\n",
+        "[profile bare]\nrun_as = root\n[profile caps]\nrun_as = root\ncaps = CAP_DAC_OVERRIDE CAP_FOWNER\n[profile w]\nrun_as = root\nwritable = @\n",
         &[("bare", "bare", &probe), ("caps", "caps", &probe), ("w", "w", &probe)],
     );
     fs::create_dir(site.path("other")).unwrap();
@@ -385,7 +385,7 @@ fn a_system_without_mount_namespaces_is_refused_at_start() {
         return;
     }
     let site = Site::new();
-    site.conf("[profile default]\n", "");
+    site.conf("[profile default]\nrun_as = root\n", "");
     let drop_power = || {
         rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN)?;
         Ok(())
@@ -413,7 +413,7 @@ fn no_descriptor_reaches_a_script() {
     }
     let site = Site::new();
     site.scripts(
-        "[profile p]\n",
+        "[profile p]\nrun_as = root\n",
         &[("fds", "p", "ls /proc/self/fd | tr '\\n' ' '")],
     );
     let mut command = site.serve("nobody");
@@ -440,7 +440,7 @@ fn a_root_script_cannot_use_the_executors_socket() {
     let site = Site::new();
     let look = "[ -S @/run/exec.sock ] && echo socket || echo hidden";
     site.scripts(
-        "[profile p]\n[profile w]\nwritable = @/run\n",
+        "[profile p]\nrun_as = root\n[profile w]\nrun_as = root\nwritable = @/run\n",
         &[("p", "p", look), ("w", "w", look)],
     );
     let server = site.start();
@@ -454,7 +454,7 @@ fn other_users_are_turned_away() {
         return;
     }
     let site = Site::new();
-    site.scripts("[profile p]\n", &[("p", "p", "true")]);
+    site.scripts("[profile p]\nrun_as = root\n", &[("p", "p", "true")]);
     let server = site.start();
     assert_eq!(server.call("p").exit, 0);
     let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
@@ -500,8 +500,8 @@ fn no_network_and_resource_limits() {
     }
     let site = Site::new();
     site.scripts(
-        "[profile off]\nno_network = yes\n[profile on]\n[profile limits]\nrun_as = nobody\nlimit_files = 20\n\
-         limit_cpu = 7\nlimit_file_size = 1M\nlimit_processes = 50\nlimit_memory = 512M\n[profile cpu]\nlimit_cpu = 1\n",
+        "[profile off]\nrun_as = root\nno_network = yes\n[profile on]\nrun_as = root\n[profile limits]\nrun_as = nobody\nlimit_files = 20\n\
+         limit_cpu = 7\nlimit_file_size = 1M\nlimit_processes = 50\nlimit_memory = 512M\n[profile cpu]\nrun_as = root\nlimit_cpu = 1\n",
         &[
             (
                 "off",
@@ -547,7 +547,10 @@ fn a_hundred_mebibytes_of_output() {
     }
     let site = Site::new();
     let body = "grep VmHWM /proc/$PPID/status >&2; head -c 104857600 /dev/zero; grep VmHWM /proc/$PPID/status >&2";
-    site.scripts("max_output = 256K\n[profile p]\n", &[("flood", "p", body)]);
+    site.scripts(
+        "max_output = 256K\n[profile p]\nrun_as = root\n",
+        &[("flood", "p", body)],
+    );
     let server = site.start();
     let started = Instant::now();
     let mut flood = request("flood", b"", &[]);

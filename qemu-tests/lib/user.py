@@ -48,7 +48,7 @@ class Agent:
         self.allowlist.write_text("".join(f"{s} = {self.scripts}/{s}.sh\n" for s in SCRIPTS))
 
     def write_conf(self, extra):
-        self.conf.write_text(f"{self.base}{extra}[tags]\narch = {self.name}\n[profile default]\n")
+        self.conf.write_text(f"{self.base}{extra}[tags]\narch = {self.name}\n[profile default]\nrun_as = nobody\n")
 
     def call(self, *arguments):
         return subprocess.run([self.program, "--root", self.root, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=bench.PATIENCE)

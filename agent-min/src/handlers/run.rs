@@ -166,7 +166,8 @@ fn permitted(state: &State, name: &str) -> Option<String> {
         return None;
     }
     let loaded = &state.loaded;
-    let script = loaded.scripts.scripts.get(name)?;
     let realpath = |path: &std::path::Path| std::fs::canonicalize(path).ok();
-    decision::in_script_dirs(&loaded.conf, &script.path, &realpath).then(|| script.path.clone())
+    let located = decision::locate(&loaded.conf, &loaded.scripts, name, &realpath).ok()?;
+    // What was judged is what runs. A path that is not UTF-8 cannot be passed on, so it is refused.
+    located.real.into_os_string().into_string().ok()
 }

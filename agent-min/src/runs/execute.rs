@@ -106,6 +106,7 @@ pub fn executor_request(run: &Run, stdin: String) -> Result<Vec<u8>, String> {
             .map(|arg| arg.clone().into_bytes())
             .collect(),
         extended: true,
+        time_limit: None,
     };
     request
         .encode()

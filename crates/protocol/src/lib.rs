@@ -12,6 +12,7 @@ pub mod dispatcher_conf;
 pub mod frame;
 pub mod log_line;
 pub mod names;
+pub mod program;
 pub mod serial;
 pub mod sorted_map;
 pub mod text;

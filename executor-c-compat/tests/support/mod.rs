@@ -291,6 +291,7 @@ pub fn request(script: &str, stdin: &[u8], args: &[&str]) -> Request {
         stdin: stdin.to_vec(),
         args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
         extended: false,
+        time_limit: None,
     }
 }
 

@@ -17,6 +17,7 @@ ctrl-exec-agent)
 		echo "ca = $tmp/ca.crt"
 		echo "script_dirs = $tmp/scripts"
 		echo "[profile default]"
+		echo "run_as = nobody"
 	} >"$tmp/etc/ctrl-exec-agent/agent.conf"
 	echo "hello = $tmp/scripts/hello" >"$tmp/etc/ctrl-exec-agent/scripts.conf"
 

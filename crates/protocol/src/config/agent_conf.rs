@@ -13,6 +13,8 @@
 //! | `async_max_records` | 1000 | async records kept per store |
 //! | `async_max_bytes` | 16M | bytes of async records kept per store |
 //! | `executor_max_children` | 64 | scripts the executor runs at the same time |
+//! | `executor_max_input` | 4M | bytes of requests that the executor holds, all together |
+//! | `script_writers` | nobody | users and `%groups`, besides root, who may write scripts and directories above |
 //!
 //! Sizes are bytes, or take `K`, `M` or `G`.
 
@@ -28,6 +30,8 @@ use crate::sorted_map::SortedMap;
 pub const MAX_PROFILES: usize = 64;
 /// Most entries of `script_dirs` (executor.md §6.1).
 pub const MAX_SCRIPT_DIRS: usize = 32;
+/// Most entries of `script_writers`; a bound of our own.
+pub const MAX_SCRIPT_WRITERS: usize = 32;
 /// Most tags; a bound of our own.
 pub const MAX_TAGS: usize = 256;
 
@@ -90,6 +94,10 @@ pub struct AgentConf {
     pub async_max_bytes: u64,
     /// Scripts the executor runs at the same time.
     pub executor_max_children: u32,
+    /// Bytes of large requests that the executor holds at a time.
+    pub executor_max_input: u32,
+    /// Users and, after `%`, groups that may change scripts and the directories above them.
+    pub script_writers: Vec<String>,
     /// `[tags]`.
     pub tags: SortedMap<String>,
     /// `[profile NAME]` sections.
@@ -134,6 +142,8 @@ impl Default for AgentConf {
             async_max_records: 1000,
             async_max_bytes: 16 * 1024 * 1024,
             executor_max_children: 64,
+            executor_max_input: 4 * 1024 * 1024,
+            script_writers: Vec::new(),
             tags: SortedMap::new(),
             profiles: SortedMap::new(),
         }

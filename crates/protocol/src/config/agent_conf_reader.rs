@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::agent_conf::{AgentConf, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_TAGS, RateLimit};
+use super::agent_conf::{
+    AgentConf, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_SCRIPT_WRITERS, MAX_TAGS, RateLimit,
+};
 use super::ip_list::IpList;
 use super::lines::{Line, classify, is_space};
 use super::{MAX_NAME, MAX_VALUE, Subject, Warning, keys, shown};
@@ -162,6 +164,7 @@ impl Reader {
             "port" => conf.port = Some(port(value)?),
             "bind" => conf.bind = Some(bind(value)?),
             "script_dirs" => self.script_dirs(value)?,
+            "script_writers" => conf.script_writers = script_writers(value)?,
             "allowed_ips" => self.allowed_ips(value),
             "rate_limit_disable" => conf.rate_limit_disable = value.starts_with(['1', 'y', 'Y']),
             "rate_limit_volume" => {
@@ -173,6 +176,7 @@ impl Reader {
                 self.conf.rate_limit_probe = self.rate_limit(key, value, default);
             }
             "allow_root" => conf.allow_root = keys::switch(key, value)?,
+            "executor_max_input" => conf.executor_max_input = size(key, value, MAX_INPUT)?,
             "max_output" => conf.max_output = size(key, value, MAX_OUTPUT)?,
             "memory_budget" => conf.memory_budget = size(key, value, MAX_BUDGET)?,
             "async_max_bytes" => conf.async_max_bytes = keys::bytes(key, value, 1 << 40)?,
@@ -251,7 +255,26 @@ impl Reader {
 
 /// Two streams of this size and the frame around them must fit 32-bit lengths and a router.
 const MAX_OUTPUT: u32 = 64 * 1024 * 1024;
+/// As much as one frame may hold, for each script that runs.
+const MAX_INPUT: u32 = 1024 * 1024 * 1024;
 const MAX_BUDGET: u32 = 1024 * 1024 * 1024;
+
+/// A colon list of user names, and group names after `%`.
+fn script_writers(value: &str) -> Result<Vec<String>, String> {
+    let names = keys::colon_list("script_writers", value, MAX_SCRIPT_WRITERS)?;
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
+    let usable = |name: &&String| {
+        let name = name.strip_prefix('%').unwrap_or(name);
+        !name.is_empty() && name.len() <= MAX_NAME && !name.contains(is_space)
+    };
+    match names.iter().find(|name| !usable(name)) {
+        None => Ok(names),
+        Some(bad) => Err(format!(
+            "'script_writers' takes user names and %group names, not '{}'",
+            shown(bad)
+        )),
+    }
+}
 
 fn port(value: &str) -> Result<u16, String> {
     let number = keys::number_u32("port", value, u32::from(u16::MAX))?;

@@ -53,6 +53,19 @@ pub(super) fn switch(key: &str, value: &str) -> Result<bool, String> {
     }
 }
 
+/// One of two words.
+pub(super) fn one_of<T: Copy>(key: &str, value: &str, words: [(&str, T); 2]) -> Result<T, String> {
+    match words.iter().find(|(word, _)| *word == value) {
+        Some((_, meaning)) => Ok(*meaning),
+        None => Err(format!(
+            "'{key}' must be {} or {}, not '{}'",
+            words[0].0,
+            words[1].0,
+            shown(value)
+        )),
+    }
+}
+
 /// The words that switch `no_new_privileges` on (agent.md §7.4).
 pub(super) fn is_yes(value: &str) -> bool {
     ["1", "y", "yes", "true", "on"]

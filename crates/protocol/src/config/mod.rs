@@ -25,9 +25,9 @@ use crate::text::Untrusted;
 use std::fmt;
 
 pub use agent_conf::{AgentConf, Listener, RateLimit};
-pub use decision::{Decision, Deny, Permit};
+pub use decision::{Decision, Deny, Located, Permit};
 pub use ip_list::IpList;
-pub use profile::{Profile, RunAs};
+pub use profile::{KernelSettings, Processes, Profile, RunAs, UnixSockets};
 pub use scripts_conf::{Script, ScriptsConf};
 
 /// Largest configuration file that is read, in bytes.

@@ -9,8 +9,13 @@
 //! | `limit_cpu` | CPU seconds per process (RLIMIT_CPU) |
 //! | `limit_memory` | address space per process, bytes or `K`/`M`/`G` (RLIMIT_AS) |
 //! | `limit_files` | open files per process (RLIMIT_NOFILE) |
-//! | `limit_processes` | processes of the script's user (RLIMIT_NPROC) |
+//! | `limit_processes` | processes of the script's user (RLIMIT_NPROC); for uid 0 those of the run (cgroup) |
 //! | `limit_file_size` | largest file it may write, bytes or `K`/`M`/`G` (RLIMIT_FSIZE) |
+//! | `processes` | `own`: sees and signals its own processes only; `host`: the host's |
+//! | `kernel_settings` | `read-only`: /proc/sys, /sys and the like cannot be written; `host`: as usual |
+//! | `unix_sockets` | `none`: no unix socket can be made; `host`: as usual |
+//!
+//! What the last three mean when they are absent depends on the user, see [`Profile::processes`].
 
 use super::caps::Cap;
 use super::keys;
@@ -22,10 +27,10 @@ pub const MAX_CAPS: usize = 32;
 /// Most writable paths in one profile (executor.md §6.1).
 pub const MAX_WRITABLE: usize = 32;
 
-/// One profile. The default is what an empty section means: uid 0 without capabilities.
+/// One profile. The default is what an empty section means: nobody to run as, so it is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// User the script runs as; none = the executor's own (root), without capabilities.
+    /// User the script runs as; the executor refuses a profile without it.
     pub run_as: Option<RunAs>,
     /// Capabilities the script keeps, in file order.
     pub caps: Vec<Cap>,
@@ -35,6 +40,13 @@ pub struct Profile {
     pub no_new_privileges: bool,
     /// Run in an empty network namespace (ours).
     pub no_network: bool,
+    /// Which processes the script sees (ours). None = its own, but those of the host when it runs
+    /// as uid 0: the reference's scripts of that kind signal the host's daemons.
+    pub processes: Option<Processes>,
+    /// Whether kernel settings can be written (ours). None = no, but yes for uid 0.
+    pub kernel_settings: Option<KernelSettings>,
+    /// Whether unix sockets can be used (ours). None = yes.
+    pub unix_sockets: Option<UnixSockets>,
     /// Seconds until the script is killed; `Some(0)` = never (ours).
     pub timeout: Option<u32>,
     /// Resource limits (ours).
@@ -49,10 +61,40 @@ impl Default for Profile {
             writable: Vec::new(),
             no_new_privileges: true,
             no_network: false,
+            processes: None,
+            kernel_settings: None,
+            unix_sockets: None,
             timeout: None,
             limits: Limits::default(),
         }
     }
+}
+
+/// The processes that a script sees and can signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Processes {
+    /// Those it started: a process namespace with its own /proc.
+    Own,
+    /// All of the host.
+    Host,
+}
+
+/// What a script may do to /proc/sys, /sys and the like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelSettings {
+    /// Read them.
+    ReadOnly,
+    /// Whatever its user may.
+    Host,
+}
+
+/// Whether a script may make unix sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnixSockets {
+    /// No, a system call filter refuses.
+    None,
+    /// Yes.
+    Host,
 }
 
 /// Resource limits of a profile; none = as inherited.
@@ -133,6 +175,21 @@ impl Profile {
                 }
             }
             "no_network" => self.no_network = keys::switch(key, value)?,
+            "processes" => {
+                let words = [("own", Processes::Own), ("host", Processes::Host)];
+                self.processes = Some(keys::one_of(key, value, words)?);
+            }
+            "kernel_settings" => {
+                let words = [
+                    ("read-only", KernelSettings::ReadOnly),
+                    ("host", KernelSettings::Host),
+                ];
+                self.kernel_settings = Some(keys::one_of(key, value, words)?);
+            }
+            "unix_sockets" => {
+                let words = [("none", UnixSockets::None), ("host", UnixSockets::Host)];
+                self.unix_sockets = Some(keys::one_of(key, value, words)?);
+            }
             "timeout" => self.timeout = Some(keys::number_u32(key, value, 31_536_000)?),
             "limit_cpu" => self.limits.cpu = Some(keys::number(key, value, MAX)?),
             "limit_memory" => self.limits.memory = Some(keys::bytes(key, value, MAX)?),
@@ -202,6 +259,33 @@ mod tests {
         ] {
             assert!(RunAs::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_have_a_length() {
+        let name = |length| RunAs::parse(&"a".repeat(length)).is_ok();
+        assert!(name(MAX_NAME));
+        assert!(!name(MAX_NAME + 1));
+    }
+
+    #[test]
+    fn what_a_script_shares_with_the_host() {
+        let mut profile = Profile::default();
+        for (key, value) in [
+            ("processes", "own"),
+            ("kernel_settings", "read-only"),
+            ("unix_sockets", "none"),
+        ] {
+            assert_eq!(profile.set(key, value), Ok(None), "{key}");
+            let fault = profile.set(key, "all").unwrap_err();
+            assert!(
+                fault.contains(&format!("'{key}' must be {value} or host")),
+                "{fault}"
+            );
+        }
+        assert_eq!(profile.processes, Some(Processes::Own));
+        assert_eq!(profile.kernel_settings, Some(KernelSettings::ReadOnly));
+        assert_eq!(profile.unix_sockets, Some(UnixSockets::None));
     }
 
     #[test]

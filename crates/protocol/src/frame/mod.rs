@@ -5,11 +5,18 @@
 //! one field per argument. A response is `exit`, the fields stdout and stderr, then the end of the
 //! stream.
 //!
-//! One extension of ours, invisible to the reference's programs. Both sides ignore what follows
-//! the last expected byte, so a request may end with the field [`EXTENSION`]; an executor that
-//! knows it then sends, after stderr, for each stream how many bytes were dropped from its middle
-//! (`u64`) and where (`u32`). Without it a shortened stream holds a line that says so
-//! ([`Output::marked`]).
+//! Extensions of ours, invisible to the reference's programs, since both sides ignore what follows
+//! the last expected byte. A request may end with further fields:
+//!
+//! - [`EXTENSION`] asks for the long form of the response: after stderr come, for each stream, how
+//!   many bytes were dropped from its middle (`u64`) and where (`u32`), then how the script ended:
+//!   `i32 signal` (0 = none) and `u32` flags ([`Ended`]). Without it a shortened stream holds a
+//!   line that says so ([`Output::marked`]).
+//! - [`TIME_LIMIT`] followed by decimal digits: seconds after which the script is ended.
+//! - Fields with other names are ignored.
+//!
+//! After the frame, on the same connection, the front-end may send [`CANCEL`]: the executor then
+//! ends the script and answers as usual. Closing the connection cancels nothing.
 
 mod output;
 mod request;
@@ -18,17 +25,28 @@ mod response;
 mod tests;
 
 pub use output::{Capture, Output};
-pub use request::{EncodeError, Request, RequestDecoder, RequestError};
-pub use response::{Response, ResponseDecoder, ResponseError};
+pub use request::{CancelDecoder, EncodeError, Head, Request, RequestDecoder, RequestError};
+pub use response::{Ended, Response, ResponseDecoder, ResponseError};
 
 /// Largest `total` (executor.md §3).
 pub const MAX_TOTAL: usize = 16 * 1024 * 1024;
 /// Most arguments (executor.md §3).
 pub const MAX_ARGS: usize = 256;
+/// Most bytes of a request before its stdin: request id, dispatcher and script name.
+pub const MAX_HEAD: usize = 16 * 1024;
 /// The field after the last argument that asks for the long form of the response.
 pub const EXTENSION: &[u8] = b"ctrl-exec/dropped-1";
+/// Beginning of the field that limits the script's time; the seconds follow in decimal digits.
+pub const TIME_LIMIT: &[u8] = b"ctrl-exec/time-limit-1=";
+/// What a front-end sends after its frame to have the script ended.
+pub const CANCEL: &[u8] = b"\0\0\0\x10ctrl-exec/cancel";
 
-const EXTENSION_LEN: usize = 24;
+/// What follows stderr in the long form: per stream `u64` and `u32`, then `i32` and `u32`.
+const TRAILER_LEN: usize = 32;
+/// The same without the last two, which executors before 0.13 did not send.
+const SHORT_TRAILER_LEN: usize = 24;
+/// Fields after the last argument that are looked at.
+const MAX_EXTENSIONS: usize = 8;
 
 fn put_len(out: &mut Vec<u8>, len: usize) {
     // Senders are bounded far below 4 GiB; a longer field cannot be expressed.

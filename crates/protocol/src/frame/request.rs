@@ -19,6 +19,8 @@ pub struct Request {
     pub args: Vec<Vec<u8>>,
     /// Ask for the long form of the response.
     pub extended: bool,
+    /// Seconds after which the script is to be ended; none = as the executor's configuration says.
+    pub time_limit: Option<u32>,
 }
 
 /// Why a request cannot be put into a frame.
@@ -85,15 +87,12 @@ impl Request {
             return Err(EncodeError::NulByte);
         }
         let fields = [&self.reqid, &self.dispatcher, &self.script, &self.stdin];
-        let extension = if self.extended {
-            4 + EXTENSION.len()
-        } else {
-            0
-        };
+        let extensions = self.extensions();
         let total = fields
             .into_iter()
             .chain(&self.args)
-            .try_fold(4 + extension, |sum, field| {
+            .chain(&extensions)
+            .try_fold(4usize, |sum, field| {
                 sum.checked_add(4)?.checked_add(field.len())
             })
             .filter(|total| *total <= MAX_TOTAL)
@@ -104,13 +103,21 @@ impl Request {
             put_field(&mut out, field);
         }
         put_len(&mut out, self.args.len());
-        for arg in &self.args {
-            put_field(&mut out, arg);
-        }
-        if self.extended {
-            put_field(&mut out, EXTENSION);
+        for field in self.args.iter().chain(&extensions) {
+            put_field(&mut out, field);
         }
         Ok(out)
+    }
+
+    fn extensions(&self) -> Vec<Vec<u8>> {
+        let mut fields = Vec::new();
+        if self.extended {
+            fields.push(EXTENSION.to_vec());
+        }
+        if let Some(seconds) = self.time_limit {
+            fields.push([TIME_LIMIT, seconds.to_string().as_bytes()].concat());
+        }
+        fields
     }
 
     /// Reads the bytes that `total` counts.
@@ -131,7 +138,7 @@ impl Request {
                 take_field(&mut rest).ok_or(RequestError::Malformed)?,
             ));
         }
-        let extended = take_field(&mut rest) == Some(EXTENSION) && rest.is_empty();
+        let (extended, time_limit) = read_extensions(rest).unwrap_or_default();
         Ok(Self {
             reqid: reqid.to_vec(),
             dispatcher: dispatcher.to_vec(),
@@ -139,17 +146,62 @@ impl Request {
             stdin: stdin.to_vec(),
             args,
             extended,
+            time_limit,
         })
     }
 }
 
+/// The fields after the last argument: the long form, and the time limit. None when the bytes are
+/// not fields to the end: then they are something else, and ignored as a whole.
+fn read_extensions(mut rest: &[u8]) -> Option<(bool, Option<u32>)> {
+    let (mut extended, mut time_limit) = (false, None);
+    for _ in 0..MAX_EXTENSIONS {
+        if rest.is_empty() {
+            break;
+        }
+        let field = take_field(&mut rest)?;
+        if field == EXTENSION {
+            extended = true;
+        } else if let Some(digits) = field.strip_prefix(TIME_LIMIT) {
+            time_limit = decimal(digits).filter(|seconds| *seconds > 0);
+        }
+    }
+    rest.is_empty().then_some((extended, time_limit))
+}
+
+/// A number; what is too large to express means the largest.
+fn decimal(digits: &[u8]) -> Option<u32> {
+    if digits.is_empty() || digits.len() > 20 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let add = |sum: u32, digit: &u8| {
+        sum.saturating_mul(10)
+            .saturating_add(u32::from(digit - b'0'))
+    };
+    Some(digits.iter().fold(0, add))
+}
+
+/// The beginning of a request: enough to decide whether the rest is worth reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// Script name, up to the first NUL byte.
+    pub script: &'a [u8],
+    /// Bytes of the frame after the length of stdin: stdin, arguments, extensions.
+    pub rest: usize,
+}
+
 /// Collects one request from a stream. Memory grows with the bytes that have come, not with the
 /// length that was promised.
+///
+/// A receiver that wants to hold little looks at [`RequestDecoder::head`] after each piece and
+/// calls [`RequestDecoder::skip`] for a request that it will refuse.
 #[derive(Debug, Default)]
 pub struct RequestDecoder {
     header: Vec<u8>,
     pub(super) body: Vec<u8>,
+    received: usize,
     total: Option<usize>,
+    skipping: bool,
 }
 
 impl RequestDecoder {
@@ -180,19 +232,54 @@ impl RequestDecoder {
                 *self.total.insert(total)
             }
         };
-        let take = bytes.len().min(total - self.body.len());
-        self.body.extend_from_slice(&bytes[..take]);
+        let take = bytes.len().min(total - self.received);
+        self.received += take;
+        if !self.skipping {
+            self.body.extend_from_slice(&bytes[..take]);
+        }
         Ok(used + take)
+    }
+
+    /// The head, once it has come.
+    ///
+    /// # Errors
+    /// [`RequestError::Malformed`]: it does not end within [`MAX_HEAD`] bytes, or was skipped.
+    pub fn head(&self) -> Result<Option<Head<'_>>, RequestError> {
+        let mut rest = self.body.as_slice();
+        let mut head = || {
+            take_field(&mut rest)?;
+            take_field(&mut rest)?;
+            let script = take_field(&mut rest)?;
+            take_len(&mut rest)?;
+            Some(script)
+        };
+        match head() {
+            Some(script) => {
+                let before = self.body.len() - rest.len();
+                if before > MAX_HEAD {
+                    return Err(RequestError::Malformed);
+                }
+                let end = script.iter().position(|byte| *byte == 0);
+                Ok(Some(Head {
+                    script: &script[..end.unwrap_or(script.len())],
+                    rest: self.total.unwrap_or(before).saturating_sub(before),
+                }))
+            }
+            None if self.skipping || self.body.len() > MAX_HEAD => Err(RequestError::Malformed),
+            None => Ok(None),
+        }
+    }
+
+    /// Forgets what has come and keeps nothing of what will: only the end of the frame is still
+    /// waited for.
+    pub fn skip(&mut self) {
+        self.skipping = true;
+        self.body = Vec::new();
     }
 
     /// Whether the whole frame has come.
     pub fn is_complete(&self) -> bool {
-        self.total == Some(self.body.len())
-    }
-
-    /// Whether nothing has come yet.
-    pub fn is_empty(&self) -> bool {
-        self.header.is_empty()
+        self.total == Some(self.received)
     }
 
     /// The request, when the frame is complete or the stream has ended.
@@ -204,5 +291,30 @@ impl RequestDecoder {
             return Err(RequestError::Truncated);
         }
         Request::decode(&self.body)
+    }
+}
+
+/// Looks for [`CANCEL`] in what a front-end sends after its frame. Anything else, or anything
+/// before it, means nothing, now and later.
+#[derive(Debug, Default)]
+pub struct CancelDecoder {
+    matched: usize,
+    other: bool,
+}
+
+impl CancelDecoder {
+    /// Takes bytes; whether the front-end has asked for the end of the script by now.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes {
+            if self.other || self.matched == CANCEL.len() {
+                break;
+            }
+            if CANCEL.get(self.matched) == Some(byte) {
+                self.matched += 1;
+            } else {
+                self.other = true;
+            }
+        }
+        self.matched == CANCEL.len()
     }
 }

@@ -13,6 +13,46 @@ pub struct Response {
     pub stdout: Output,
     /// Its standard error output, or the executor's explanation.
     pub stderr: Output,
+    /// How the script ended; none when the executor does not tell.
+    pub ended: Option<Ended>,
+}
+
+/// What `exit` cannot say about a script's end. On the wire: `i32 signal`, then `u32` flags of
+/// which bit 0 is `oom`, bit 1 `time_limit`, bit 2 `cancelled`; further bits are ignored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The signal that ended the script.
+    pub signal: Option<i32>,
+    /// The kernel killed a process of the run for want of memory.
+    pub oom: bool,
+    /// The executor ended it because its time was over.
+    pub time_limit: bool,
+    /// The executor ended it because the front-end asked.
+    pub cancelled: bool,
+}
+
+impl Ended {
+    fn encode(self, bytes: &mut Vec<u8>) {
+        let flags = [self.oom, self.time_limit, self.cancelled];
+        let flags = flags
+            .iter()
+            .zip(0..)
+            .fold(0u32, |sum, (flag, bit)| sum | u32::from(*flag) << bit);
+        bytes.extend_from_slice(&self.signal.unwrap_or(0).to_be_bytes());
+        bytes.extend_from_slice(&flags.to_be_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (signal, rest) = bytes.split_first_chunk::<4>()?;
+        let flags = u32::from_be_bytes(*rest.first_chunk::<4>()?);
+        let signal = i32::from_be_bytes(*signal);
+        Some(Self {
+            signal: (signal > 0).then_some(signal),
+            oom: flags & 1 != 0,
+            time_limit: flags & 2 != 0,
+            cancelled: flags & 4 != 0,
+        })
+    }
 }
 
 /// Why there is no response; the texts are the reference front-end's (agent.md §4.3).
@@ -43,6 +83,7 @@ impl Response {
             exit: -1,
             stdout: Output::default(),
             stderr,
+            ended: None,
         }
     }
 
@@ -65,6 +106,9 @@ impl Response {
             for stream in streams {
                 bytes.extend_from_slice(&stream.dropped.to_be_bytes());
                 put_len(&mut bytes, stream.head.len());
+            }
+            if let Some(ended) = self.ended {
+                ended.encode(&mut bytes);
             }
         }
         bytes
@@ -119,7 +163,7 @@ impl ResponseDecoder {
                     }
                 }
                 _ => {
-                    self.fill(bytes, EXTENSION_LEN);
+                    self.fill(bytes, TRAILER_LEN);
                     return;
                 }
             }
@@ -150,15 +194,19 @@ impl ResponseDecoder {
             });
         };
         let [mut stdout, mut stderr] = self.streams.map(Capture::finish);
-        if self.small.len() == EXTENSION_LEN {
-            let (out, err) = self.small.split_at(EXTENSION_LEN / 2);
-            apply_extension(&mut stdout, out);
-            apply_extension(&mut stderr, err);
+        let mut ended = None;
+        if self.small.len() >= SHORT_TRAILER_LEN {
+            let (dropped, end) = self.small.split_at(SHORT_TRAILER_LEN);
+            let (out, err) = dropped.split_at(SHORT_TRAILER_LEN / 2);
+            apply_dropped(&mut stdout, out);
+            apply_dropped(&mut stderr, err);
+            ended = Ended::decode(end);
         }
         Ok(Response {
             exit,
             stdout,
             stderr,
+            ended,
         })
     }
 
@@ -187,8 +235,8 @@ impl ResponseDecoder {
 
 /// Adds what the executor dropped to what the decoder dropped. When the decoder had to drop too,
 /// its own cut is the one that is kept and both counts add up.
-fn apply_extension(output: &mut Output, extension: &[u8]) {
-    let (Some((dropped, at)), true) = (extension.split_first_chunk::<8>(), extension.len() == 12)
+fn apply_dropped(output: &mut Output, trailer: &[u8]) {
+    let (Some((dropped, at)), true) = (trailer.split_first_chunk::<8>(), trailer.len() == 12)
     else {
         return;
     };

@@ -102,6 +102,155 @@ fn trailing_bytes_are_ignored_unless_they_are_the_extension() {
 }
 
 #[test]
+fn a_time_limit_travels_behind_the_arguments() {
+    let mut frame = example().encode().unwrap();
+    let body = frame.split_off(4);
+    let limit = |fields: &[&[u8]]| {
+        let mut body = body.clone();
+        fields.iter().for_each(|field| put_field(&mut body, field));
+        Request::decode(&body).unwrap().time_limit
+    };
+    assert_eq!(limit(&[]), None);
+    assert_eq!(limit(&[b"ctrl-exec/time-limit-1=30"]), Some(30));
+    assert_eq!(
+        limit(&[EXTENSION, b"of tomorrow", b"ctrl-exec/time-limit-1=007"]),
+        Some(7)
+    );
+    assert_eq!(
+        limit(&[b"ctrl-exec/time-limit-1=99999999999"]),
+        Some(u32::MAX)
+    );
+    for bad in ["", "0", "-1", "+1", "1s", "999999999999999999999"] {
+        let field = [TIME_LIMIT, bad.as_bytes()].concat();
+        assert_eq!(limit(&[&field]), None, "{bad}");
+    }
+    assert_eq!(
+        limit(
+            &[
+                &[b"x".as_slice(); MAX_EXTENSIONS][..],
+                &[b"ctrl-exec/time-limit-1=30"]
+            ]
+            .concat()
+        ),
+        None
+    );
+    let both = Request {
+        extended: true,
+        time_limit: Some(u32::MAX),
+        ..example()
+    };
+    assert_eq!(decode_stream(&both.encode().unwrap(), 3), Ok(both));
+}
+
+#[test]
+fn the_number_of_arguments_is_bounded() {
+    let body = |argc: u32, args: usize| {
+        let mut body = [0; 16].to_vec();
+        body.extend_from_slice(&argc.to_be_bytes());
+        body.extend(std::iter::repeat_n(0, 4 * args));
+        Request::decode(&body).map(|request| request.args.len())
+    };
+    assert_eq!(body(256, 256), Ok(256));
+    assert_eq!(body(257, 257), Err(RequestError::Malformed));
+    assert_eq!(body(0xffff_fff0, 300), Err(RequestError::Malformed));
+}
+
+#[test]
+fn the_head_is_known_before_the_rest() {
+    let request = Request {
+        script: b"name\0cut".to_vec(),
+        stdin: vec![7; 100_000],
+        ..example()
+    };
+    let mut frame = example().encode().unwrap()[..14].to_vec();
+    put_field(&mut frame, &request.script);
+    let head_end = frame.len() + 4;
+    put_field(&mut frame, &request.stdin);
+    frame.extend_from_slice(&[0; 4]);
+    let total = u32::try_from(frame.len() - 4).unwrap();
+    frame[..4].copy_from_slice(&total.to_be_bytes());
+    let mut decoder = RequestDecoder::new();
+    for (at, byte) in frame[..head_end].iter().enumerate() {
+        assert_eq!(decoder.head(), Ok(None), "{at}");
+        assert_eq!(decoder.push(&[*byte]), Ok(1));
+    }
+    let head = Head {
+        script: b"name",
+        rest: 100_004,
+    };
+    assert_eq!(decoder.head(), Ok(Some(head)));
+    decoder.skip();
+    assert_eq!(decoder.push(&frame[head_end..]), Ok(100_004));
+    assert!(decoder.is_complete());
+    assert_eq!(decoder.body.capacity(), 0, "nothing is kept");
+    assert_eq!(decoder.finish(), Err(RequestError::Malformed));
+}
+
+#[test]
+fn a_head_without_end_is_refused() {
+    let mut decoder = RequestDecoder::new();
+    decoder.push(&1_000_000u32.to_be_bytes()).unwrap();
+    decoder.push(&500_000u32.to_be_bytes()).unwrap();
+    decoder.push(&vec![0; MAX_HEAD - 4]).unwrap();
+    assert_eq!(decoder.head(), Ok(None));
+    decoder.push(&[0]).unwrap();
+    assert_eq!(decoder.head(), Err(RequestError::Malformed));
+    // The same when it came in one piece, and does end.
+    let long = Request {
+        reqid: vec![b'r'; MAX_HEAD],
+        ..example()
+    };
+    let mut decoder = RequestDecoder::new();
+    decoder.push(&long.encode().unwrap()).unwrap();
+    assert_eq!(decoder.head(), Err(RequestError::Malformed));
+}
+
+#[test]
+fn only_the_exact_words_cancel() {
+    let asked = |bytes: &[u8], step: usize| {
+        let mut decoder = CancelDecoder::default();
+        bytes.chunks(step).any(|chunk| decoder.push(chunk))
+    };
+    for step in [1, 7, 100] {
+        assert!(asked(CANCEL, step));
+        assert!(asked(&[CANCEL, b"more"].concat(), step));
+        assert!(!asked(&CANCEL[..CANCEL.len() - 1], step));
+        assert!(!asked(&[b"x", CANCEL].concat(), step));
+        assert!(!asked(&[&CANCEL[..5], CANCEL].concat(), step));
+        assert!(!asked(b"", step));
+    }
+    assert_eq!(take_field(&mut &CANCEL[..]), Some(&b"ctrl-exec/cancel"[..]));
+}
+
+#[test]
+fn how_a_script_ended_survives_the_wire() {
+    let decode = |bytes: &[u8]| {
+        let mut decoder = ResponseDecoder::new(9);
+        decoder.push(bytes);
+        decoder.finish().unwrap().ended
+    };
+    for bits in 0..16 {
+        let ended = Ended {
+            signal: (bits & 8 != 0).then_some(9),
+            oom: bits & 1 != 0,
+            time_limit: bits & 2 != 0,
+            cancelled: bits & 4 != 0,
+        };
+        let response = Response {
+            exit: 126,
+            ended: Some(ended),
+            ..Response::default()
+        };
+        let bytes = response.encode(true);
+        assert_eq!(bytes[bytes.len() - 1], bits & 7);
+        assert_eq!(decode(&bytes), Some(ended));
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), None, "cut short");
+        assert_eq!(decode(&bytes[..bytes.len() - 8]), None, "older executors");
+        assert_eq!(decode(&response.encode(false)), None);
+    }
+}
+
+#[test]
 fn capture_keeps_both_ends() {
     let mut capture = Capture::new(10);
     for byte in b'a'..=b'z' {
@@ -158,6 +307,7 @@ fn a_shortened_response_in_both_forms() {
         exit: -1,
         stdout,
         stderr: Output::whole(*b"e"),
+        ended: Some(Ended::default()),
     };
     let decode = |bytes: &[u8], limit| {
         let mut decoder = ResponseDecoder::new(limit);
@@ -187,11 +337,12 @@ proptest! {
         reqid: Vec<u8>, stdin: Vec<u8>,
         script in "[a-z]{0,9}",
         args in prop::collection::vec(prop::collection::vec(1u8.., 0..9), 0..9),
-        extended: bool, step in 1usize..40,
+        extended: bool, limit in 0u32.., step in 1usize..40,
     ) {
         let script = script.into_bytes();
         let request =
-            Request { reqid, dispatcher: vec![0, 1], script, stdin, args, extended };
+            Request { reqid, dispatcher: vec![0, 1], script, stdin, args, extended,
+                time_limit: (limit > 0).then_some(limit) };
         let frame = request.encode().unwrap();
         prop_assert_eq!(decode_stream(&frame, step), Ok(request));
         prop_assert_eq!(decode_stream(&frame[..frame.len() - 1], step), Err(RequestError::Truncated));
@@ -209,7 +360,8 @@ proptest! {
         let lost = out.len() - stdout.bytes().len();
         prop_assert_eq!(stdout.dropped, lost as u64);
         prop_assert!(out.starts_with(&stdout.head) && out.ends_with(&stdout.tail));
-        let response = Response { exit, stdout, stderr: Output::whole(err) };
+        let ended = Some(Ended { oom: exit > 0, ..Ended::default() });
+        let response = Response { exit, stdout, stderr: Output::whole(err), ended };
         let mut decoder = ResponseDecoder::new(1000);
         let mut bytes = response.encode(extended);
         if extended {
@@ -221,6 +373,7 @@ proptest! {
         prop_assert_eq!(decoded.stderr, response.stderr);
         if extended {
             prop_assert_eq!(decoded.stdout, response.stdout);
+            prop_assert_eq!(decoded.ended, response.ended);
         } else {
             prop_assert_eq!(decoded.stdout.head, response.stdout.marked());
         }
