@@ -393,3 +393,66 @@ fn a_router_in_1970_believes_its_own_certificate() {
         "not yet valid"
     );
 }
+
+#[test]
+fn a_file_of_overrides_takes_the_place_of_its_keys_and_nothing_else() {
+    let mut host = Host::new(&Ca::new());
+    let written = host.port;
+    let uci = host.path("uci.conf").display().to_string();
+    let conf = host.read("etc/ctrl-exec-agent/agent.conf");
+    host.write(
+        "etc/ctrl-exec-agent/agent.conf",
+        &format!("overrides = {uci}\n{conf}"),
+    );
+    // Not there: nothing is overridden, and nothing said about it.
+    let (code, stdout, stderr) = run(&host, &["self-check"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.contains(&format!("{uci} (not there)")), "{stdout}");
+
+    host.port = free_port();
+    host.write(
+        "uci.conf",
+        &format!("port = {}\nhostname = r-17\n", host.port),
+    );
+    let (_, stdout, _) = run(&host, &["self-check"]);
+    assert!(stdout.contains(&format!("{uci} (in force)")), "{stdout}");
+    assert!(stdout.contains(&format!("Port:        {}\n", host.port)));
+    host.start();
+    assert!(tcp(written, None).is_err());
+    let (_, body) = host.caller().post("/ping", "{\"reqid\":\"a\"}");
+    assert_eq!(text(&body, "host"), "r-17");
+
+    // A reload takes in a change; a bad file leaves everything as it is.
+    host.write(
+        "uci.conf",
+        &format!("port = {}\nhostname = r-18\n", host.port),
+    );
+    host.reload();
+    let (_, body) = host.caller().post("/ping", "{\"reqid\":\"b\"}");
+    assert_eq!(text(&body, "host"), "r-18");
+    host.write("uci.conf", "hostname = r-19\nallow_root = yes\n");
+    host.reload();
+    host.wait_log("'allow_root' cannot be overridden");
+    let (_, body) = host.caller().post("/ping", "{\"reqid\":\"c\"}");
+    assert_eq!(text(&body, "host"), "r-18");
+}
+
+#[test]
+fn the_least_log_level_leaves_out_the_ordinary_course() {
+    let mut host = Host::new(&Ca::new());
+    let conf = host.read("etc/ctrl-exec-agent/agent.conf");
+    host.start();
+    host.caller().post("/ping", "{\"reqid\":\"loud-1\"}");
+    host.wait_log("loud-1");
+    host.write(
+        "etc/ctrl-exec-agent/agent.conf",
+        &format!("log_level = warning\nfrobnicate = yes\n{conf}"),
+    );
+    host.signal("-HUP");
+    host.wait_log("ACTION=config-warn KEY=frobnicate");
+    host.caller().post("/ping", "{\"reqid\":\"quiet-1\"}");
+    host.signal("-TERM");
+    host.ended();
+    let log = host.log();
+    assert!(!log.contains("quiet-1"), "{log}");
+}

@@ -67,6 +67,14 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
     };
     let mut out = format!("ctrl-exec-agent {}\n", crate::VERSION);
     out.push_str(&format!("Port:        {}\n", loaded.port));
+    if let Some(path) = &loaded.conf.overrides {
+        let state = if Path::new(path).exists() {
+            "in force"
+        } else {
+            "not there"
+        };
+        out.push_str(&format!("Overrides:   {path} ({state})\n"));
+    }
     out.push_str(&format!("Scripts:     {}\n", loaded.scripts.scripts.len()));
     let certificate = match loaded.files.missing().first() {
         Some(path) => format!("not paired ({} is missing)", path.display()),

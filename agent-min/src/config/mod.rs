@@ -8,8 +8,11 @@ use crate::executable::is_executable;
 use crate::identity::files::{Files, expiry_of};
 use crate::identity::{clock, install};
 use crate::trust::{Revoked, TrustMap, read_bounded};
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::syslog::Level;
-use ctrl_exec_protocol::config::{self, AgentConf, ConfigError, ScriptsConf, Subject, decision};
+use ctrl_exec_protocol::config::{
+    self, AgentConf, ConfigError, ScriptsConf, Subject, Warning, decision,
+};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls::{self, Identity};
@@ -123,7 +126,27 @@ impl Configuration {
 /// The first fault.
 pub fn load_conf(paths: &Paths, notes: &mut Notes) -> Result<(AgentConf, u16, Files), ConfigError> {
     let name = paths.config.display().to_string();
-    let (conf, warnings) = AgentConf::parse(&read(&paths.config)?, &name)?;
+    let (mut conf, warnings) = AgentConf::parse(&read(&paths.config)?, &name)?;
+    note(notes, &name, warnings);
+    if let Some(path) = conf.overrides.clone() {
+        // Not there: nothing is overridden.
+        if let Some(text) = read_optional(Path::new(&path))? {
+            let overridden = conf.overridden(&text, &path)?;
+            conf = overridden.0;
+            note(notes, &path, overridden.1);
+        }
+    }
+    let listener = conf.listener(&name)?;
+    let files = Files {
+        cert: install::effective(paths, Path::new(listener.cert)),
+        key: install::effective(paths, Path::new(listener.key)),
+        ca: install::effective(paths, Path::new(listener.ca)),
+    };
+    let port = listener.port;
+    Ok((conf, port, files))
+}
+
+fn note(notes: &mut Notes, name: &str, warnings: Vec<Warning>) {
     for warning in warnings {
         notes.stderr.push(format!("{name}: {warning}"));
         let line = Line::new("config-warn");
@@ -136,14 +159,6 @@ pub fn load_conf(paths: &Paths, notes: &mut Notes) -> Result<(AgentConf, u16, Fi
             .lines
             .push((Level::Warning, line.field("MSG", &warning.message)));
     }
-    let listener = conf.listener(&name)?;
-    let files = Files {
-        cert: install::effective(paths, Path::new(listener.cert)),
-        key: install::effective(paths, Path::new(listener.key)),
-        ca: install::effective(paths, Path::new(listener.ca)),
-    };
-    let port = listener.port;
-    Ok((conf, port, files))
 }
 
 impl Loaded {
@@ -342,6 +357,18 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         .and_then(|file| file.take(most).read_to_end(&mut bytes))
         .map_err(|error| ConfigError::whole(&name, format!("cannot open: {error}")))?;
     config::decode(&bytes, &name)
+}
+
+/// A file of overrides; `None` when there is none.
+fn read_optional(path: &Path) -> Result<Option<String>, ConfigError> {
+    let name = path.display().to_string();
+    let most = config::MAX_FILE_BYTES as u64;
+    Bounded::new(most)
+        .no_follow()
+        .optional(path)
+        .map_err(|error| ConfigError::whole(&name, format!("cannot read: {error}")))?
+        .map(|bytes| config::decode(&bytes, &name))
+        .transpose()
 }
 
 fn stamp(path: &Path) -> Stamp {

@@ -12,7 +12,7 @@ use crate::rate_limit::{RateLimiter, Rule};
 use conns::{Conn, Stage};
 use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
-use ctrl_exec_protocol::config::RateLimit;
+use ctrl_exec_protocol::config::{LogLevel, RateLimit};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_reactor::{Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal};
 use log::{error, warn};
@@ -38,6 +38,9 @@ pub fn serve(paths: Paths) -> u8 {
     let log = Syslog::open("ctrl-exec-agent", &paths.root);
     let mut notes = Notes::default();
     let loaded = Loaded::load(&paths, &mut notes);
+    if let Ok(loaded) = &loaded {
+        log.set_least(least(loaded));
+    }
     report(&log, notes);
     let loaded = match loaded {
         Ok(loaded) => loaded,
@@ -195,6 +198,7 @@ impl Server {
                 self.rate = limiter(&loaded);
                 self.reactor.set_max_conns(max_conns(&loaded));
                 self.state.host = host_name(&loaded.conf);
+                self.log.set_least(least(&loaded));
                 self.state.loaded = loaded;
                 notes
                     .lines
@@ -232,6 +236,15 @@ impl Server {
     /// Seconds of the monotonic clock.
     fn now(&self) -> u32 {
         u32::try_from(self.reactor.now().as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The least grave lines that the configuration wants logged.
+fn least(loaded: &Loaded) -> Level {
+    match loaded.conf.log_level {
+        LogLevel::Info => Level::Info,
+        LogLevel::Warning => Level::Warning,
+        LogLevel::Err => Level::Err,
     }
 }
 

@@ -60,6 +60,7 @@ pub struct Syslog {
     missed: Cell<Option<Instant>>,
     dropped: Cell<u64>,
     to_stderr: bool,
+    least: Cell<Level>,
 }
 
 /// How sending went.
@@ -81,6 +82,7 @@ impl Syslog {
             missed: Cell::new(None),
             dropped: Cell::new(0),
             to_stderr: true,
+            least: Cell::new(Level::Info),
         };
         *log.socket.borrow_mut() = log.connect();
         log
@@ -94,8 +96,16 @@ impl Syslog {
         self
     }
 
+    /// From now on leaves out lines that are less grave than `least`.
+    pub fn set_least(&self, least: Level) {
+        self.least.set(least);
+    }
+
     /// Writes one line. A full socket buffer loses the line rather than blocking the caller.
     pub fn log(&self, level: Level, line: &Line) {
+        if level.severity() > self.least.get().severity() {
+            return;
+        }
         let lost = self.dropped.get();
         if lost > 0 {
             let note = Line::new("log-dropped").field("COUNT", lost);
@@ -201,6 +211,21 @@ mod tests {
         log.log(Level::Err, &Line::new("stop"));
         let n = second.recv(&mut buffer).unwrap();
         assert!(buffer[..n].starts_with(b"<27>prog["));
+    }
+
+    #[test]
+    fn lines_below_the_least_level_are_left_out_and_not_counted() {
+        let dir = temp_root("least");
+        let reader = UnixDatagram::bind(dir.file("dev/log")).unwrap();
+        let log = Syslog::open("prog", &Root::at(dir.path()));
+        log.set_least(Level::Warning);
+        log.log(Level::Info, &Line::new("quiet"));
+        log.log(Level::Err, &Line::new("loud"));
+        let mut buffer = [0; 1000];
+        let n = reader.recv(&mut buffer).unwrap();
+        let text = std::str::from_utf8(&buffer[..n]).unwrap();
+        assert!(text.ends_with("ACTION=loud"), "{text}");
+        assert_eq!(log.dropped(), 0);
     }
 
     #[test]

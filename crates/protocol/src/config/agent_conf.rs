@@ -12,6 +12,8 @@
 //! | `script_timeout` | 0 = none | seconds until a script is killed |
 //! | `async_max_records` | 1000 | async records kept per store |
 //! | `async_max_bytes` | 16M | bytes of async records kept per store |
+//! | `overrides` | none | file whose keys take the place of some here ([`super::overrides`]) |
+//! | `log_level` | info | least grave lines that are logged: `info`, `warning` or `err` |
 //! | `executor_max_children` | 64 | scripts the executor runs at the same time |
 //! | `executor_max_input` | 4M | bytes of requests that the executor holds, all together |
 //! | `script_writers` | nobody | users and `%groups`, besides root, who may write scripts and directories above |
@@ -80,6 +82,10 @@ pub struct AgentConf {
     pub trusted_dispatchers_path: Option<String>,
     /// Where a renewed certificate waits.
     pub cert_staging_path: Option<String>,
+    /// File of overrides.
+    pub overrides: Option<String>,
+    /// The least grave lines that are logged.
+    pub log_level: LogLevel,
     /// Agree to serve as uid 0.
     pub allow_root: bool,
     /// Bytes kept of each output stream.
@@ -135,6 +141,8 @@ impl Default for AgentConf {
             revoked_serials: None,
             trusted_dispatchers_path: None,
             cert_staging_path: None,
+            overrides: None,
+            log_level: LogLevel::Info,
             allow_root: false,
             max_output: 256 * 1024,
             memory_budget: 8 * 1024 * 1024,
@@ -148,6 +156,17 @@ impl Default for AgentConf {
             profiles: SortedMap::new(),
         }
     }
+}
+
+/// How grave a line must be to be logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Info,
+    /// What is worth a look.
+    Warning,
+    /// What failed.
+    Err,
 }
 
 /// `limit/window/block`: this many events within `window` seconds block for `block` seconds.

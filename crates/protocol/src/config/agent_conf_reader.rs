@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::agent_conf::{
-    AgentConf, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_SCRIPT_WRITERS, MAX_TAGS, RateLimit,
+    AgentConf, LogLevel, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_SCRIPT_WRITERS, MAX_TAGS, RateLimit,
 };
 use super::ip_list::IpList;
 use super::lines::{Line, classify, is_space};
@@ -26,6 +26,7 @@ impl AgentConf {
             "revoked_serials" => &mut self.revoked_serials,
             "trusted_dispatchers_path" => &mut self.trusted_dispatchers_path,
             "cert_staging_path" => &mut self.cert_staging_path,
+            "overrides" => &mut self.overrides,
             _ => return None,
         })
     }
@@ -60,9 +61,19 @@ pub(super) struct Reader {
     seen: Vec<String>,
     section: Section,
     number: usize,
+    overriding: bool,
 }
 
 impl Reader {
+    /// A reader of overrides for what another file said.
+    pub(super) fn overriding(conf: AgentConf) -> Self {
+        Self {
+            conf,
+            overriding: true,
+            ..Self::default()
+        }
+    }
+
     /// What was read, and what is worth a warning.
     pub(super) fn finish(self) -> (AgentConf, Vec<Warning>) {
         (self.conf, self.warnings)
@@ -88,6 +99,9 @@ impl Reader {
     }
 
     fn enter(&mut self, word: &str, name: Option<&str>) -> Result<(), String> {
+        if self.overriding {
+            return Err("a file of overrides has no sections".to_owned());
+        }
         self.section = if word.eq_ignore_ascii_case("profile") {
             let name = name.ok_or("profile section without a name: write [profile NAME]")?;
             if name.len() > MAX_NAME {
@@ -137,6 +151,9 @@ impl Reader {
     }
 
     fn top(&mut self, key: &str, value: &str) -> Result<(), String> {
+        if self.overriding && !super::overrides::KEYS.contains(&key) {
+            return Err(format!("'{}' cannot be overridden", shown(key)));
+        }
         if self.seen.iter().any(|seen| seen == key) {
             self.warn(
                 Subject::Key(key.to_owned()),
@@ -175,6 +192,7 @@ impl Reader {
                 let default = conf.rate_limit_probe;
                 self.conf.rate_limit_probe = self.rate_limit(key, value, default);
             }
+            "log_level" => conf.log_level = log_level(value)?,
             "allow_root" => conf.allow_root = keys::switch(key, value)?,
             "executor_max_input" => conf.executor_max_input = size(key, value, MAX_INPUT)?,
             "max_output" => conf.max_output = size(key, value, MAX_OUTPUT)?,
@@ -281,6 +299,18 @@ fn port(value: &str) -> Result<u16, String> {
     match u16::try_from(number) {
         Ok(port @ 1..) => Ok(port),
         _ => Err("'port' is out of range (1 to 65535)".to_owned()),
+    }
+}
+
+fn log_level(value: &str) -> Result<LogLevel, String> {
+    match value {
+        "info" => Ok(LogLevel::Info),
+        "warning" => Ok(LogLevel::Warning),
+        "err" => Ok(LogLevel::Err),
+        _ => Err(format!(
+            "'log_level' must be info, warning or err, not '{}'",
+            shown(value)
+        )),
     }
 }
 

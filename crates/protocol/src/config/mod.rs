@@ -16,6 +16,7 @@ pub mod decision;
 pub mod ip_list;
 mod keys;
 mod lines;
+pub mod overrides;
 pub mod profile;
 pub mod scripts_conf;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod tests;
 use crate::text::Untrusted;
 use std::fmt;
 
-pub use agent_conf::{AgentConf, Listener, RateLimit};
+pub use agent_conf::{AgentConf, Listener, LogLevel, RateLimit};
 pub use decision::{Decision, Deny, Located, Permit};
 pub use ip_list::IpList;
 pub use profile::{KernelSettings, Processes, Profile, RunAs, UnixSockets};
