@@ -1,7 +1,6 @@
 //! What parsers take and what they make of it, over random input.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use ctrl_exec_dispatcher::fleet::Call;
 use ctrl_exec_dispatcher::fleet::address;
 use ctrl_exec_dispatcher::fleet::select::{TagFilter, glob};
 use ctrl_exec_dispatcher::store::files::registry::{Record, SerialStatus};
@@ -88,7 +87,7 @@ proptest! {
         let normal = revoked::normal(&text);
         prop_assert_eq!(revoked::normal(&normal), normal);
         let _ = jval::parse_object(text.as_bytes());
-        let target = address::target(&Record::new("a"), None, None);
-        Call::get(target, text);
+        let word = format!("{text}:7");
+        prop_assert_eq!(address::split(&word), (text.as_str(), Some(7)));
     }
 }

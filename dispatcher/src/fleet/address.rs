@@ -1,25 +1,8 @@
 //! From a host word to where the agent listens (dispatcher.md §7).
 
-use crate::store::files::registry::{
-    DEFAULT_PORT, LookupBy, Record, Registry, RegistryError, SerialStatus,
-};
+use super::call::{Route, Target};
+use crate::store::files::registry::{DEFAULT_PORT, LookupBy, Record, Registry, RegistryError};
 use std::fmt;
-
-/// Where one call goes.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Target {
-    /// Registry name; results are keyed by it.
-    pub name: String,
-    /// Address literal or host name to connect to.
-    pub address: String,
-    /// TCP port.
-    pub port: u16,
-    /// What the agent is believed to trust: while it waits for our new serial, the old
-    /// certificate is presented.
-    pub serial_status: SerialStatus,
-    /// Whether the agent is known to be the reference's (see [`Record::is_perl`]).
-    pub perl: bool,
-}
 
 /// Why words could not be resolved.
 #[derive(Debug)]
@@ -65,8 +48,10 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
     };
     Target {
         name: record.name().to_owned(),
-        address: address.to_owned(),
-        port,
+        route: Route::Dial {
+            address: address.to_owned(),
+            port,
+        },
         serial_status: record.serial_status(),
         perl: record.is_perl(),
     }
@@ -190,7 +175,7 @@ mod tests {
             record.set_port(*stored);
             let got = target(&record, *word, *option);
             assert_eq!(
-                (got.address.as_str(), got.port),
+                (got.address(), got.port()),
                 (*address, *port),
                 "{lookup} {ip} {stored}"
             );

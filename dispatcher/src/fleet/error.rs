@@ -1,6 +1,9 @@
 //! What can go wrong with a call, told apart by kind and never by text (dispatcher.md §10).
 
-use super::SLOWEST;
+use super::call::Call;
+use super::tls_fault;
+use ctrl_exec_reactor::http::HttpError;
+use ctrl_exec_reactor::{CloseReason, Phase as ConnPhase, SLOWEST};
 use std::fmt;
 use std::time::Duration;
 
@@ -91,6 +94,8 @@ pub enum Fault {
 pub struct CallError {
     /// What went wrong.
     pub fault: Fault,
+    /// The whole request had gone out, so that the agent may act on it.
+    pub sent: bool,
     /// Address the call went to, not the registry name.
     pub address: String,
     /// Port it went to.
@@ -129,6 +134,7 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             fault,
+            sent: _,
             address,
             port,
         } = self;
@@ -226,6 +232,67 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+/// Classifies the end of a connection that should have brought an answer.
+pub(super) fn fault_of(reason: &CloseReason, step: Duration, call: &Call) -> Fault {
+    match reason {
+        CloseReason::Refused => Fault::Refused,
+        CloseReason::Unreachable => Fault::Unreachable,
+        CloseReason::Timeout(ConnPhase::Connect) => Fault::ConnectTimeout,
+        CloseReason::Timeout(ConnPhase::Handshake) => Fault::TlsTimeout,
+        CloseReason::Timeout(_) => Fault::ReadTimeout(step),
+        CloseReason::TooSlow { bytes, .. } => Fault::TooSlow(*bytes),
+        CloseReason::Tls { text, .. } => tls_fault::explain(text, &call.target.name),
+        CloseReason::Eof {
+            phase: ConnPhase::Handshake,
+            ..
+        }
+        | CloseReason::Reset {
+            phase: ConnPhase::Handshake,
+        } => Fault::Tls(
+            "the agent closed the connection (not an agent, or its rate limit, address list or \
+             connection limit)"
+                .to_owned(),
+        ),
+        CloseReason::Eof { partial: true, .. } | CloseReason::Http(HttpError::Truncated) => {
+            Fault::Truncated
+        }
+        CloseReason::Eof { .. }
+        | CloseReason::PeerClosed
+        | CloseReason::Done
+        | CloseReason::Http(HttpError::Empty) => Fault::NoAnswer,
+        CloseReason::Http(HttpError::BodyTooLarge) | CloseReason::TooLarge => Fault::TooLarge,
+        CloseReason::Http(HttpError::Overloaded) => Fault::NoRoom,
+        CloseReason::Http(error) => Fault::BadAnswer(error.to_string()),
+        CloseReason::Reset {
+            phase: ConnPhase::Connect,
+        } => Fault::Refused,
+        CloseReason::Io {
+            phase: ConnPhase::Connect,
+            ..
+        }
+        | CloseReason::Full
+        | CloseReason::Local => Fault::Local(reason.to_string()),
+        CloseReason::Reset { .. } | CloseReason::Io { .. } => Fault::BadAnswer(reason.to_string()),
+    }
+}
+
+/// Whether a connection that ended so had taken the whole of a request that was given to it. An
+/// alert is the agent's word that it would not talk to us: nothing was acted on.
+pub(super) fn is_sent(reason: &CloseReason) -> bool {
+    match reason {
+        CloseReason::Timeout(phase)
+        | CloseReason::Reset { phase }
+        | CloseReason::Eof { phase, .. }
+        | CloseReason::Io { phase, .. }
+        | CloseReason::TooSlow { phase, .. } => *phase == ConnPhase::Response,
+        CloseReason::Tls { phase, text } => {
+            *phase == ConnPhase::Response && !text.contains("received fatal alert")
+        }
+        CloseReason::Refused | CloseReason::Unreachable | CloseReason::Full => false,
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +301,7 @@ mod tests {
     fn messages_hold_the_documented_fragments() {
         let text = |fault| {
             CallError {
+                sent: false,
                 fault,
                 address: "10.0.0.1".into(),
                 port: 7443,

@@ -1,6 +1,6 @@
 //! What a failed handshake means to the people of a fleet: the TLS library's words name its types.
 
-use super::Fault;
+use super::error::Fault;
 use ctrl_exec_protocol::time::Utc;
 
 /// How the library reports a certificate that it refuses, before the reason.
@@ -121,6 +121,7 @@ mod tests {
     fn shown(error: Error) -> String {
         let fault = explain(&error.to_string(), "r1");
         super::super::CallError {
+            sent: false,
             fault,
             address: "10.0.0.1".into(),
             port: 7443,

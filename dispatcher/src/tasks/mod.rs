@@ -192,6 +192,7 @@ pub(crate) fn answer_of(status: u16, body: &str) -> Answer {
 pub(crate) fn answer_failed(fault: Fault) -> Answer {
     let error = CallError {
         fault,
+        sent: false,
         address: "10.0.0.1".into(),
         port: 7443,
     };

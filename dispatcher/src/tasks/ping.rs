@@ -1,18 +1,19 @@
 //! `POST /ping`, `GET /capabilities` and `POST /rotate-serial` (dispatcher.md §9.2, §9.3, §9.5).
 
 use super::{Failure, Outcome, finish, is_success, put_outcome, status_line};
-use crate::fleet::address::Target;
-use crate::fleet::{Answer, Call};
+use crate::fleet::{Answer, Call, Identity, Target};
 use crate::jval::{self, Object};
 use ctrl_exec_protocol::json;
 use std::sync::Arc;
 
 /// The ping of an agent; its certificate is wanted, for renewal.
-pub fn ping_call(target: Target, reqid: &str) -> Call {
+pub fn ping_call(target: Target, identity: Identity, reqid: &str) -> Call {
     let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
     Call {
         want_certificate: true,
-        ..Call::post(target, "/ping", body).small()
+        ..Call::post(target, identity, "/ping", body)
+            .small()
+            .repeatable()
     }
 }
 
@@ -22,8 +23,8 @@ pub fn ping_result(name: &str, answer: &Answer) -> Object {
 }
 
 /// The question what an agent offers.
-pub fn capabilities_call(target: Target) -> Call {
-    Call::get(target, "/capabilities")
+pub fn capabilities_call(target: Target, identity: Identity) -> Call {
+    Call::get(target, identity, "/capabilities")
 }
 
 /// Its result. Other than for ping, the reference keeps the raw status line of a 403.
@@ -35,12 +36,14 @@ pub fn capabilities_result(name: &str, answer: &Answer) -> Object {
 }
 
 /// Tells an agent to trust (`add`) or forget (`remove`) a serial.
-pub fn rotate_call(target: Target, serial: &str, action: &str) -> Call {
+pub fn rotate_call(target: Target, identity: Identity, serial: &str, action: &str) -> Call {
     let body = json::object()
         .str("serial", serial)
         .str("action", action)
         .finish();
-    Call::post(target, "/rotate-serial", body).small()
+    Call::post(target, identity, "/rotate-serial", body)
+        .small()
+        .repeatable()
 }
 
 /// Its result; `exit` is 0 when the agent confirmed.

@@ -3,8 +3,7 @@
 
 use crate::ca::{Authority, CaDir};
 use crate::config::Config;
-use crate::fleet::address::Target;
-use crate::fleet::{Answer, Call, Engine};
+use crate::fleet::{Answer, Call, Engine, Identity, Plan, Target};
 use crate::jval::{self, Object};
 use crate::store::files::registry::{Record, Registry};
 use ctrl_exec_protocol::json;
@@ -61,10 +60,11 @@ pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>,
 /// address can mislead it.
 pub fn renew(
     engine: &Engine,
+    plan: &Plan,
     config: &Config,
     authority: &Authority,
     registry: &Registry,
-    targets: Vec<(Target, usize)>,
+    targets: Vec<(Target, Identity)>,
     reqid: &str,
 ) -> Vec<Renewed> {
     let days = config.cert_days().ok().flatten().unwrap_or(DEFAULT_DAYS);
@@ -72,15 +72,16 @@ pub fn renew(
     let calls: Vec<Call> = targets
         .into_iter()
         .map(|(target, identity)| Call {
-            identity,
             want_certificate: true,
-            ..Call::post(target, "/renew", Arc::clone(&body)).small()
+            ..Call::post(target, identity, "/renew", Arc::clone(&body))
+                .small()
+                .repeatable()
         })
         .collect();
     let mut renewed = Vec::new();
     let mut completions = Vec::new();
     let mut ends = Vec::new();
-    for (call, answer) in calls.iter().zip(engine.all(&calls)) {
+    for (call, answer) in calls.iter().zip(engine.all(calls.clone(), plan.clone())) {
         let name = &call.target.name;
         let record = match registry.load(name) {
             Ok(record) => record.unwrap_or_else(|| Record::new(name)),
@@ -100,10 +101,12 @@ pub fn renew(
                     .str("ca", authority.pem())
                     .str("reqid", reqid)
                     .finish();
-                completions.push(Call {
-                    identity: call.identity,
-                    ..Call::post(call.target.clone(), "/renew-complete", body).small()
-                });
+                let (target, identity) = (call.target.clone(), call.identity.clone());
+                completions.push(
+                    Call::post(target, identity, "/renew-complete", body)
+                        .small()
+                        .repeatable(),
+                );
             }
             Err(error) => renewed.push(Renewed {
                 name: name.clone(),
@@ -111,7 +114,11 @@ pub fn renew(
             }),
         }
     }
-    for ((call, answer), end) in completions.iter().zip(engine.all(&completions)).zip(ends) {
+    for ((call, answer), end) in completions
+        .iter()
+        .zip(engine.all(completions.clone(), plan.clone()))
+        .zip(ends)
+    {
         let name = call.target.name.clone();
         let result = confirmed(&answer).and_then(|()| {
             registry

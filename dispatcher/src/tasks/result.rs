@@ -1,13 +1,12 @@
 //! `GET /result/<reqid>` (dispatcher.md §9.4) and what it does to a host's entry (§12.3).
 
 use super::{Failure, is_success};
-use crate::fleet::address::Target;
-use crate::fleet::{Answer, Call};
+use crate::fleet::{Answer, Call, Identity, Target};
 use crate::jval::{self, Object, Value};
 
 /// The call. `reqid` has been checked to be of letters, digits, `_` and `-`.
-pub fn result_call(target: Target, reqid: &str) -> Call {
-    Call::get(target, format!("/result/{reqid}"))
+pub fn result_call(target: Target, identity: Identity, reqid: &str) -> Call {
+    Call::get(target, identity, format!("/result/{reqid}"))
 }
 
 /// What an agent said of a run.

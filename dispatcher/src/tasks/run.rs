@@ -1,8 +1,7 @@
 //! `POST /run` (dispatcher.md §9.1).
 
 use super::{Failure, Outcome, finish, is_success, put_outcome};
-use crate::fleet::address::Target;
-use crate::fleet::{Answer, Call, Fault};
+use crate::fleet::{Answer, Call, Fault, Identity, Target};
 use crate::jval::{self, Object};
 use ctrl_exec_protocol::wire::messages::RunRequest;
 use std::sync::Arc;
@@ -34,9 +33,9 @@ impl RunBody {
 }
 
 /// The call.
-pub fn run_call(target: Target, body: &RunBody) -> Call {
+pub fn run_call(target: Target, identity: Identity, body: &RunBody) -> Call {
     let body = if target.perl { &body.perl } else { &body.body };
-    Call::post(target, "/run", Arc::clone(body))
+    Call::post(target, identity, "/run", Arc::clone(body))
 }
 
 /// The result of a sync run.

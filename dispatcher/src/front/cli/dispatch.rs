@@ -1,9 +1,10 @@
 //! Drives a fan-out from the command line: results as they arrive, progress on a terminal,
 //! interrupts, failure limits.
 
+use super::session::Session;
 use super::table::{BATCH, MAX_FAILURES, QUIET};
 use super::{Fatal, out, parse::Args};
-use crate::fleet::{Answer, Call, Engine, Flow, Report};
+use crate::fleet::{Answer, Batch, Call, Plan, Report};
 use crate::jval::Object;
 use crate::tasks::Outcome;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -20,11 +21,14 @@ const REDRAW: Duration = Duration::from_millis(250);
 /// Most names listed when interrupted.
 const NAMES_SHOWN: usize = 20;
 
+/// How often it is looked whether an interrupt came.
+const TICK: Duration = Duration::from_millis(100);
+
 /// A fan-out and what it looks like.
 pub struct Fanout<'a> {
-    engine: Engine,
-    calls: &'a [Call],
-    max_failures: usize,
+    session: &'a Session,
+    plan: Plan,
+    calls: Vec<Call>,
     quiet: bool,
 }
 
@@ -38,7 +42,7 @@ pub struct Results {
 
 impl<'a> Fanout<'a> {
     /// Reads `--batch` and `--max-failures`.
-    pub fn new(engine: &Engine, calls: &'a [Call], args: &Args) -> Result<Self, Fatal> {
+    pub fn new(session: &'a Session, calls: Vec<Call>, args: &Args) -> Result<Self, Fatal> {
         let portion = |flag: &'static super::table::Flag| match args.value(flag) {
             None => Ok(None),
             Some(text) => portion(text, calls.len()).map(Some).ok_or_else(|| {
@@ -49,79 +53,87 @@ impl<'a> Fanout<'a> {
                 ))
             }),
         };
-        let engine = match portion(&BATCH)? {
-            Some(batch) => engine.clone().with_parallel(batch),
-            None => engine.clone(),
-        };
-        let max_failures = portion(&MAX_FAILURES)?.unwrap_or(usize::MAX);
+        let mut plan = session.plan.clone();
+        if let Some(batch) = portion(&BATCH)? {
+            plan.parallel = batch;
+        }
+        plan.max_failures = portion(&MAX_FAILURES)?.unwrap_or(usize::MAX);
         Ok(Self {
-            engine,
+            session,
+            plan,
             calls,
-            max_failures,
             quiet: args.has(&QUIET),
         })
     }
 
-    /// Runs it. `result` makes an object of an answer; `arrived` is called with each in
-    /// turn and may take out of it what need not be kept.
-    pub fn run(
-        &self,
-        mut result: impl FnMut(&Call, &Answer) -> Object,
-        mut arrived: impl FnMut(&mut Object),
+    /// Runs it. `result` makes an object of an answer, on whichever thread it comes in; `arrived`
+    /// is called with each in turn, and what else it made, and may take out of it what need not be kept.
+    pub fn run<X: Send + 'static>(
+        self,
+        result: impl Fn(&Call, Answer) -> (Object, X) + Send + Sync + 'static,
+        mut arrived: impl FnMut(&Call, &mut Object, X),
     ) -> Result<Results, Fatal> {
         let interrupts = Interrupts::install()?;
         let mut progress = Progress::new(self.calls.len(), self.quiet);
-        let mut results = Vec::with_capacity(self.calls.len());
+        let max_failures = self.plan.max_failures;
+        let judge = move |call: &Call, answer: Answer| {
+            let (object, more) = result(call, answer);
+            let failed = !matches!(Outcome::of(&object), Outcome::Ok | Outcome::Skipped);
+            ((object, more, failed), failed)
+        };
+        let mut batch: Batch<(Object, X, bool)> = self
+            .session
+            .engine
+            .start(self.calls, self.plan, judge, None);
+        let calls = Arc::clone(batch.calls());
+        let mut results = Vec::with_capacity(calls.len());
         let mut running: BTreeSet<usize> = BTreeSet::new();
         let mut failures = 0;
-        let mut flow = Flow::Go;
         let mut interrupted = false;
-        self.engine.run(self.calls, &mut |report| {
-            match report {
-                Report::Begun(index) => {
+        let mut cancelled = false;
+        while batch.left() > 0 {
+            match batch.next(TICK) {
+                Some(Report::Begun(index)) => {
                     running.insert(index);
                 }
-                Report::Ended(index, answer) => {
+                Some(Report::Ended(index, (mut object, more, failed))) => {
                     running.remove(&index);
-                    let mut object = result(&self.calls[index], &answer);
-                    if !matches!(Outcome::of(&object), Outcome::Ok | Outcome::Skipped) {
-                        failures += 1;
-                    }
+                    failures += usize::from(failed);
                     progress.clear();
-                    arrived(&mut object);
+                    arrived(&calls[index], &mut object, more);
                     results.push((index, object));
-                    if failures >= self.max_failures && flow == Flow::Go {
-                        flow = Flow::Finish;
+                    if failed && failures == max_failures {
                         out::error(format_args!(
                             "{failures} host(s) failed: no further host is started."
                         ));
                     }
                 }
-                Report::Tick => {}
+                None => {}
             }
             if interrupts.terminated() {
-                flow = Flow::Abort;
-                interrupted = true;
+                cancelled = true;
             }
             if interrupts.interrupted() {
                 progress.clear();
                 if interrupted {
-                    flow = Flow::Abort;
+                    cancelled = true;
                 } else {
                     interrupted = true;
                     let names = running
                         .iter()
-                        .map(|index| self.calls[*index].target.name.as_str());
-                    still_running(names, running.len(), self.calls.len() - results.len());
+                        .map(|index| calls[*index].target.name.as_str());
+                    still_running(names, running.len(), calls.len() - results.len());
                 }
             }
+            if cancelled {
+                batch.control().cancel();
+            }
             progress.draw(results.len(), failures, running.len());
-            flow
-        });
+        }
         progress.clear();
         Ok(Results {
             results,
-            interrupted: flow == Flow::Abort,
+            interrupted: cancelled,
         })
     }
 }

@@ -44,13 +44,14 @@ impl Agents for EngineAgents<'_> {
     fn rotate_serial(&mut self, calls: &[RotateCall]) -> Vec<Result<(), CallFailure>> {
         let made: Vec<Call> = calls
             .iter()
-            .map(|call| Call {
-                identity: match call.with {
-                    Pair::Current => 0,
-                    Pair::Previous => self.session.previous.unwrap_or(0),
-                },
-                ..tasks::rotate_call(
+            .map(|call| {
+                let previous = match call.with {
+                    Pair::Current => None,
+                    Pair::Previous => self.session.previous.as_ref(),
+                };
+                tasks::rotate_call(
                     address::target(&call.agent, None, None),
+                    previous.unwrap_or(&self.session.current).clone(),
                     &call.serial,
                     call.action.word(),
                 )
@@ -58,7 +59,7 @@ impl Agents for EngineAgents<'_> {
             .collect();
         calls
             .iter()
-            .zip(self.session.engine.all(&made))
+            .zip(self.session.engine.all(made, self.session.plan.clone()))
             .map(|(call, answer)| confirmed(&tasks::rotate_result(call.agent.name(), &answer)))
             .collect()
     }

@@ -4,9 +4,9 @@
 use super::table::{ALL, FAILED_OF, JSON, LIST, PARALLEL, PORT, TAGS, TIMEOUT, TOKEN, USERNAME};
 use super::{Ctx, Fatal, out, parse::Args};
 use crate::config::Config;
-use crate::fleet::Engine;
-use crate::fleet::address::{self, Target};
+use crate::fleet::address;
 use crate::fleet::select::{Selection, TagFilter};
+use crate::fleet::{Engine, Identity, Plan, Target};
 use crate::jval;
 use crate::store::files::registry::{Registry, SerialStatus};
 use crate::store::files::revoked;
@@ -17,16 +17,21 @@ use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::HookRequest;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A configuration and an engine made of it.
 pub struct Session {
     /// The configuration.
     pub config: Config,
-    /// Makes calls with our certificate.
+    /// Makes calls.
     pub engine: Engine,
-    /// The engine's number of the certificate from before a rotation, while agents still need it.
-    pub previous: Option<usize>,
+    /// How it makes them unless a verb says otherwise.
+    pub plan: Plan,
+    /// Our certificate.
+    pub current: Identity,
+    /// The certificate from before a rotation, while agents still need it.
+    pub previous: Option<Identity>,
 }
 
 impl Session {
@@ -58,12 +63,14 @@ impl Session {
                 revoked::path(&ctx.root).display()
             ))
         })?;
-        let mut engine = Engine::new(tls, parallel, timeout)
-            .with_max_answer(config.max_answer()?)
-            .refusing(revoked);
+        let plan = Plan {
+            revoked: Arc::new(revoked),
+            max_answer: config.max_answer()?,
+            ..Plan::new(parallel, timeout)
+        };
         // Without the old pair, agents not told of the new one are out of reach; the others not.
         let previous = match trust::previous_client_config(&config, resumption) {
-            Ok(previous) => previous.map(|previous| engine.add_identity(previous)),
+            Ok(previous) => previous.map(Identity),
             Err(error) => {
                 out::error(format_args!(
                     "Warning: the certificate before the rotation: {error}"
@@ -73,17 +80,20 @@ impl Session {
         };
         Ok(Self {
             config,
-            engine,
+            engine: Engine::default(),
+            plan,
+            current: Identity(tls),
             previous,
         })
     }
 
     /// Which of our identities an agent is to be shown.
-    pub fn identity(&self, target: &Target) -> usize {
-        match target.serial_status {
-            SerialStatus::Current => 0,
-            _ => self.previous.unwrap_or(0),
-        }
+    pub fn identity(&self, target: &Target) -> Identity {
+        let previous = match target.serial_status {
+            SerialStatus::Current => None,
+            _ => self.previous.as_ref(),
+        };
+        previous.unwrap_or(&self.current).clone()
     }
 }
 
@@ -229,8 +239,8 @@ pub fn list(ctx: &Ctx, args: &Args, words: &[String]) -> Result<bool, Fatal> {
         let hosts = targets.iter().map(|target| {
             jval::object([
                 ("host", jval::string(&*target.name)),
-                ("address", jval::string(&*target.address)),
-                ("port", jval::int(i64::from(target.port))),
+                ("address", jval::string(target.address())),
+                ("port", jval::int(i64::from(target.port()))),
             ])
         });
         out::line(jval::line(&jval::objects(hosts)));
@@ -239,7 +249,9 @@ pub fn list(ctx: &Ctx, args: &Args, words: &[String]) -> Result<bool, Fatal> {
         for target in &targets {
             text.push_str(&format!(
                 "{:<30}  {}:{}\n",
-                target.name, target.address, target.port
+                target.name,
+                target.address(),
+                target.port()
             ));
         }
         out::raw(&text);

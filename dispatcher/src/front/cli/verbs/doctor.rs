@@ -57,14 +57,15 @@ fn reach(ctx: &Ctx, args: &Args, report: &mut Report) -> Result<(), Fatal> {
         .iter()
         .map(|record| {
             let target = address::target(record, None, None);
-            Call {
-                identity: session.identity(&target),
-                ..tasks::ping_call(target, &reqid)
-            }
+            let identity = session.identity(&target);
+            tasks::ping_call(target, identity, &reqid)
         })
         .collect();
     let mut reached = 0;
-    for (call, answer) in calls.iter().zip(session.engine.all(&calls)) {
+    for (call, answer) in calls
+        .iter()
+        .zip(session.engine.all(calls.clone(), session.plan.clone()))
+    {
         let name = &call.target.name;
         let result = tasks::ping_result(name, &answer);
         if let Some(skew) = answer

@@ -39,7 +39,7 @@ pub fn wait(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let deadline = Instant::now() + limit;
     let mut follower = Follower::new(ctx, args)?;
     // An agent that never comes to an end must not hold us beyond our own time.
-    follower.session.engine = follower.session.engine.clone().until(deadline + GRACE);
+    follower.session.plan.deadline = Some(deadline + GRACE);
     let mut pauses = PAUSES.iter();
     let mut pause = Duration::ZERO;
     loop {
@@ -107,16 +107,13 @@ impl<'a> Follower<'a> {
             .into_iter()
             .map(|target| {
                 let identity = self.session.identity(&target);
-                Call {
-                    identity,
-                    ..tasks::result_call(target, self.reqid)
-                }
+                tasks::result_call(target, identity, self.reqid)
             })
             .collect();
         let fetched: HashMap<String, Fetched> = self
             .session
             .engine
-            .all(&calls)
+            .all(calls, self.session.plan.clone())
             .iter()
             .zip(&open)
             .map(|(answer, name)| ((*name).to_owned(), tasks::result_of(answer)))

@@ -3,7 +3,7 @@
 
 use super::ping::{fan_out, log_renewal, renew_due};
 use crate::config::Config;
-use crate::fleet::Engine;
+use crate::fleet::Identity;
 use crate::fleet::address;
 use crate::front::cli::rotating::{EngineAgents, rotator};
 use crate::front::cli::session::{self, Session};
@@ -34,13 +34,14 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let reqid = session::new_reqid()?;
     let mut renewed = Vec::new();
     if args.has(&EXPIRED) {
-        // One engine each: its clock stands where that agent's certificate was still valid.
+        // One identity each: its clock stands where that agent's certificate was still valid.
         for target in targets {
             let record = registry.require(&target.name)?;
-            let engine = engine_for_expired(&session, Utc::parse_openssl(record.expiry()))?;
-            let target = vec![(target, 0)];
+            let end = Utc::parse_openssl(record.expiry());
+            let target = vec![(target, identity_for_expired(&session, end)?)];
             renewed.extend(renew::renew(
-                &engine,
+                &session.engine,
+                &session.plan,
                 &session.config,
                 &authority,
                 &registry,
@@ -51,10 +52,14 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     } else {
         let targets = targets
             .into_iter()
-            .map(|t| (t.clone(), session.identity(&t)))
+            .map(|target| {
+                let identity = session.identity(&target);
+                (target, identity)
+            })
             .collect();
         renewed = renew::renew(
             &session.engine,
+            &session.plan,
             &session.config,
             &authority,
             &registry,
@@ -99,15 +104,15 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     Ok(u8::from(failed))
 }
 
-/// An engine that takes a certificate which ended at `end`; what is still valid stays so.
-fn engine_for_expired(session: &Session, end: Option<Utc>) -> Result<Engine, Fatal> {
+/// An identity that takes a certificate which ended at `end`; what is still valid stays so.
+fn identity_for_expired(session: &Session, end: Option<Utc>) -> Result<Identity, Fatal> {
     let clock: Clock = Arc::new(move || {
         let now = Utc::now().0;
         end.map_or(now, |end| now.min(end.0 - 60))
     });
     let files = trust::identity_files(&session.config);
     let tls = trust::client_config_of(&session.config, &files, false, &clock)?;
-    Ok(session.engine.clone().with_identity(tls))
+    Ok(Identity(tls))
 }
 
 /// Replaces the dispatcher's certificate and tells the agents.

@@ -1,8 +1,7 @@
 //! `ping` and `discover` (dispatcher.md §3.4, §9.2, §9.3).
 
 use super::run::{strict_exit, summary};
-use crate::fleet::address::Target;
-use crate::fleet::{Answer, Call};
+use crate::fleet::{Call, Identity, Target};
 use crate::front::cli::dispatch::{Fanout, Results};
 use crate::front::cli::session::{self, Session};
 use crate::front::cli::table::{ALL, JSON, JSON_LINES, QUIET, SORT, STRICT, TAGS};
@@ -57,7 +56,7 @@ pub struct Pinged {
     /// Results in order of completion.
     pub results: Results,
     /// Targets whose certificate is due, with the identity they know us by.
-    pub due: Vec<(Target, usize)>,
+    pub due: Vec<(Target, Identity)>,
 }
 
 /// Pings targets and notes whose certificate is due.
@@ -66,35 +65,38 @@ pub fn fan_out(
     args: &Args,
     session: &Session,
     targets: Vec<Target>,
-    arrived: impl FnMut(&mut Object),
+    mut arrived: impl FnMut(&mut Object),
 ) -> Result<Pinged, Fatal> {
     let reqid = session::new_reqid()?;
     let cert_days = session.config.cert_days()?;
     let now = Utc::now();
     let calls: Vec<Call> = targets
         .into_iter()
-        .map(|target| Call {
-            identity: session.identity(&target),
-            ..tasks::ping_call(target, &reqid)
+        .map(|target| {
+            let identity = session.identity(&target);
+            tasks::ping_call(target, identity, &reqid)
         })
         .collect();
     let mut due = Vec::new();
     let mut versions = std::collections::HashMap::new();
-    let results = Fanout::new(&session.engine, &calls, args)?.run(
-        |call, answer| {
-            let result = tasks::ping_result(&call.target.name, answer);
-            if renew::is_due(&result, answer.certificate.as_deref(), cert_days, now) {
-                due.push((call.target.clone(), call.identity));
+    let results = Fanout::new(session, calls, args)?.run(
+        move |call, answer| {
+            let result = tasks::ping_result(&call.target.name, &answer);
+            let is_due = renew::is_due(&result, answer.certificate.as_deref(), cert_days, now);
+            (result, is_due)
+        },
+        |call, result, is_due| {
+            if is_due {
+                due.push((call.target.clone(), call.identity.clone()));
             }
             // Only agents of the reference, and those that were, need a note in their record.
-            let version = jval::str_or_empty(&result, "version");
+            let version = jval::str_or_empty(result, "version");
             if !version.is_empty() && (call.target.perl || is_perl_version(version)) {
                 versions.insert(call.target.name.clone(), version.to_owned());
             }
-            log_ping(ctx, call, &result, &reqid);
-            result
+            log_ping(ctx, call, result, &reqid);
+            arrived(result);
         },
-        arrived,
     )?;
     note_versions(ctx, &versions);
     // A name given twice is renewed once.
@@ -134,7 +136,7 @@ fn note_versions(ctx: &Ctx, versions: &std::collections::HashMap<String, String>
 pub fn renew_due(
     ctx: &Ctx,
     session: &Session,
-    due: &[(Target, usize)],
+    due: &[(Target, Identity)],
 ) -> Result<Vec<renew::Renewed>, Fatal> {
     if due.is_empty() {
         return Ok(Vec::new());
@@ -154,6 +156,7 @@ pub fn renew_due(
     let registry = ctx.registry();
     let renewed = renew::renew(
         &session.engine,
+        &session.plan,
         &session.config,
         &authority,
         &registry,
@@ -202,19 +205,16 @@ pub fn discover(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let session = Session::open(ctx, config, args, false)?;
     let calls: Vec<Call> = targets
         .into_iter()
-        .map(|target| Call {
-            identity: session.identity(&target),
-            ..tasks::capabilities_call(target)
+        .map(|target| {
+            let identity = session.identity(&target);
+            tasks::capabilities_call(target, identity)
         })
         .collect();
     let streamed = !args.has(&JSON) && !args.has(&JSON_LINES) && !args.has(&SORT);
-    let mut results = Fanout::new(&session.engine, &calls, args)?.run(
-        |call, answer: &Answer| {
-            let result = tasks::capabilities_result(&call.target.name, answer);
-            log_capabilities(ctx, call, &result);
-            result
-        },
-        |result| {
+    let mut results = Fanout::new(&session, calls, args)?.run(
+        |call, answer| (tasks::capabilities_result(&call.target.name, &answer), ()),
+        |call, result, ()| {
+            log_capabilities(ctx, call, result);
             if args.has(&JSON_LINES) {
                 out::line(jval::line(&*result));
             } else if streamed {
@@ -345,7 +345,7 @@ fn log_ping(ctx: &Ctx, call: &Call, result: &Object, reqid: &str) {
         .field("AGENT", &call.target.name)
         .field(
             "TARGET",
-            format_args!("{}:{}", call.target.address, call.target.port),
+            format_args!("{}:{}", call.target.address(), call.target.port()),
         )
         .field("RTT", jval::str_or_empty(result, "rtt"))
         .field("REQID", reqid);
@@ -359,7 +359,7 @@ fn log_capabilities(ctx: &Ctx, call: &Call, result: &Object) {
     let line = Line::new("capabilities")
         .field(
             "TARGET",
-            format_args!("{}:{}", call.target.address, call.target.port),
+            format_args!("{}:{}", call.target.address(), call.target.port()),
         )
         .field("RTT", jval::str_or_empty(result, "rtt"));
     let scripts = match result.get("scripts") {

@@ -58,11 +58,8 @@ fn shown_serial(ctx: &Ctx, args: &Args, record: &Record) -> Option<String> {
     let session = Session::open(ctx, ctx.config().ok()?, args, false).ok()?;
     let target = address::target(record, None, args.number(&PORT));
     let identity = session.identity(&target);
-    let call = crate::fleet::Call {
-        identity,
-        ..tasks::ping_call(target, "")
-    };
-    let answers = session.engine.all(std::slice::from_ref(&call));
+    let call = tasks::ping_call(target, identity, "");
+    let answers = session.engine.all(vec![call], session.plan.clone());
     let facts = cert::facts(answers.first()?.certificate.as_deref()?).ok()?;
     // Another agent may answer at that address: its certificate must not be barred.
     (facts.subject_cn.as_deref() == Some(record.paired_cn())).then_some(facts.serial_hex)

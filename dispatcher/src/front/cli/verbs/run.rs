@@ -101,7 +101,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn dispatch(&self, targets: Vec<crate::fleet::address::Target>) -> Result<Exit, Fatal> {
+    fn dispatch(&self, targets: Vec<crate::fleet::Target>) -> Result<Exit, Fatal> {
         let request = &self.request;
         let mode = if request.run_async { "async" } else { "sync" };
         let line = Line::new("dispatch")
@@ -115,33 +115,33 @@ impl Run<'_> {
             .into_iter()
             .map(|target| {
                 let identity = self.session.identity(&target);
-                crate::fleet::Call {
-                    identity,
-                    ..tasks::run_call(target, &body)
-                }
+                tasks::run_call(target, identity, &body)
             })
             .collect();
         let streamed = !self.has(&JSON) && !self.has(&SORT) && !self.has(&FOLD);
         if request.run_async && streamed && !self.has(&JSON_LINES) {
             out::line(format_args!("Submitted async run  req:{}", request.reqid));
         }
+        let asked = request.clone();
         let mut cut = Vec::new();
         let mut kept = 0;
-        let mut results = Fanout::new(&self.session.engine, &calls, self.args)?.run(
-            |call, answer| {
+        let mut results = Fanout::new(&self.session, calls, self.args)?.run(
+            move |call, answer| {
                 let name = &call.target.name;
-                let result = if request.run_async {
-                    tasks::async_result(name, &request.script, &request.reqid, answer)
+                let result = if asked.run_async {
+                    tasks::async_result(name, &asked.script, &asked.reqid, &answer)
                 } else {
-                    tasks::run_result(name, &request.script, &request.reqid, answer)
+                    tasks::run_result(name, &asked.script, &asked.reqid, &answer)
                 };
-                if matches!(&answer.result, Err(error) if error.fault == Fault::Interrupted) {
-                    cut.push(name.clone());
-                }
-                self.log_result(&result, call);
-                result
+                let interrupted =
+                    matches!(&answer.result, Err(error) if error.fault == Fault::Interrupted);
+                (result, interrupted)
             },
-            |result| {
+            |call, result, interrupted| {
+                if interrupted {
+                    cut.push(call.target.name.clone());
+                }
+                self.log_result(result, call);
                 if self.has(&JSON_LINES) {
                     out::line(jval::line(&*result));
                 } else if streamed {
@@ -269,7 +269,7 @@ impl Run<'_> {
             .field("SCRIPT", &self.request.script)
             .field(
                 "TARGET",
-                format_args!("{}:{}", call.target.address, call.target.port),
+                format_args!("{}:{}", call.target.address(), call.target.port()),
             )
             .field("RTT", jval::str_or_empty(result, "rtt"))
             .field("REQID", &self.request.reqid);

@@ -1,0 +1,173 @@
+//! One request to one agent, and what came of it.
+
+use super::error::{CallError, Fault};
+use crate::store::files::registry::SerialStatus;
+use ctrl_exec_reactor::http::{Response, render_request};
+use rustls::ClientConfig;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How an agent is reached.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Route {
+    /// A connection is made to it.
+    Dial {
+        /// Address literal or host name.
+        address: String,
+        /// TCP port.
+        port: u16,
+    },
+}
+
+/// Where one call goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// Registry name; results are keyed by it.
+    pub name: String,
+    /// The way there.
+    pub route: Route,
+    /// What the agent is believed to trust: while it waits for our new serial, the old
+    /// certificate is presented.
+    pub serial_status: SerialStatus,
+    /// Whether the agent is known to be of release 0.12.3 or older.
+    pub perl: bool,
+}
+
+impl Target {
+    /// The address literal or host name.
+    pub fn address(&self) -> &str {
+        let Route::Dial { address, .. } = &self.route;
+        address
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        let Route::Dial { port, .. } = &self.route;
+        *port
+    }
+}
+
+/// The certificate and trust that a call is made with. Copies are the same identity.
+#[derive(Clone, Debug)]
+pub struct Identity(pub Arc<ClientConfig>);
+
+impl Identity {
+    /// Whether connections made with the one do for the other.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// One request to one agent.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Where it goes.
+    pub target: Target,
+    /// Who we are.
+    pub identity: Identity,
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// Path, such as `/run`.
+    pub path: String,
+    /// Body of a `POST`; shared by the calls of a fleet.
+    pub body: Option<Arc<str>>,
+    /// Whether the agent's certificate is wanted in the answer.
+    pub want_certificate: bool,
+    /// Whether the answer is a few lines ([`SMALL_ANSWER`](super::SMALL_ANSWER)), whatever the
+    /// plan's limit.
+    pub small_answer: bool,
+    /// Whether the request may be sent a second time when a kept connection turns out to have
+    /// been closed: it changes nothing, or the same thing again.
+    pub repeatable: bool,
+}
+
+impl Call {
+    /// A `GET`.
+    pub fn get(target: Target, identity: Identity, path: impl Into<String>) -> Self {
+        Self {
+            target,
+            identity,
+            method: "GET",
+            path: path.into(),
+            body: None,
+            want_certificate: false,
+            small_answer: false,
+            repeatable: true,
+        }
+    }
+
+    /// A `POST` of a JSON body.
+    pub fn post(
+        target: Target,
+        identity: Identity,
+        path: impl Into<String>,
+        body: impl Into<Arc<str>>,
+    ) -> Self {
+        Self {
+            method: "POST",
+            body: Some(body.into()),
+            repeatable: false,
+            ..Self::get(target, identity, path)
+        }
+    }
+
+    /// The same call, whose answer is at most [`SMALL_ANSWER`](super::SMALL_ANSWER) bytes.
+    #[must_use]
+    pub fn small(mut self) -> Self {
+        self.small_answer = true;
+        self
+    }
+
+    /// The same call, which may be sent again where a kept connection has gone.
+    #[must_use]
+    pub fn repeatable(mut self) -> Self {
+        self.repeatable = true;
+        self
+    }
+
+    /// The bytes of the request.
+    pub(super) fn bytes(&self, keep_alive: bool) -> Vec<u8> {
+        let (address, port) = (self.target.address(), self.target.port());
+        let host = if address.contains(':') {
+            format!("[{address}]:{port}")
+        } else {
+            format!("{address}:{port}")
+        };
+        let body = self.body.as_deref();
+        render_request(self.method, &self.path, &host, body, keep_alive)
+    }
+
+    /// The answer of a call that failed.
+    pub(super) fn failed(&self, fault: Fault, sent: bool, rtt: Duration) -> Answer {
+        Answer {
+            rtt,
+            result: Err(CallError {
+                fault,
+                sent,
+                address: self.target.address().to_owned(),
+                port: self.target.port(),
+            }),
+            certificate: None,
+        }
+    }
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub struct Answer {
+    /// From the first step to the last byte.
+    pub rtt: Duration,
+    /// The agent's response, of whatever status, or why there is none.
+    pub result: Result<Response, CallError>,
+    /// The agent's certificate, if it was wanted and the handshake got so far.
+    pub certificate: Option<Vec<u8>>,
+}
+
+impl Answer {
+    /// Bytes of the response.
+    pub(super) fn size(&self) -> usize {
+        self.result
+            .as_ref()
+            .map_or(0, |response| response.body.len())
+    }
+}
