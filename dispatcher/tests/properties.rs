@@ -58,8 +58,8 @@ proptest! {
         let response = ctrl_exec_reactor::http::Response {
             status,
             reason: String::from_utf8_lossy(&body).into_owned(),
-            keep_alive: false,
             body,
+            ..Default::default()
         };
         let answer = ctrl_exec_dispatcher::fleet::Answer {
             rtt: std::time::Duration::ZERO,

@@ -166,6 +166,10 @@ fn faults_get_their_answer_though_bytes_are_unread() {
             b"P / x\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.0 400 Bad Request",
         ),
+        (
+            b"P / x\r\nConnection: keep-alive\r\nContent-Length : 9\r\n\r\nGET / x\r\n",
+            "HTTP/1.0 400 Bad Request",
+        ),
     ];
     for (bytes, expected) in table {
         let answer = exchange(echo.address, &client, bytes);
@@ -177,7 +181,7 @@ fn faults_get_their_answer_though_bytes_are_unread() {
     let _ = stream.write_all(&headers);
     assert!(read_response_or_cut(&mut stream).contains("too many headers"));
     drop(stream);
-    echo.seen.wait_closed(4);
+    echo.seen.wait_closed(5);
     assert_eq!(echo.stop(), 0);
 }
 
@@ -311,6 +315,40 @@ fn every_phase_has_its_deadline() {
 }
 
 #[test]
+fn a_half_sent_later_request_has_the_rules_of_a_request() {
+    let pki = Pki::new();
+    let limits = ServerLimits {
+        request: millis(150),
+        ..patient()
+    };
+    let echo = start(&pki, limits);
+    let mut stream = dial(echo.address, &pki.client());
+    stream.write_all(KEEP).unwrap();
+    read_response(&mut stream);
+    // While nothing is asked, the request limit does not run.
+    std::thread::sleep(millis(300));
+    assert!(echo.seen.closed.lock().unwrap().is_empty());
+    stream.write_all(b"POST /pi").unwrap();
+    assert_eq!(
+        echo.seen.wait_closed(1),
+        [CloseReason::Timeout(Phase::Request)]
+    );
+    // One that ends half-way is answered as a bad request, not taken for an idle peer that goes.
+    let echo = start(&pki, patient());
+    let mut stream = dial(echo.address, &pki.client());
+    stream.write_all(KEEP).unwrap();
+    read_response(&mut stream);
+    stream.write_all(b"POST /pi").unwrap();
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    assert!(
+        read_all(&mut stream)
+            .unwrap()
+            .contains("incomplete request")
+    );
+}
+
+#[test]
 fn one_byte_at_a_time_does_not_move_the_deadline() {
     let pki = Pki::new();
     let echo = start(
@@ -381,8 +419,12 @@ fn connections_beyond_the_limit_are_closed_at_once() {
         .map(|_| TcpStream::connect(echo.address).unwrap())
         .collect();
     let mut refused = TcpStream::connect(echo.address).unwrap();
-    // Ten are taken in order, so the eleventh is the one.
-    assert!(matches!(refused.read(&mut [0; 10]), Ok(0) | Err(_)));
+    refused.set_read_timeout(Some(secs(60))).unwrap();
+    // Ten are taken in order, so the eleventh is the one. A time-out would not be a close.
+    match refused.read(&mut [0; 10]) {
+        Ok(read) => assert_eq!(read, 0),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
     drop(held);
     echo.seen.wait_closed(10);
     assert!(exchange(echo.address, &pki.client(), PING).ends_with("POST /ping 2"));

@@ -178,8 +178,8 @@ pub(crate) fn answer_of(status: u16, body: &str) -> Answer {
     let response = Response {
         status,
         reason: ctrl_exec_reactor::http::phrase(status).to_owned(),
-        keep_alive: false,
         body: body.as_bytes().to_vec(),
+        ..Response::default()
     };
     Answer {
         rtt: Duration::from_millis(5),

@@ -32,6 +32,10 @@ impl HeadBuffer {
             if self.bytes.len() + piece.len() > limits.max_head {
                 return Err(HttpError::HeadTooLarge);
             }
+            if self.bytes.capacity() == 0 {
+                // One allocation for the head of every peer of ours.
+                self.bytes.reserve_exact(FIRST_RESERVE.min(limits.max_head));
+            }
             self.bytes.extend_from_slice(piece);
             used += piece.len();
             if ended {
@@ -64,9 +68,9 @@ impl HeadBuffer {
         &self.bytes
     }
 
-    /// Forgets everything and gives the memory back.
-    pub fn clear(&mut self) {
-        *self = HeadBuffer::default();
+    /// The bytes, for somebody else to keep; the buffer is empty again.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(self).bytes
     }
 }
 
@@ -96,4 +100,5 @@ impl BodyBuffer {
     }
 }
 
+/// Bytes reserved at first, for heads and for bodies of unknown length.
 const FIRST_RESERVE: usize = 512;

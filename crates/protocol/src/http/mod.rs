@@ -3,7 +3,8 @@
 //! The parsers are fed with whatever bytes arrived and say how many of them they used, so that
 //! they work over any transport and never hold more than [`Limits`] allows. Requests are read as
 //! leniently as the reference reads them (agent.md §1.3) and no more; responses are read with
-//! `httparse`. There is no chunked encoding: a message that announces one is refused.
+//! `httparse`. One machine ([`Parser`]) does both; their [`Transaction`] says what differs. There is
+//! no chunked encoding: a message that announces one is refused.
 //!
 //! ```
 //! use ctrl_exec_protocol::http::{Limits, RequestParser, render_response};
@@ -18,15 +19,19 @@
 //! ```
 
 mod head;
+mod headers;
+mod message;
 mod render;
 mod request;
 mod response;
 
 use std::fmt;
 
-pub use render::{phrase, render_request, render_response};
-pub use request::RequestParser;
-pub use response::ResponseParser;
+pub use headers::Headers;
+pub use message::{BodyLength, Parser, Transaction};
+pub use render::{ResponseHead, phrase, render_request, render_response};
+pub use request::{RequestParser, Requests};
+pub use response::{ResponseParser, Responses};
 
 /// How much of one message is accepted. Every value is inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +82,8 @@ pub struct Request {
     pub path: String,
     /// The client asked for `Connection: keep-alive` and its framing was beyond doubt.
     pub keep_alive: bool,
+    /// The header lines.
+    pub headers: Headers,
     /// The body, empty when none was announced.
     pub body: Vec<u8>,
 }
@@ -90,6 +97,8 @@ pub struct Response {
     pub reason: String,
     /// The server will take another request on this connection.
     pub keep_alive: bool,
+    /// The header lines.
+    pub headers: Headers,
     /// The body, whole.
     pub body: Vec<u8>,
 }

@@ -1,40 +1,144 @@
 //! Messages as bytes.
 
-/// The reason phrase the agent sends with `status` (agent.md §1.3).
+use std::fmt::Write;
+
+use super::headers::is_token;
+
+/// The reason phrase sent with `status` (agent.md §1.3 where the reference has the status).
 pub fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
         202 => "Accepted",
+        204 => "No Content",
+        304 => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
         409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         _ => "Unknown",
     }
 }
 
-/// A response with a JSON body, head and body in one buffer so that they leave in one TLS record
-/// while they fit. Without `keep_alive` the bytes are exactly those of agent.md §1.3; with it the
-/// version is 1.1 and a `Connection: keep-alive` line is added.
+/// What a response says before its body.
+///
+/// ```
+/// use ctrl_exec_protocol::http::ResponseHead;
+/// let head = ResponseHead {
+///     content_type: Some("text/event-stream"),
+///     headers: &[("Cache-Control", "no-store")],
+///     ..ResponseHead::new(200)
+/// };
+/// assert_eq!(
+///     head.render(None),
+///     b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\r\n"
+/// );
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseHead<'a> {
+    /// The status code.
+    pub status: u16,
+    /// The type of the body, if there is one.
+    pub content_type: Option<&'a str>,
+    /// Further header lines. Characters that would end or forge a line are left out of them.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The connection stays for another request. A body without a length rules that out.
+    pub keep_alive: bool,
+}
+
+impl ResponseHead<'_> {
+    /// A head with this status and nothing else.
+    pub fn new(status: u16) -> Self {
+        Self {
+            status,
+            content_type: None,
+            headers: &[],
+            keep_alive: false,
+        }
+    }
+
+    /// The head as bytes. `length`: that of the body; `None` for one that ends with the connection.
+    pub fn render(&self, length: Option<usize>) -> Vec<u8> {
+        let mut head = String::with_capacity(HEAD_SIZE);
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut head, length);
+        head.into_bytes()
+    }
+
+    /// Head and body in one buffer, so that they leave in one TLS record while they fit.
+    pub fn render_with(&self, body: &[u8]) -> Vec<u8> {
+        let mut head = String::with_capacity(HEAD_SIZE + body.len());
+        let _ = self.write(&mut head, Some(body.len()));
+        let mut bytes = head.into_bytes();
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn write(&self, out: &mut String, length: Option<usize>) -> std::fmt::Result {
+        let keep_alive = self.keep_alive && length.is_some();
+        let version = if keep_alive { "1.1" } else { "1.0" };
+        write!(
+            out,
+            "HTTP/{version} {} {}\r\n",
+            self.status,
+            phrase(self.status)
+        )?;
+        if let Some(kind) = self.content_type {
+            line(out, "Content-Type", kind);
+        }
+        if let Some(length) = length {
+            write!(out, "Content-Length: {length}\r\n")?;
+        }
+        if keep_alive {
+            out.push_str("Connection: keep-alive\r\n");
+        }
+        for (name, value) in self.headers {
+            line(out, name, value);
+        }
+        out.push_str("\r\n");
+        Ok(())
+    }
+}
+
+/// Room for the heads that we usually write, so that they cost one allocation.
+const HEAD_SIZE: usize = 128;
+
+/// A header line; whatever could end it early, or its name, is left out.
+fn line(out: &mut String, name: &str, value: &str) {
+    let token = |c: &char| u8::try_from(*c).is_ok_and(|byte| is_token(&[byte]));
+    out.extend(name.chars().filter(token));
+    out.push_str(": ");
+    out.extend(value.chars().filter(|c| !c.is_control()));
+    out.push_str("\r\n");
+}
+
+/// A response with a JSON body, head and body in one buffer. Without `keep_alive` the bytes are
+/// exactly those of agent.md §1.3; with it the version is 1.1 and a `Connection: keep-alive` line is
+/// added.
 pub fn render_response(status: u16, body: &str, keep_alive: bool) -> Vec<u8> {
-    let (version, connection) = if keep_alive {
-        ("1.1", "Connection: keep-alive\r\n")
-    } else {
-        ("1.0", "")
+    let head = ResponseHead {
+        content_type: Some("application/json"),
+        keep_alive,
+        ..ResponseHead::new(status)
     };
-    let head = format!(
-        "HTTP/{version} {status} {}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n{connection}\r\n",
-        phrase(status),
-        body.len(),
-    );
-    joined(head, body)
+    head.render_with(body.as_bytes())
 }
 
 /// A request, head and body in one buffer (dispatcher.md §8: a Perl peer needs them in one TLS
@@ -124,6 +228,40 @@ mod tests {
         assert_eq!(
             render_request("GET", "/x\r\nEvil: 1", "h\n", None, false),
             b"GET /xEvil:1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn heads_of_every_kind() {
+        let head = ResponseHead {
+            content_type: Some("text/plain"),
+            headers: &[("WWW-Authenticate", "Bearer"), ("Retry-After", "5")],
+            keep_alive: true,
+            ..ResponseHead::new(401)
+        };
+        assert_eq!(
+            head.render_with(b"no"),
+            b"HTTP/1.1 401 Unauthorized\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\
+              Connection: keep-alive\r\nWWW-Authenticate: Bearer\r\nRetry-After: 5\r\n\r\nno"
+        );
+        // Without a length the end of the connection is the end of the body.
+        assert!(head.render(None).starts_with(b"HTTP/1.0 401"));
+        assert_eq!(
+            ResponseHead::new(599).render(Some(0)),
+            b"HTTP/1.0 599 Unknown\r\nContent-Length: 0\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn no_line_can_be_forged() {
+        let head = ResponseHead {
+            content_type: Some("a\r\nX: 1"),
+            headers: &[("B\r\nY", "2\n3\0"), ("C: d", "")],
+            ..ResponseHead::new(200)
+        };
+        assert_eq!(
+            head.render(None),
+            b"HTTP/1.0 200 OK\r\nContent-Type: aX: 1\r\nBY: 23\r\nCd: \r\n\r\n"
         );
     }
 }

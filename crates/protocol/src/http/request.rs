@@ -1,208 +1,107 @@
 //! Requests, read as the reference reads them (agent.md §1.3).
 
-use super::head::{BodyBuffer, HeadBuffer};
-use super::{HttpError, Limits, Request};
+use super::headers::{Headers, decimal, has_token, is_token, lines, split};
+use super::message::{BodyLength, Parser, Transaction};
+use super::{HttpError, Request};
 
 /// Reads one request after the other from bytes in pieces of any size.
 ///
 /// The head is read line by line rather than by `httparse`, because the reference takes more
 /// than HTTP allows: no version, header lines without a colon, anything between words. What is
-/// accepted beyond that is nothing.
+/// accepted beyond that is nothing: a header line that another reader might take for something else
+/// (blanks before its colon or before its name, a bare CR or NUL) is refused.
+pub type RequestParser = Parser<Requests>;
+
+/// What a server reads.
 #[derive(Debug)]
-pub struct RequestParser {
-    limits: Limits,
-    state: State,
-    head: HeadBuffer,
-    body: BodyBuffer,
-    request: Request,
-}
+pub enum Requests {}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Head,
-    Body { length: usize },
-    Complete,
-    Failed(HttpError),
-}
+impl Transaction for Requests {
+    type Message = Request;
 
-impl RequestParser {
-    /// A parser at the start of its first request.
-    pub fn new(limits: Limits) -> Self {
-        RequestParser {
-            limits,
-            state: State::Head,
-            head: HeadBuffer::default(),
-            body: BodyBuffer::default(),
-            request: Request::default(),
-        }
-    }
+    // As in the reference.
+    const END_ENDS_HEAD: bool = true;
 
-    /// Bounds the bodies of requests whose head has not been read yet.
-    pub fn limit_body(&mut self, max_body: usize) {
-        self.limits.max_body = max_body;
-    }
-
-    /// Takes bytes of the request that is being read and returns how many it used; the rest
-    /// belongs to the next request, to be pushed again after [`RequestParser::take`].
-    ///
-    /// # Errors
-    /// The fault of this request, at the first byte that shows it. It stays.
-    pub fn push(&mut self, input: &[u8]) -> Result<usize, HttpError> {
-        let result = self.push_inner(input);
-        if let Err(error) = result {
-            self.fail(error);
-        }
-        result
-    }
-
-    fn push_inner(&mut self, input: &[u8]) -> Result<usize, HttpError> {
-        let mut used = 0;
-        loop {
-            match self.state {
-                State::Head => {
-                    let pushed = self.head.push(&input[used..], &self.limits)?;
-                    used += pushed.used;
-                    if !pushed.complete {
-                        return Ok(used);
-                    }
-                    self.end_of_head()?;
-                }
-                State::Body { length } => {
-                    let rest = &input[used..];
-                    let take = rest.len().min(length - self.body.bytes.len());
-                    self.body.push(&rest[..take], Some(length));
-                    used += take;
-                    if self.body.bytes.len() < length {
-                        return Ok(used);
-                    }
-                    self.state = State::Complete;
-                }
-                State::Complete => return Ok(used),
-                State::Failed(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Says that no more bytes will come. As in the reference, the end of the connection also
-    /// ends the headers.
-    ///
-    /// # Errors
-    /// [`HttpError::Empty`] when nothing was said, [`HttpError::Truncated`] when the body or the
-    /// request line is not whole, and the faults of [`RequestParser::push`].
-    pub fn finish(&mut self) -> Result<(), HttpError> {
-        let result = match self.state {
-            State::Complete => Ok(()),
-            State::Failed(error) => Err(error),
-            State::Head if self.head.bytes().is_empty() => Err(HttpError::Empty),
-            State::Head if !self.head.bytes().contains(&b'\n') => Err(HttpError::Truncated),
-            State::Head => self.end_of_head().and_then(|()| match self.state {
-                State::Body { length: 0 } => {
-                    self.state = State::Complete;
-                    Ok(())
-                }
-                _ => Err(HttpError::Truncated),
-            }),
-            State::Body { .. } => Err(HttpError::Truncated),
-        };
-        if let Err(error) = result {
-            self.fail(error);
-        }
-        result
-    }
-
-    /// A request is ready to be taken.
-    pub fn is_complete(&self) -> bool {
-        self.state == State::Complete
-    }
-
-    /// Nothing of a request has been read yet.
-    pub fn is_idle(&self) -> bool {
-        self.state == State::Head && self.head.bytes().is_empty()
-    }
-
-    /// The request, if complete; the parser then stands at the start of the next one.
-    pub fn take(&mut self) -> Option<Request> {
-        if self.state != State::Complete {
-            return None;
-        }
-        self.state = State::Head;
-        let mut request = std::mem::take(&mut self.request);
-        request.body = std::mem::take(&mut self.body.bytes);
-        Some(request)
-    }
-
-    /// Heap bytes held for the request that is being read.
-    pub fn buffered(&self) -> usize {
-        self.head.bytes().len() + self.body.bytes.capacity()
-    }
-
-    fn fail(&mut self, error: HttpError) {
-        self.state = State::Failed(error);
-        self.head.clear();
-        self.body = BodyBuffer::default();
-    }
-
-    fn end_of_head(&mut self) -> Result<(), HttpError> {
-        let head = parse_head(self.head.bytes())?;
-        self.head.clear();
-        if head.length > self.limits.max_body {
-            return Err(HttpError::BodyTooLarge);
-        }
-        self.request = head.request;
-        self.state = State::Body {
-            length: head.length,
-        };
+    fn early(_: usize, _: &[u8]) -> Result<(), HttpError> {
         Ok(())
     }
+
+    fn read_head(head: Vec<u8>) -> Result<(Request, BodyLength), HttpError> {
+        let fields = Fields::read(&head)?;
+        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
+        let request = Request {
+            method: text(fields.method),
+            path: text(fields.path),
+            keep_alive: fields.keep_alive,
+            headers: Headers::default(),
+            body: Vec::new(),
+        };
+        let length = fields.length;
+        let headers = Headers::of(head);
+        Ok((Request { headers, ..request }, BodyLength::Bytes(length)))
+    }
+
+    fn set_body(message: &mut Request, body: Vec<u8>) {
+        message.body = body;
+    }
 }
 
-struct Head {
-    request: Request,
+/// What a head says.
+struct Fields<'a> {
+    method: &'a [u8],
+    path: &'a [u8],
+    keep_alive: bool,
     length: usize,
 }
 
-fn parse_head(bytes: &[u8]) -> Result<Head, HttpError> {
-    let mut lines = bytes.split(|&byte| byte == b'\n').map(|line| {
-        // Only the line end's CR is cut; one inside a line is part of it.
-        line.strip_suffix(b"\r").unwrap_or(line)
-    });
-    let first = lines.next().unwrap_or_default();
-    let mut words = first
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty());
-    // A first line of blanks only says as little as an empty one.
-    let method = words.next().ok_or(HttpError::Empty)?;
-    let path = words.next().unwrap_or_default();
+impl<'a> Fields<'a> {
+    fn read(head: &'a [u8]) -> Result<Self, HttpError> {
+        let mut lines = lines(head);
+        let mut words = lines
+            .next()
+            .unwrap_or_default()
+            .split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty());
+        // A first line of blanks only says as little as an empty one.
+        let method = words.next().ok_or(HttpError::Empty)?;
+        let path = words.next().unwrap_or_default();
 
-    let mut length = None;
-    let mut doubtful = false;
-    let mut keep_alive = false;
-    for line in lines.filter(|line| !line.is_empty()) {
-        let Some(colon) = line.iter().position(|&byte| byte == b':') else {
-            continue;
-        };
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        if name.eq_ignore_ascii_case(b"content-length") {
-            let new = content_length(value)?;
-            // The last one wins, as in the reference. But a peer that contradicts itself, or
-            // says what another reader may understand, gets no second request on the connection.
-            doubtful |= length.is_some_and(|old| old != new) || new.is_none();
-            length = Some(new);
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            return Err(HttpError::UnsupportedTransferEncoding);
-        } else if name.eq_ignore_ascii_case(b"connection") {
-            keep_alive = has_token(value, b"keep-alive") && !has_token(value, b"close");
+        let mut length = None;
+        let mut doubtful = false;
+        let mut keep_alive = false;
+        for line in lines.filter(|line| !line.is_empty()) {
+            if line.first().is_some_and(u8::is_ascii_whitespace) {
+                return Err(HttpError::Malformed("folded header line"));
+            }
+            let Some((name, value)) = split(line) else {
+                continue;
+            };
+            if !is_token(name) {
+                return Err(HttpError::Malformed("malformed header name"));
+            }
+            if value.iter().any(|byte| matches!(byte, b'\r' | 0)) {
+                return Err(HttpError::Malformed("malformed header value"));
+            }
+            if name.eq_ignore_ascii_case(b"content-length") {
+                let new = content_length(value)?;
+                // The last one wins, as in the reference. But a peer that contradicts itself, or
+                // says what another reader may understand, gets no second request on the
+                // connection.
+                doubtful |= length.is_some_and(|old| old != new) || new.is_none();
+                length = Some(new);
+            } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+                return Err(HttpError::UnsupportedTransferEncoding);
+            } else if name.eq_ignore_ascii_case(b"connection") {
+                keep_alive = has_token(value, b"keep-alive") && !has_token(value, b"close");
+            }
         }
-    }
-    Ok(Head {
-        request: Request {
-            method: String::from_utf8_lossy(method).into_owned(),
-            path: String::from_utf8_lossy(path).into_owned(),
+        Ok(Self {
+            method,
+            path,
             keep_alive: keep_alive && !doubtful,
-            body: Vec::new(),
-        },
-        length: length.flatten().unwrap_or(0),
-    })
+            length: length.flatten().unwrap_or(0),
+        })
+    }
 }
 
 /// `None` when the value is not a number, which means an empty body (agent.md §1.3). A number
@@ -218,24 +117,10 @@ fn content_length(value: &[u8]) -> Result<Option<usize>, HttpError> {
     }
 }
 
-/// The value of ASCII digits, saturated.
-pub(super) fn decimal(digits: &[u8]) -> usize {
-    digits.iter().fold(0usize, |sum, digit| {
-        sum.saturating_mul(10)
-            .saturating_add(usize::from(digit.wrapping_sub(b'0')))
-    })
-}
-
-/// A comma-separated header value holds `token`, in any case.
-pub(super) fn has_token(value: &[u8], token: &[u8]) -> bool {
-    value
-        .split(|&byte| byte == b',')
-        .any(|word| word.trim_ascii().eq_ignore_ascii_case(token))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Limits;
 
     fn parse(bytes: &[u8]) -> Result<Request, HttpError> {
         let mut parser = RequestParser::new(Limits::default());
@@ -293,10 +178,6 @@ mod tests {
             ),
             (
                 b"P / x\r\nContent-Length: 0\r\n\r\n",
-                tuple("P", "/", false, ""),
-            ),
-            (
-                b"P / x\r\n Content-Length: 3\r\n\r\n",
                 tuple("P", "/", false, ""),
             ),
             (
@@ -429,5 +310,54 @@ mod tests {
         assert_eq!(parser.push(b"GET / x\r\n\r\n"), Err(HttpError::Empty));
         assert_eq!(parser.finish(), Err(HttpError::Empty));
         assert!(!parser.is_complete());
+    }
+
+    #[test]
+    fn lines_that_another_reader_may_take_otherwise_are_refused() {
+        for line in [
+            "Content-Length : 3",
+            "Content-Length\t: 3",
+            "Transfer-Encoding : chunked",
+            " Content-Length: 3",
+            "X: a\r\n Transfer-Encoding: chunked",
+            "Transfer-Encoding:\r\n chunked",
+            "X: a\r\n\tb",
+            "Content-Length\0: 3",
+            "\0Content-Length: 3",
+            "Content\u{b}-Length: 3",
+            "X y: 3",
+            ": 3",
+            "Content-Length: 3\r: 4",
+            "X: a\rContent-Length: 3",
+            "X: a\0b",
+        ] {
+            let head = format!("P / HTTP/1.1\r\n{line}\r\n\r\n");
+            let error = parse(head.as_bytes()).unwrap_err();
+            assert_eq!(error.status(), 400, "{line:?}: {error:?}");
+        }
+        // Bytes beyond ASCII in values are nobody's framing.
+        assert!(parse(b"P / x\r\nX-Name: \xc3\xbc\xff\r\n\r\n").is_ok());
+    }
+
+    #[test]
+    fn header_lines_are_kept() {
+        let request =
+            parse(b"GET /v1 HTTP/1.1\r\nAccept: a/b\r\nLast-Event-ID: 7\r\n\r\n").unwrap();
+        assert_eq!(request.headers.one("last-event-id"), Ok(Some("7")));
+        assert_eq!(request.headers.one("accept"), Ok(Some("a/b")));
+    }
+
+    #[test]
+    fn what_is_held_is_counted() {
+        let mut parser = RequestParser::new(Limits::default());
+        parser.push(b"P / x\r\nA: b").unwrap();
+        assert_eq!(parser.buffered(), 11);
+        assert!(!parser.is_idle());
+        parser.push(b"\r\nContent-Length: 600\r\n\r\nabc").unwrap();
+        assert!((3..=600).contains(&parser.buffered()));
+        assert!(!parser.is_idle());
+        assert!(parser.push(b"").is_ok());
+        assert_eq!(parser.finish(), Err(HttpError::Truncated));
+        assert_eq!(parser.buffered(), 0);
     }
 }

@@ -1,172 +1,51 @@
-//! Responses, read with `httparse`.
+//! Responses, read with `httparse`: HTTP/1.0 and 1.1, with `Content-Length` or up to the end of the
+//! connection.
 
-use super::head::{BodyBuffer, HeadBuffer};
-use super::request::{decimal, has_token};
-use super::{HttpError, Limits, Response};
+use super::headers::{Headers, decimal, has_token};
+use super::message::{BodyLength, Parser, Transaction};
+use super::{HttpError, Response};
 
-/// Reads one response after the other from bytes in pieces of any size: HTTP/1.0 and 1.1, with
-/// `Content-Length` or up to the end of the connection.
+/// Reads one response after the other from bytes in pieces of any size.
+pub type ResponseParser = Parser<Responses>;
+
+/// What a client reads.
 #[derive(Debug)]
-pub struct ResponseParser {
-    limits: Limits,
-    state: State,
-    head: HeadBuffer,
-    body: BodyBuffer,
-    response: Response,
-}
+pub enum Responses {}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Head,
-    Body { length: usize },
-    ToEnd,
-    Complete,
-    Failed(HttpError),
-}
+impl Transaction for Responses {
+    type Message = Response;
 
-impl ResponseParser {
-    /// A parser at the start of its first response.
-    pub fn new(limits: Limits) -> Self {
-        ResponseParser {
-            limits,
-            state: State::Head,
-            head: HeadBuffer::default(),
-            body: BodyBuffer::default(),
-            response: Response::default(),
+    const END_ENDS_HEAD: bool = false;
+
+    /// Says at the first wrong byte that this is not HTTP, so that a peer of another protocol is
+    /// not waited for.
+    fn early(seen: usize, input: &[u8]) -> Result<(), HttpError> {
+        let expected = MAGIC.get(seen..).unwrap_or_default();
+        if expected.iter().zip(input).all(|(a, b)| a == b) {
+            Ok(())
+        } else {
+            Err(NOT_HTTP)
         }
     }
 
-    /// Takes bytes of the response that is being read and returns how many it used; the rest
-    /// belongs to the next response, to be pushed again after [`ResponseParser::take`].
-    ///
-    /// # Errors
-    /// The fault of this response, at the first byte that shows it. It stays.
-    pub fn push(&mut self, input: &[u8]) -> Result<usize, HttpError> {
-        let result = self.push_inner(input);
-        if let Err(error) = result {
-            self.fail(error);
-        }
-        result
+    fn read_head(head: Vec<u8>) -> Result<(Response, BodyLength), HttpError> {
+        let (response, length) = parse_head(&head)?;
+        let headers = Headers::of(head);
+        Ok((
+            Response {
+                headers,
+                ..response
+            },
+            length,
+        ))
     }
 
-    fn push_inner(&mut self, input: &[u8]) -> Result<usize, HttpError> {
-        let mut used = 0;
-        loop {
-            match self.state {
-                State::Head => {
-                    early_check(self.head.bytes().len(), &input[used..])?;
-                    let pushed = self.head.push(&input[used..], &self.limits)?;
-                    used += pushed.used;
-                    if !pushed.complete {
-                        return Ok(used);
-                    }
-                    self.end_of_head()?;
-                }
-                State::Body { length } => {
-                    let rest = &input[used..];
-                    let take = rest.len().min(length - self.body.bytes.len());
-                    self.body.push(&rest[..take], Some(length));
-                    used += take;
-                    if self.body.bytes.len() < length {
-                        return Ok(used);
-                    }
-                    self.state = State::Complete;
-                }
-                State::ToEnd => {
-                    let rest = &input[used..];
-                    if rest.len() > self.limits.max_body - self.body.bytes.len() {
-                        return Err(HttpError::BodyTooLarge);
-                    }
-                    self.body.push(rest, None);
-                    return Ok(input.len());
-                }
-                State::Complete => return Ok(used),
-                State::Failed(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Says that no more bytes will come, which completes a response without a length.
-    ///
-    /// # Errors
-    /// [`HttpError::Empty`] when not one byte came, [`HttpError::Truncated`] when the response is
-    /// not whole, or the fault found before.
-    pub fn finish(&mut self) -> Result<(), HttpError> {
-        let result = match self.state {
-            State::Complete => Ok(()),
-            State::ToEnd => {
-                self.state = State::Complete;
-                Ok(())
-            }
-            State::Failed(error) => Err(error),
-            State::Head if self.head.bytes().is_empty() => Err(HttpError::Empty),
-            State::Head | State::Body { .. } => Err(HttpError::Truncated),
-        };
-        if let Err(error) = result {
-            self.fail(error);
-        }
-        result
-    }
-
-    /// A response is ready to be taken.
-    pub fn is_complete(&self) -> bool {
-        self.state == State::Complete
-    }
-
-    /// Nothing of a response has been read yet.
-    pub fn is_idle(&self) -> bool {
-        self.state == State::Head && self.head.bytes().is_empty()
-    }
-
-    /// The response, if complete; the parser then stands at the start of the next one.
-    pub fn take(&mut self) -> Option<Response> {
-        if self.state != State::Complete {
-            return None;
-        }
-        self.state = State::Head;
-        let mut response = std::mem::take(&mut self.response);
-        response.body = std::mem::take(&mut self.body.bytes);
-        Some(response)
-    }
-
-    /// Heap bytes held for the response that is being read.
-    pub fn buffered(&self) -> usize {
-        self.head.bytes().len() + self.body.bytes.capacity()
-    }
-
-    fn fail(&mut self, error: HttpError) {
-        self.state = State::Failed(error);
-        self.head.clear();
-        self.body = BodyBuffer::default();
-    }
-
-    fn end_of_head(&mut self) -> Result<(), HttpError> {
-        let (response, length) = parse_head(self.head.bytes())?;
-        self.head.clear();
-        if length.is_some_and(|length| length > self.limits.max_body) {
-            return Err(HttpError::BodyTooLarge);
-        }
-        self.response = response;
-        self.state = match length {
-            Some(length) => State::Body { length },
-            None => State::ToEnd,
-        };
-        Ok(())
+    fn set_body(message: &mut Response, body: Vec<u8>) {
+        message.body = body;
     }
 }
 
-/// Says at the first wrong byte that this is not HTTP, so that a peer of another protocol is not
-/// waited for. `seen` bytes of the head came before `input`.
-fn early_check(seen: usize, input: &[u8]) -> Result<(), HttpError> {
-    let expected = MAGIC.get(seen..).unwrap_or_default();
-    if expected.iter().zip(input).all(|(a, b)| a == b) {
-        Ok(())
-    } else {
-        Err(NOT_HTTP)
-    }
-}
-
-fn parse_head(bytes: &[u8]) -> Result<(Response, Option<usize>), HttpError> {
+fn parse_head(bytes: &[u8]) -> Result<(Response, BodyLength), HttpError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut headers);
     match parsed.parse(bytes) {
@@ -210,9 +89,13 @@ fn parse_head(bytes: &[u8]) -> Result<(Response, Option<usize>), HttpError> {
         status,
         reason: parsed.reason.unwrap_or("").to_owned(),
         keep_alive: keep_alive && length.is_some(),
+        headers: Headers::default(),
         body: Vec::new(),
     };
-    Ok((response, length))
+    Ok((
+        response,
+        length.map_or(BodyLength::ToEnd, BodyLength::Bytes),
+    ))
 }
 
 const MAGIC: &[u8] = b"HTTP/1.";
@@ -223,6 +106,7 @@ const MAX_HEADERS: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Limits;
 
     fn limits() -> Limits {
         Limits {
@@ -304,6 +188,8 @@ mod tests {
             (b"HTTP/1.0 20x OK\r\n\r\n", HttpError::Malformed("malformed HTTP response head")),
             (b"HTTP/1.0 200 OK\r\nContent-Length: -1\r\n\r\n", HttpError::BadContentLength),
             (b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", HttpError::BadContentLength),
+            (b"HTTP/1.0 200 OK\r\nContent-Length : 1\r\n\r\n", HttpError::Malformed("malformed HTTP response head")),
+            (b"HTTP/1.0 200 OK\r\nA: b\r\n Content-Length: 1\r\n\r\n", HttpError::Malformed("malformed HTTP response head")),
             (b"HTTP/1.0 200 OK\r\nContent-Length: 101\r\n\r\n", HttpError::BodyTooLarge),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", HttpError::UnsupportedTransferEncoding),
             (b"HTTP/1.0 200 OK\r\n1:1\r\n2:1\r\n3:1\r\n4:1\r\n5:1\r\n6:1\r\n7:1\r\n8:1\r\n9:1\r\n\r\n", HttpError::TooManyHeaders),
