@@ -28,19 +28,27 @@ fn dispatcher(leaf: &Leaf, script: Script) -> (u16, JoinHandle<String>) {
     let config = pairing_server_config(&identity, &verify::system_clock()).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let thread = std::thread::spawn(move || {
+    let script = Arc::new(std::sync::Mutex::new(Some(script)));
+    let (answered, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
         loop {
             let (mut socket, _) = listener.accept().unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut conn = ServerConnection::new(Arc::clone(&config)).unwrap();
-            while conn.is_handshaking() {
-                if conn.complete_io(&mut socket).is_err() {
-                    break;
+            let (config, script) = (Arc::clone(&config), Arc::clone(&script));
+            let answered = answered.clone();
+            std::thread::spawn(move || {
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut conn = ServerConnection::new(config).unwrap();
+                while conn.is_handshaking() {
+                    if conn.complete_io(&mut socket).is_err() {
+                        return;
+                    }
                 }
-            }
-            let mut stream = StreamOwned::new(conn, socket);
-            // The first connection only looks at the key of the certificate.
-            if let Some(body) = body_of_request(&mut stream) {
+                let mut stream = StreamOwned::new(conn, socket);
+                // A connection may only look at the key of the certificate.
+                let Some(body) = body_of_request(&mut stream) else {
+                    return;
+                };
+                let script = script.lock().unwrap().take().unwrap();
                 for (delay, response) in script(&body) {
                     std::thread::sleep(delay);
                     let _ = stream.write_all(response.as_bytes());
@@ -48,10 +56,11 @@ fn dispatcher(leaf: &Leaf, script: Script) -> (u16, JoinHandle<String>) {
                 stream.conn.send_close_notify();
                 let _ = stream.flush();
                 let _ = stream.read(&mut [0; 64]);
-                return body;
-            }
+                let _ = answered.send(body);
+            });
         }
     });
+    let thread = std::thread::spawn(move || done.recv().unwrap());
     (port, thread)
 }
 
@@ -194,6 +203,96 @@ fn an_approved_host_is_an_agent() {
         ran.stderr
             .contains("ACTION=pair-complete DISPATCHER=disp DISPATCHER_HOST=127.0.0.1")
     );
+}
+
+/// The pairing listener of 0.12.3 as seen (interop): the handshake is done by the process that
+/// accepts, its session tickets are written late and one after another, and a write that nobody
+/// takes ends the process. The result of the thread is the request's body, or why it died.
+fn perl_dispatcher(leaf: &Leaf, ca: &Arc<Ca>) -> (u16, JoinHandle<Result<String, String>>) {
+    let identity = Identity::from_pem(&leaf.cert, &leaf.key).unwrap();
+    let mut config = (*pairing_server_config(&identity, &verify::system_clock()).unwrap()).clone();
+    config.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+    config.send_tls13_tickets = 2;
+    let config = Arc::new(config);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ca = Arc::clone(ca);
+    let (answered, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        loop {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut conn = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut tickets = Vec::new();
+            while conn.is_handshaking() || conn.wants_write() {
+                let finished = !conn.is_handshaking();
+                if finished {
+                    conn.write_tls(&mut tickets).unwrap();
+                } else if conn.wants_write() {
+                    conn.write_tls(&mut socket).unwrap();
+                } else if conn.read_tls(&mut socket).unwrap() > 0 {
+                    conn.process_new_packets().unwrap();
+                } else {
+                    break;
+                }
+            }
+            assert!(!tickets.is_empty(), "no session ticket to write late");
+            let half = tickets.len() / 2;
+            for part in [&tickets[..half], &tickets[half..]] {
+                std::thread::sleep(Duration::from_millis(150));
+                if let Err(error) = socket.write_all(part) {
+                    let _ = answered.send(Err(format!("killed by SIGPIPE: {error}")));
+                    return;
+                }
+            }
+            // What follows is a child's work: the next connection is accepted meanwhile.
+            let (ca, answered) = (Arc::clone(&ca), answered.clone());
+            std::thread::spawn(move || {
+                let mut stream = StreamOwned::new(conn, socket);
+                let Some(body) = body_of_request(&mut stream) else {
+                    return;
+                };
+                let result = Outcome::Approved(approval(&ca, &body, &[0xaa, 7])).render();
+                for (_, text) in [response(PENDING), response(&result)] {
+                    let _ = stream.write_all(text.as_bytes());
+                }
+                let _ = answered.send(Ok(body));
+                let _ = stream.read(&mut [0; 64]);
+            });
+        }
+    });
+    (port, std::thread::spawn(move || done.recv().unwrap()))
+}
+
+#[test]
+fn a_listener_that_dies_of_an_early_close_pairs_every_agent() {
+    let ca = Arc::new(Ca::new());
+    let rsa = ca.leaf_for(
+        &fixture("reference/dispatcher.key"),
+        "perl",
+        &[9],
+        2020,
+        2100,
+    );
+    for (leaf, options) in [
+        (None, &[] as &[&str]),
+        (Some(&rsa), &[]),
+        (None, &["--key-type", "rsa2048"]),
+        (Some(&rsa), &["--key-type", "p384"]),
+    ] {
+        let host = unpaired(&ca);
+        let (port, thread) = perl_dispatcher(leaf.unwrap_or(&host.dispatcher), &ca);
+        let ran = pair(&host, port, options);
+        let outcome = thread.join().unwrap();
+        assert!(outcome.is_ok(), "{options:?}: {outcome:?}; {}", ran.stderr);
+        assert_eq!(
+            ran.code,
+            Some(0),
+            "{options:?}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
+    }
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn pair(
     if let Some((_, _, files)) = &known {
         warn_of_other_paths(paths, files, messages);
     }
-    let key_pem = make_key(request, &host, messages)?;
+    let (key_pem, connection) = make_key(request, &host, messages)?;
     let key = PrivateKey::agent_from_pem(&key_pem).map_err(fatal)?;
     let csr = csr::create(&key, &host).map_err(fatal)?;
     messages.say(&format!(
@@ -196,7 +196,11 @@ fn pair(
     ));
 
     let nonce = random::nonce().map_err(fatal)?;
-    let mut client = connect(request)?;
+    let (mut client, held) = match connection {
+        Connection::Ready(client) => (client, None),
+        Connection::Held(probe) => (connect(request)?, Some(probe)),
+        Connection::None => (connect(request)?, None),
+    };
     let message = PairRequest {
         hostname: host,
         csr,
@@ -216,6 +220,9 @@ fn pair(
     let ack = client
         .response(Instant::now() + ACKNOWLEDGE)
         .map_err(|error| phase(error, "no response from ctrl-exec"))?;
+    if let Some(probe) = held {
+        probe.close();
+    }
     match Ack::parse(&ack.body)
         .map_err(|error| Failure::Fatal(format!("acknowledgement: {error}")))?
     {
@@ -282,19 +289,45 @@ fn accept(approval: &Approval, key: &PrivateKey, key_pem: String) -> Result<NewI
     })
 }
 
+/// The connection that showed what kind of key the dispatcher has.
+enum Connection {
+    /// Fresh: the request goes on it.
+    Ready(Client),
+    /// Stays open until another one has been answered. The listener of 0.12.3 writes session
+    /// tickets after the handshake and dies of SIGPIPE when nobody is there to take them.
+    Held(Client),
+    /// There was nothing to look at.
+    None,
+}
+
 /// A key of the kind asked for, or of the kind the dispatcher can be expected to sign: the
 /// reference signs RSA only, and its own key is RSA.
-fn make_key(request: &Request, host: &str, messages: Messages) -> Result<String, Failure> {
+fn make_key(
+    request: &Request,
+    host: &str,
+    messages: Messages,
+) -> Result<(String, Connection), Failure> {
+    if let Some(chosen @ KeyType::Rsa2048) = request.key_type {
+        // It takes minutes on a router: too long for a connection to wait.
+        return Ok((generate(chosen, host, messages)?, Connection::None));
+    }
     let probe = connect(request)?;
     let kind = probe
         .peer_certificate()
         .and_then(|der| cert::facts(der).ok())
         .map(|facts| facts.key);
-    probe.close();
     let chosen = request.key_type.unwrap_or(match kind {
         Some(KeyKind::Rsa { .. }) => KeyType::Rsa2048,
         _ => KeyType::EcdsaP256,
     });
+    let key = generate(chosen, host, messages)?;
+    Ok(match chosen {
+        KeyType::Rsa2048 => (key, Connection::Held(probe)),
+        _ => (key, Connection::Ready(probe)),
+    })
+}
+
+fn generate(chosen: KeyType, host: &str, messages: Messages) -> Result<String, Failure> {
     messages.say(&format!("Generating key and CSR for '{host}'..."));
     match chosen {
         KeyType::Rsa2048 => {}
