@@ -15,6 +15,7 @@ pub mod handlers;
 pub mod identity;
 pub mod pairing;
 pub mod rate_limit;
+pub mod restrict;
 pub mod runs;
 pub mod serve;
 pub mod trust;

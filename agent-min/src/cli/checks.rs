@@ -7,6 +7,7 @@ use crate::executable::is_executable;
 use crate::identity::clock;
 use crate::identity::files::{self, Files};
 use crate::identity::install::{self, Owner};
+use crate::restrict::{self, Extent};
 use crate::trust::read_bounded;
 use ctrl_exec_host::stderr;
 use ctrl_exec_protocol::config::decision;
@@ -103,6 +104,9 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
             "Undefined profile: {script} -> {profile} (serve will not start)\n"
         ));
     }
+    // Nothing that follows needs what is given up here, so the very thing is tried.
+    let restrictions = restrict::apply(Extent::of(&loaded.conf));
+    out.push_str(&format!("Given up:    {restrictions}\n"));
     super::print(&out);
     0
 }

@@ -9,6 +9,7 @@ use crate::config::paths::Paths;
 use crate::config::{LoadError, Loaded, Notes, host_name};
 use crate::handlers::State;
 use crate::rate_limit::{RateLimiter, Rule};
+use crate::restrict::{self, Extent};
 use conns::{Conn, Stage};
 use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
@@ -102,7 +103,13 @@ impl Server {
         })?;
         reactor.watch_signals(&[Signal::Hup, Signal::Term, Signal::Int])?;
         let listener = listen(&mut reactor, loaded.conf.bind, loaded.port)?;
+        // The port may have needed a privilege; nothing from here on does.
+        let restrictions = restrict::apply(Extent::of(&loaded.conf));
         log.log(Level::Info, &Line::new("start").field("PORT", loaded.port));
+        for (part, error) in restrictions.missing() {
+            let line = Line::new("restrict").field("MISSING", part);
+            log.log(Level::Warning, &line.field("ERROR", error));
+        }
         if loaded.conf.executor_socket.is_none() {
             let mut profiled = loaded
                 .scripts

@@ -14,6 +14,7 @@
 //! | `async_max_bytes` | 16M | bytes of async records kept per store |
 //! | `overrides` | none | file whose keys take the place of some here ([`super::overrides`]) |
 //! | `log_level` | info | least grave lines that are logged: `info`, `warning` or `err` |
+//! | `restrict_scripts` | no | in direct mode scripts inherit the agent's restrictions |
 //! | `executor_max_children` | 64 | scripts the executor runs at the same time |
 //! | `executor_max_input` | 4M | bytes of requests that the executor holds, all together |
 //! | `script_writers` | nobody | users and `%groups`, besides root, who may write scripts and directories above |
@@ -72,6 +73,8 @@ pub struct AgentConf {
     pub auth_hook_timeout: u32,
     /// Socket of the executor; present = executor mode.
     pub executor_socket: Option<String>,
+    /// In direct mode, too, the agent gives up what it does not need itself; scripts inherit that.
+    pub restrict_scripts: bool,
     /// Seconds a script may take to read its stdin (direct mode).
     pub stdin_timeout: u32,
     /// Store of async runs.
@@ -136,6 +139,7 @@ impl Default for AgentConf {
             auth_hook: None,
             auth_hook_timeout: 10,
             executor_socket: None,
+            restrict_scripts: false,
             stdin_timeout: 10,
             async_runs_dir: None,
             revoked_serials: None,

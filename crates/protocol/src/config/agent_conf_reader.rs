@@ -193,6 +193,7 @@ impl Reader {
                 self.conf.rate_limit_probe = self.rate_limit(key, value, default);
             }
             "log_level" => conf.log_level = log_level(value)?,
+            "restrict_scripts" => conf.restrict_scripts = keys::switch(key, value)?,
             "allow_root" => conf.allow_root = keys::switch(key, value)?,
             "executor_max_input" => conf.executor_max_input = size(key, value, MAX_INPUT)?,
             "max_output" => conf.max_output = size(key, value, MAX_OUTPUT)?,
