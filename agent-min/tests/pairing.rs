@@ -296,6 +296,41 @@ fn a_listener_that_dies_of_an_early_close_pairs_every_agent() {
 }
 
 #[test]
+fn the_ca_a_host_has_is_not_replaced_unasked() {
+    let (mine, other) = (Arc::new(Ca::new()), Arc::new(Ca::new()));
+    let theirs = other.leaf("other", &[0xbb, 1]);
+    // Paired with one dispatcher, then a second one with a CA of its own is tried by mistake.
+    let host = Host::new(&mine);
+    let before = host.read("etc/ctrl-exec-agent/ca.crt");
+    let (port, _thread) = dispatcher(&theirs, approve(&other, |_| ()));
+    let ran = pair(&host, port, &[]);
+    assert_eq!(ran.code, Some(3), "{}", ran.stdout);
+    assert!(ran.stderr.contains("--replace-ca"), "{}", ran.stderr);
+    assert!(
+        !ran.stdout.contains("is waiting for approval"),
+        "nothing may be queued: {}",
+        ran.stdout
+    );
+    // One that shows a certificate of the CA, and answers with another CA.
+    let shown = mine.leaf("disp", &[0xab, 2]);
+    let (port, thread) = dispatcher(&shown, approve(&other, |_| ()));
+    let ran = pair(&host, port, &[]);
+    thread.join().unwrap();
+    assert_eq!(ran.code, Some(3), "{}", ran.stdout);
+    assert!(ran.stderr.contains("--replace-ca"), "{}", ran.stderr);
+    assert_eq!(host.read("etc/ctrl-exec-agent/ca.crt"), before);
+    // The same CA pairs again, and another one when that is meant.
+    let (port, thread) = dispatcher(&shown, approve(&mine, |_| ()));
+    assert_eq!(pair(&host, port, &[]).code, Some(0));
+    thread.join().unwrap();
+    let (port, thread) = dispatcher(&theirs, approve(&other, |_| ()));
+    let ran = pair(&host, port, &["--replace-ca"]);
+    thread.join().unwrap();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(host.read("etc/ctrl-exec-agent/ca.crt"), other.pem);
+}
+
+#[test]
 fn an_rsa_dispatcher_gets_an_rsa_key_unless_told_otherwise() {
     let ca = Arc::new(Ca::new());
     let host = unpaired(&ca);

@@ -63,7 +63,7 @@ const MODES: [(&str, &str); 8] = [
 const EVERY: &[&str] = &[];
 const PAIRING: &[&str] = &["request-pairing", WAIT];
 
-const OPTIONS: [Spec; 12] = [
+const OPTIONS: [Spec; 13] = [
     Spec {
         name: "--config",
         short: "",
@@ -171,6 +171,17 @@ const OPTIONS: [Spec; 12] = [
         help: "the dispatcher's ca.crt, carried here: talk to no one else",
         set: |args, value| {
             args.pairing.ca = Some(value.into());
+            Ok(())
+        },
+    },
+    Spec {
+        name: "--replace-ca",
+        short: "",
+        value: "",
+        modes: PAIRING,
+        help: "leave the CA this host has for the dispatcher's",
+        set: |args, _| {
+            args.pairing.replace_ca = true;
             Ok(())
         },
     },

@@ -20,14 +20,16 @@ use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::{Ack, Approval, LookupBy, Outcome, PairRequest, code};
 use ctrl_exec_protocol::x509::cert::{self, KeyKind};
 use ctrl_exec_protocol::x509::keys::{self, KeyError, KeyType, PrivateKey};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role, VerifyError};
 use ctrl_exec_protocol::x509::{csr, verify};
 use ctrl_exec_protocol::{names, tls};
 use messages::{Messages, eprint_line};
 use options::{Request, check};
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -176,7 +178,12 @@ fn pair(
     if let Some((_, _, files)) = &known {
         warn_of_other_paths(paths, files, messages);
     }
-    let (key_pem, connection) = make_key(request, &host, messages)?;
+    let standing = if request.replace_ca {
+        None
+    } else {
+        StandingCa::of(paths)
+    };
+    let (key_pem, connection) = make_key(request, &host, standing.as_ref(), messages)?;
     let key = PrivateKey::agent_from_pem(&key_pem).map_err(fatal)?;
     let csr = csr::create(&key, &host).map_err(fatal)?;
     messages.say(&format!(
@@ -201,6 +208,9 @@ fn pair(
         Connection::Held(probe) => (connect(request)?, Some(probe)),
         Connection::None => (connect(request)?, None),
     };
+    if let Some(standing) = &standing {
+        standing.admits_dispatcher(&client)?;
+    }
     let message = PairRequest {
         hostname: host,
         csr,
@@ -250,6 +260,9 @@ fn pair(
         return Err(Failure::Fatal("nonce mismatch in pairing result".into()));
     }
     let identity = accept(&approval, &key, key_pem)?;
+    if let Some(standing) = &standing {
+        standing.admits(&identity.ca)?;
+    }
     let owner = Owner::of_agent();
     if rustix::process::geteuid().is_root() && owner.gid.is_none() {
         messages.warn(&format!(
@@ -289,6 +302,54 @@ fn accept(approval: &Approval, key: &PrivateKey, key_pem: String) -> Result<NewI
     })
 }
 
+/// The CA that this host has. A pairing that would silently put another in its place cuts off every
+/// dispatcher of the present one.
+struct StandingCa {
+    path: PathBuf,
+    verifier: ChainVerifier,
+    key: Vec<u8>,
+}
+
+impl StandingCa {
+    /// None where there is no CA file, or none that could be used.
+    fn of(paths: &Paths) -> Option<StandingCa> {
+        let path = install::effective(paths, &paths.etc().join("ca.crt"));
+        let text = fs::read_to_string(&path).ok()?;
+        Some(StandingCa {
+            verifier: ChainVerifier::from_pem(&text).ok()?,
+            key: cert::facts(&cert::from_pem(&text).ok()?).ok()?.spki_der,
+            path,
+        })
+    }
+
+    /// The dispatcher's certificate must be of this CA, whatever its dates.
+    fn admits_dispatcher(&self, client: &Client) -> Result<(), Failure> {
+        let Some(leaf) = client.peer_certificate() else {
+            return Ok(());
+        };
+        match self.verifier.verify(leaf, Role::Server, Utc::now().0) {
+            Err(VerifyError::UnknownIssuer | VerifyError::BadSignature) => Err(self.refusal()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The CA to be installed must have this one's key; a re-issued certificate has.
+    fn admits(&self, ca: &str) -> Result<(), Failure> {
+        let same = cert::from_pem(ca)
+            .and_then(|der| cert::facts(&der))
+            .is_ok_and(|facts| facts.spki_der == self.key);
+        if same { Ok(()) } else { Err(self.refusal()) }
+    }
+
+    fn refusal(&self) -> Failure {
+        Failure::Fatal(format!(
+            "this host has the CA of another dispatcher ({}); nothing was changed. To leave that \
+             dispatcher for this one, use --replace-ca",
+            self.path.display()
+        ))
+    }
+}
+
 /// The connection that showed what kind of key the dispatcher has.
 enum Connection {
     /// Fresh: the request goes on it.
@@ -305,6 +366,7 @@ enum Connection {
 fn make_key(
     request: &Request,
     host: &str,
+    standing: Option<&StandingCa>,
     messages: Messages,
 ) -> Result<(String, Connection), Failure> {
     if let Some(chosen @ KeyType::Rsa2048) = request.key_type {
@@ -312,6 +374,10 @@ fn make_key(
         return Ok((generate(chosen, host, messages)?, Connection::None));
     }
     let probe = connect(request)?;
+    if let Some(standing) = standing {
+        // Before minutes go into a key.
+        standing.admits_dispatcher(&probe)?;
+    }
     let kind = probe
         .peer_certificate()
         .and_then(|der| cert::facts(der).ok())

@@ -33,6 +33,8 @@ pub struct Options {
     /// The CA's certificate, carried here by hand: the dispatcher must then prove that it is of
     /// that CA.
     pub ca: Option<PathBuf>,
+    /// Leave the CA that this host has for the dispatcher's.
+    pub replace_ca: bool,
 }
 
 /// A request whose options are in order.
@@ -43,6 +45,7 @@ pub(super) struct Request {
     pub(super) lookup_by: Option<LookupBy>,
     pub(super) key_type: Option<KeyType>,
     pub(super) ca: Option<Arc<ChainVerifier>>,
+    pub(super) replace_ca: bool,
 }
 
 /// Checks the options; an error is one line that names the fault.
@@ -94,5 +97,6 @@ pub(super) fn check(options: &Options, background: bool) -> Result<Request, Stri
         lookup_by,
         key_type,
         ca,
+        replace_ca: options.replace_ca,
     })
 }
