@@ -18,6 +18,7 @@ pub mod rate_limit;
 pub mod restrict;
 pub mod runs;
 pub mod serve;
+mod table;
 pub mod trust;
 
 /// The program's version.

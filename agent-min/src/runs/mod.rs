@@ -1,6 +1,7 @@
 //! Runs of scripts, from the permission to the result.
 
 pub mod execute;
+pub mod in_flight;
 pub mod outcome;
 pub mod run;
 pub mod store;

@@ -212,8 +212,8 @@ impl Server {
 
     /// A connection is over.
     pub(super) fn closed(&mut self, conn: ConnId, reason: &CloseReason) {
-        if self.calls.contains(conn) {
-            self.executor_closed(conn, reason);
+        if self.runs.is_call(conn) {
+            self.call_closed(conn, reason);
             return;
         }
         self.leave_pool(conn);

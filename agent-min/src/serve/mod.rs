@@ -1,8 +1,7 @@
 //! The server: one thread, one loop, everything bounded.
 
 mod conns;
-mod table;
-mod work;
+mod steps;
 
 use crate::admission::{self, Admission};
 use crate::config::paths::Paths;
@@ -10,19 +9,22 @@ use crate::config::{LoadError, Loaded, Notes, host_name};
 use crate::handlers::State;
 use crate::rate_limit::{RateLimiter, Rule};
 use crate::restrict::{self, Extent};
+use crate::runs::in_flight::InFlight;
+use crate::table::Table;
 use conns::{Conn, Stage};
 use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::config::{LogLevel, RateLimit};
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_reactor::{Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal};
+use ctrl_exec_reactor::{
+    ChildId, Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal,
+};
 use log::{error, warn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use table::Table;
-use work::{Call, Pending};
+use steps::Waiting;
 
 /// How long a stop waits for what is running; procd kills after 5 s.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -86,10 +88,9 @@ struct Server {
     rate: RateLimiter,
     admission: Admission<ConnId>,
     conns: Table<ConnId, Conn>,
-    children: Table<ctrl_exec_reactor::ChildId, Pending>,
-    calls: Table<ConnId, Call>,
+    hooks: Table<ChildId, Waiting>,
+    runs: InFlight,
     stopping: bool,
-    budget: usize,
 }
 
 impl Server {
@@ -137,10 +138,9 @@ impl Server {
             limits: Arc::new(ServerLimits::default()),
             admission: Admission::new(admission::DEFAULTS),
             conns: Table::new(),
-            children: Table::new(),
-            calls: Table::new(),
+            hooks: Table::new(),
+            runs: InFlight::new(budget),
             stopping: false,
-            budget,
         })
     }
 
@@ -173,7 +173,7 @@ impl Server {
             Event::Request { conn, request } => self.request(conn, &request),
             Event::BadRequest { conn, error } => self.bad_request(conn, error),
             Event::Closed { conn, reason } => self.closed(conn, &reason),
-            Event::Received { conn, bytes } => self.received(conn, &bytes),
+            Event::Received { conn, bytes } => self.runs.received(conn, &bytes),
             Event::Child { child, result } => self.child_ended(child, *result),
             Event::Signal(Signal::Hup) => self.reload(),
             Event::Signal(_) => self.stop(),
@@ -191,7 +191,7 @@ impl Server {
                     ("bind", loaded.conf.bind != self.state.loaded.conf.bind),
                     (
                         "memory_budget",
-                        loaded.conf.memory_budget as usize != self.budget,
+                        loaded.conf.memory_budget as usize != self.runs.budget(),
                     ),
                 ] {
                     if changed {

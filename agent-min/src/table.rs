@@ -2,43 +2,43 @@
 //! limit of connections that costs less than one system call, and little code.
 
 /// Values by key.
-pub(super) struct Table<K, V>(Vec<(K, V)>);
+pub(crate) struct Table<K, V>(Vec<(K, V)>);
 
 impl<K: Copy + PartialEq, V> Table<K, V> {
-    pub(super) fn new() -> Table<K, V> {
+    pub(crate) fn new() -> Table<K, V> {
         Table(Vec::new())
     }
 
     /// Adds a value under a key that is not in the table.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         self.0.push((key, value));
     }
 
-    pub(super) fn get_mut(&mut self, key: K) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
         self.0
             .iter_mut()
             .find(|(known, _)| *known == key)
             .map(|(_, value)| value)
     }
 
-    pub(super) fn contains(&self, key: K) -> bool {
+    pub(crate) fn contains(&self, key: K) -> bool {
         self.0.iter().any(|(known, _)| *known == key)
     }
 
-    pub(super) fn remove(&mut self, key: K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: K) -> Option<V> {
         let at = self.0.iter().position(|(known, _)| *known == key)?;
         Some(self.0.swap_remove(at).1)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (K, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &V)> {
         self.0.iter().map(|(key, value)| (*key, value))
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 }
