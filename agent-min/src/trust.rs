@@ -1,15 +1,17 @@
 //! The trusted-dispatcher map (agent.md §3.6) and the revocation list (§3.5).
 //!
-//! Both are keyed by the canonical serial of §3.4. That function reads a serial of digits only as
-//! decimal, so applying it to its own result may change it (§15 Q-5). A serial that arrives from a
-//! dispatcher is already canonical and is kept as it came; where the function would change it on
-//! the next load, the file holds its colon form (`00:10`), which the function leaves alone. The
-//! reference reads such a file to the same meaning.
+//! Both are keyed by the *number* of a serial, not by its canonical text (§3.4): that text reads
+//! digits as decimal, so two certificates, 0x0f and 0x15, would have one key (§15 Q-5). What a
+//! dispatcher sends has passed the canonical function and is taken back to the number it means.
+//! Where the function would change a number's text on the next load, the file holds its colon form
+//! (`00:10`), which every reader leaves alone. A bare serial in the map that comes out as digits
+//! only is trusted for nobody: it might mean either.
 
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_protocol::sorted_map::SortedMap;
 use ctrl_exec_protocol::{names, serial};
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::path::Path;
 
 /// Largest map or revocation file read, in bytes.
@@ -20,12 +22,14 @@ pub const MAX_TRUSTED: usize = 1024;
 const HEADER: &str = "# ctrl-exec trusted dispatchers: <serial> <id>, one per line.\n\
                       # Managed by pairing - do not edit by hand.\n";
 
-/// Canonical serial to dispatcher id.
+/// Number of a serial to dispatcher id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustMap {
     entries: SortedMap<String>,
     /// Serials claimed by two ids: trusted for neither.
     ambiguous: Vec<String>,
+    /// Entries of digits only, without colons: trusted for nobody.
+    unclear: Vec<String>,
 }
 
 /// Why a map could not be changed; the text goes to the dispatcher.
@@ -39,6 +43,10 @@ pub enum TrustError {
     Full,
     /// The serial belongs to another dispatcher than the one named here.
     NotOwned(String),
+    /// The serial is another dispatcher's already.
+    Taken,
+    /// The serial is that of a pairing whose files wait for root to move them.
+    Pending,
     /// The file could not be read or written.
     Io(io::Error),
 }
@@ -50,6 +58,10 @@ impl std::fmt::Display for TrustError {
             TrustError::BadId => f.write_str("invalid dispatcher id"),
             TrustError::Full => f.write_str("too many trusted serials"),
             TrustError::NotOwned(id) => write!(f, "serial not owned by '{id}'"),
+            TrustError::Taken => f.write_str("serial belongs to another dispatcher"),
+            TrustError::Pending => {
+                f.write_str("serial belongs to a pairing that a start of the agent's service completes")
+            }
             TrustError::Io(error) => write!(f, "trusted dispatcher map: {error}"),
         }
     }
@@ -76,11 +88,15 @@ impl TrustMap {
             if !names::is_dispatcher_id(id) || map.entries.len() >= MAX_TRUSTED {
                 continue;
             }
-            let key = serial::canonical(serial);
-            // The reference stores `nan` for nonsense; no certificate has that serial.
-            if !is_key(&key) {
-                continue;
-            }
+            let key = match stored_key(serial) {
+                Stored::Number(key) => key,
+                Stored::Unclear => {
+                    map.unclear.push(serial.to_owned());
+                    continue;
+                }
+                // The reference stores `nan` for nonsense; no certificate has that serial.
+                Stored::Nothing => continue,
+            };
             if map.entries.get(&key).is_some_and(|known| known != id) {
                 map.ambiguous.push(key);
             } else {
@@ -96,11 +112,24 @@ impl TrustMap {
     /// The dispatcher id that owns the certificate with this live serial (hex as OpenSSL prints
     /// it), if it is trusted.
     pub fn owner(&self, live_serial: &str) -> Option<&str> {
-        let key = serial::canonical(live_serial);
-        if key.is_empty() {
+        if live_serial.is_empty() {
             return None;
         }
+        let key = serial::exact(live_serial);
         self.entries.get(&key).map(String::as_str)
+    }
+
+    /// Whether the reference would trust this live serial, which we do not, because its canonical
+    /// form is that of a trusted one: its twin, or the dispatcher itself under an entry that does
+    /// not tell them apart.
+    pub fn has_twin(&self, live_serial: &str) -> bool {
+        let canonical = serial::canonical(live_serial);
+        canonical != serial::exact(live_serial) && self.entries.contains_key(&canonical)
+    }
+
+    /// Entries that are digits only and so trust nobody.
+    pub fn unclear(&self) -> &[String] {
+        &self.unclear
     }
 
     /// Serials that two ids claim; nobody is trusted by them.
@@ -118,12 +147,25 @@ impl TrustMap {
         self.entries.len()
     }
 
-    /// Trusts `serial`, as received from a dispatcher, for `id`; an older owner is overwritten.
+    /// Trusts `serial`, as received from the dispatcher `id`.
+    ///
+    /// # Errors
+    /// `BadSerial`, `BadId`, `Full`, or `Taken` when it is another dispatcher's.
+    pub fn add(&mut self, serial: &str, id: &str) -> Result<(), TrustError> {
+        let key = serial::of_wire(serial).ok_or(TrustError::BadSerial)?;
+        let other = self.entries.get(&key).is_some_and(|owner| owner != id);
+        if other || self.ambiguous.contains(&key) {
+            return Err(TrustError::Taken);
+        }
+        self.assign(serial, id)
+    }
+
+    /// Trusts `serial` for `id`, whoever had it: for pairing, where an operator has agreed.
     ///
     /// # Errors
     /// `BadSerial`, `BadId` or `Full`.
-    pub fn add(&mut self, serial: &str, id: &str) -> Result<(), TrustError> {
-        let key = received_key(serial).ok_or(TrustError::BadSerial)?;
+    pub fn assign(&mut self, serial: &str, id: &str) -> Result<(), TrustError> {
+        let key = serial::of_wire(serial).ok_or(TrustError::BadSerial)?;
         if !names::is_dispatcher_id(id) {
             return Err(TrustError::BadId);
         }
@@ -140,7 +182,7 @@ impl TrustMap {
     /// # Errors
     /// `BadSerial`, or `NotOwned` when another dispatcher owns it.
     pub fn remove(&mut self, serial: &str, id: &str) -> Result<(), TrustError> {
-        let key = received_key(serial).ok_or(TrustError::BadSerial)?;
+        let key = serial::of_wire(serial).ok_or(TrustError::BadSerial)?;
         match self.entries.get(&key) {
             Some(owner) if owner != id => Err(TrustError::NotOwned(id.to_owned())),
             Some(_) => {
@@ -155,10 +197,7 @@ impl TrustMap {
     pub fn render(&self) -> String {
         let mut text = String::from(HEADER);
         for (key, id) in &self.entries {
-            if serial::canonical(key) != *key {
-                text.push_str("00:");
-            }
-            text.push_str(key);
+            text.push_str(&serial::for_file(key));
             text.push(' ');
             text.push_str(id);
             text.push('\n');
@@ -179,21 +218,30 @@ impl TrustMap {
     }
 }
 
-/// The key of a serial sent by a dispatcher, or `None` when it is not a serial at all. The sender
-/// has canonicalised it already: digits stay the hex they are.
-fn received_key(text: &str) -> Option<String> {
-    let digits_only = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let key = if digits_only {
-        let stripped = text.trim_start_matches('0');
-        if stripped.is_empty() {
-            "0".to_owned()
-        } else {
-            stripped.to_owned()
-        }
+/// What a serial in the map file stands for.
+enum Stored {
+    Number(String),
+    Unclear,
+    Nothing,
+}
+
+fn stored_key(text: &str) -> Stored {
+    if text.contains(':') {
+        return serial::of_wire(text).map_or(Stored::Nothing, Stored::Number);
+    }
+    let prefix = text.get(..2).unwrap_or_default();
+    if prefix.eq_ignore_ascii_case("0x") {
+        let hex = format!("00:{}", &text[2..]);
+        return serial::of_wire(&hex).map_or(Stored::Nothing, Stored::Number);
+    }
+    let key = serial::canonical(text);
+    if !is_key(&key) {
+        Stored::Nothing
+    } else if key.len() > 1 && key.bytes().all(|b| b.is_ascii_digit()) {
+        Stored::Unclear
     } else {
-        serial::canonical(text)
-    };
-    is_key(&key).then_some(key)
+        Stored::Number(key)
+    }
 }
 
 /// Whether a canonical serial can be that of a certificate.
@@ -205,7 +253,7 @@ fn is_key(key: &str) -> bool {
 /// The set of revoked serials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
-    /// Canonical serial to the line it came from.
+    /// Numbers, each with the line it came from.
     serials: SortedMap<String>,
     bad: Vec<String>,
     absent: bool,
@@ -236,12 +284,11 @@ impl Revoked {
             if line.is_empty() {
                 continue;
             }
-            let key = serial::canonical(line);
-            if key == serial::NOT_A_NUMBER {
+            let numbers = serial::written(line);
+            if numbers.is_empty() {
                 revoked.bad.push(line.to_owned());
-            } else {
-                found.push((key, line.to_owned()));
             }
+            found.extend(numbers.into_iter().map(|number| (number, line.to_owned())));
         }
         revoked.serials = found.into_iter().collect();
         revoked
@@ -249,7 +296,7 @@ impl Revoked {
 
     /// Whether the certificate with this live serial is revoked.
     pub fn contains(&self, live_serial: &str) -> bool {
-        !live_serial.is_empty() && self.serials.contains_key(&serial::canonical(live_serial))
+        !live_serial.is_empty() && self.serials.contains_key(&serial::exact(live_serial))
     }
 
     /// Lines that are no serial and so revoke nothing.
@@ -264,19 +311,9 @@ impl Revoked {
 }
 
 /// The text of `path`, `None` when it does not exist, an error when it is larger than
-/// [`MAX_FILE`], unreadable or not UTF-8.
+/// [`MAX_FILE`], no regular file, unreadable or not UTF-8. Never waits.
 pub(crate) fn read_bounded(path: &Path) -> io::Result<Option<String>> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut text = String::new();
-    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(io::Error::new(ErrorKind::InvalidData, "file is too large"));
-    }
-    Ok(Some(text))
+    Bounded::new(MAX_FILE).optional_text(path)
 }
 
 #[cfg(test)]
@@ -299,11 +336,45 @@ mod tests {
             let sent = serial::canonical(&live);
             let mut map = TrustMap::default();
             map.add(&sent, "disp").expect("a serial");
+            // A serial of digits only whose canonical form has letters is not told from its twin.
+            let number = serial::exact(&live);
+            let twin = number.bytes().all(|b| b.is_ascii_digit())
+                && sent.bytes().any(|b| b.is_ascii_alphabetic());
             for _ in 0..3 {
-                prop_assert_eq!(map.owner(&live), Some("disp"));
+                prop_assert_eq!(map.owner(&live), (!twin).then_some("disp"));
+                prop_assert_eq!(map.has_twin(&live), twin);
                 map = TrustMap::parse(&map.render());
             }
         }
+    }
+
+    /// Serials of small CAs: the certificate of one number never passes for another's, whatever
+    /// the map says and however it is written.
+    #[test]
+    fn no_certificate_is_taken_for_its_twin() {
+        for text in ["f d", "0f d", "00:0f d", "0x0f d", "15 d", "00:15 d", "0x15 d", "15 (0x0f) d"] {
+            let map = TrustMap::parse(text);
+            let trusted: Vec<_> = (1..=255u8)
+                .map(|n| serial::live_hex(&[n]))
+                .filter(|live| map.owner(live).is_some())
+                .collect();
+            let expected: &[&str] = match text {
+                "00:15 d" | "0x15 d" => &["15"],
+                // The reference reads it as decimal.
+                "15 d" => &["0f"],
+                text if text.contains('(') => &[],
+                _ => &["0f"],
+            };
+            assert_eq!(trusted, expected, "{text}");
+        }
+        for text in ["16 d", "23 d", "100 d"] {
+            let map = TrustMap::parse(text);
+            assert!(map.is_empty());
+            assert_eq!(map.unclear(), [text.trim_end_matches(" d")]);
+        }
+        assert!(TrustMap::parse("f d").has_twin("15"));
+        assert!(!TrustMap::parse("f d").has_twin("0f"));
+        assert!(!TrustMap::parse("f d").has_twin("02"));
     }
 
     #[test]
@@ -331,6 +402,11 @@ mod tests {
         let map = TrustMap::parse("aa one\naa two\nbb one\nbb one\n");
         assert_eq!(map.owner("aa"), None);
         assert_eq!(map.ambiguous(), ["aa"]);
+        // Nobody settles that by a request; a pairing that an operator approved does.
+        let mut map = map;
+        assert!(matches!(map.add("aa", "one"), Err(TrustError::Taken)));
+        map.assign("aa", "two").expect("assign");
+        assert_eq!((map.owner("aa"), map.ambiguous().len()), (Some("two"), 0));
         assert_eq!(map.owner("bb"), Some("one"));
     }
 
@@ -351,6 +427,10 @@ mod tests {
     fn rotation_keeps_owners_apart() {
         let mut map = TrustMap::parse("aa one\n");
         map.add("deadbeef01", "two").expect("add");
+        assert!(matches!(map.add("aa", "two"), Err(TrustError::Taken)));
+        assert!(matches!(map.add("00:0A:a", "two"), Err(TrustError::Taken)));
+        map.add("aa", "one").expect("its own");
+        assert_eq!(map.owner("aa"), Some("one"));
         assert!(matches!(map.remove("aa", "two"), Err(TrustError::NotOwned(id)) if id == "two"));
         map.remove("cafe", "two").expect("absent is fine");
         map.remove("DE:AD:BE:EF:01", "two").expect("remove");
@@ -378,14 +458,66 @@ mod tests {
         assert!(!list.contains("0b"));
         assert!(!list.contains(""));
         assert_eq!(list.bad_lines(), ["??"]);
+        for (text, live) in [
+            ("16 (0x10)", "10"),
+            ("Serial Number: 16 (0x10)", "10"),
+            ("00:10", "10"),
+            ("0x10", "10"),
+            ("0X0F", "0f"),
+            ("de:ad:BE:EF", "deadbeef"),
+            ("  serial=10  # stolen", "10"),
+            ("10", "10"),
+            ("16", "10"),
+        ] {
+            let list = Revoked::parse(text);
+            assert!(list.contains(live), "{text}");
+            assert!(!list.contains("11"), "{text}");
+            assert!(list.bad_lines().is_empty());
+        }
+        assert!(!Revoked::parse("16 (0x10)").contains("16"));
+    }
+
+    #[test]
+    fn the_map_takes_so_many_and_no_more() {
+        let lines: Vec<_> = (0..MAX_TRUSTED - 1).map(|n| format!("f{n:x} d\n")).collect();
+        let mut map = TrustMap::parse(&lines.concat());
+        map.add("e1", "d").expect("the last place");
+        assert_eq!(map.len(), MAX_TRUSTED);
+        assert!(matches!(map.add("e2", "d"), Err(TrustError::Full)));
+        map.add("e1", "d").expect("it is there already");
+        assert_eq!((map.owner("e1"), map.owner("e2")), (Some("d"), None));
+        let more = format!("{}e1 d\ne2 d\n", lines.concat());
+        assert_eq!(TrustMap::parse(&more).owner("e2"), None);
     }
 
     #[test]
     fn missing_files_are_empty_and_unreadable_ones_are_errors() {
-        let dir = std::env::temp_dir();
-        let none = dir.join("ctrl-exec-no-such-file");
+        let dir = std::env::temp_dir().join(format!("ctrl-exec-trust-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("dir");
+        let none = dir.join("no-such-file");
         assert!(Revoked::load(&none).expect("absent").is_absent());
         assert!(TrustMap::load(&none).expect("absent").is_empty());
-        assert!(Revoked::load(&dir).is_err());
+        let (circle, fifo, large) = (dir.join("circle"), dir.join("fifo"), dir.join("large"));
+        std::os::unix::fs::symlink(&circle, &circle).expect("link");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .expect("fifo");
+        let text = "ab01 # x\n".repeat(MAX_FILE as usize / 9 + 1);
+        std::fs::write(&large, &text[..MAX_FILE as usize]).expect("write");
+        assert!(Revoked::load(&large).expect("just fits").contains("ab01"));
+        std::fs::write(&large, &text[..=MAX_FILE as usize]).expect("write");
+        let latin = dir.join("latin");
+        std::fs::write(&latin, b"caf\xe9\n").expect("write");
+        for path in [&dir, &circle, &fifo, &large, &latin, &large.join("below")] {
+            assert!(Revoked::load(path).is_err(), "{}", path.display());
+            assert!(TrustMap::load(path).is_err(), "{}", path.display());
+        }
+        let _ = std::fs::remove_dir_all(&dir);
     }
 }

@@ -10,24 +10,12 @@ use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages;
 
 pub(super) fn request(state: &mut State, peer: &Peer) -> Step {
-    let Some(dispatcher) = state.dispatcher(peer) else {
-        let reason = match state.loaded.trusted.is_empty() {
-            true => "no trusted dispatchers stored",
-            false => "serial-mismatch",
-        };
-        state.warn(
-            Line::new("capabilities-deny")
-                .field("PEER", peer.ip)
-                .field("PEER_SERIAL", &peer.serial)
-                .field("REASON", reason),
-        );
-        return Step::Reply(Reply {
-            status: 403,
-            body: messages::error_body("forbidden"),
-        });
+    let dispatcher = match trusted(state, peer) {
+        Ok(dispatcher) => dispatcher,
+        Err(step) => return step,
     };
     if !state.hook() {
-        return allowed(state, peer);
+        return answer(state, peer, &dispatcher);
     }
     let hook = HookRequest {
         action: "discovery",
@@ -40,7 +28,35 @@ pub(super) fn request(state: &mut State, peer: &Peer) -> Step {
     Step::AskHook(Box::new(hook), Intent::Capabilities)
 }
 
+/// The hook has consented; trust may have ended meanwhile.
 pub(super) fn allowed(state: &mut State, peer: &Peer) -> Step {
+    match trusted(state, peer) {
+        Ok(dispatcher) => answer(state, peer, &dispatcher),
+        Err(step) => step,
+    }
+}
+
+fn trusted(state: &mut State, peer: &Peer) -> Result<String, Step> {
+    let Some(dispatcher) = state.dispatcher(peer) else {
+        let reason = match state.loaded.trusted.is_empty() {
+            true => "no trusted dispatchers stored",
+            false => "serial-mismatch",
+        };
+        state.warn(
+            Line::new("capabilities-deny")
+                .field("PEER", peer.ip)
+                .field("PEER_SERIAL", &peer.serial)
+                .field("REASON", reason),
+        );
+        return Err(Step::Reply(Reply {
+            status: 403,
+            body: messages::error_body("forbidden"),
+        }));
+    };
+    Ok(dispatcher)
+}
+
+fn answer(state: &mut State, peer: &Peer, dispatcher: &str) -> Step {
     let loaded = &state.loaded;
     let mut tags = json::object();
     for (key, value) in &loaded.conf.tags {
@@ -68,7 +84,6 @@ pub(super) fn allowed(state: &mut State, peer: &Peer) -> Step {
         .raw("tags", &tags.finish())
         .raw("scripts", &json::raw_array(&scripts))
         .finish();
-    let dispatcher = state.dispatcher(peer).unwrap_or_default();
     state.info(
         Line::new("capabilities")
             .field("PEER", peer.ip)

@@ -8,7 +8,7 @@ mod result;
 mod rotate;
 mod run;
 
-pub use run::{async_outcome, refuse_run, run_outcome};
+pub use run::{async_outcome, recheck, refuse_run, run_outcome};
 
 use crate::config::Loaded;
 use crate::config::paths::Paths;
@@ -114,6 +114,11 @@ pub fn hook_done(state: &mut State, peer: &Peer, intent: Intent, end: HookEnd) -
     decided(state, peer, intent, denied)
 }
 
+/// The hook cannot be asked this question whole, which is a denial.
+pub fn hook_denied(state: &mut State, peer: &Peer, intent: Intent, denial: Denial) -> Step {
+    decided(state, peer, intent, Some(denial))
+}
+
 /// The hook could not be asked: it is gone or not executable.
 pub fn hook_missing(state: &mut State, peer: &Peer, intent: Intent) -> Step {
     let hook = state.loaded.conf.auth_hook.clone().unwrap_or_default();
@@ -138,9 +143,20 @@ pub fn revoked(state: &mut State, peer: &Peer) -> Reply {
             .field("PEER", peer.ip)
             .field("SERIAL", &peer.serial),
     );
+    revoked_reply()
+}
+
+fn revoked_reply() -> Reply {
     Reply {
         status: 403,
         body: messages::error_body("certificate revoked"),
+    }
+}
+
+fn mismatch_reply() -> Reply {
+    Reply {
+        status: 403,
+        body: messages::forbidden_body("serial mismatch"),
     }
 }
 
@@ -173,10 +189,7 @@ impl State {
                 .field("PEER_SERIAL", &peer.serial)
                 .field("REQID", reqid),
         );
-        Err(Step::Reply(Reply {
-            status: 403,
-            body: messages::forbidden_body("serial mismatch"),
-        }))
+        Err(Step::Reply(mismatch_reply()))
     }
 
     /// The step that asks the hook when there is one, else `None`.
@@ -204,8 +217,12 @@ fn decided(state: &mut State, peer: &Peer, intent: Intent, denial: Option<Denial
         None => state.info(line.field("RESULT", "pass")),
         Some(denial) => state.warn(line.field("RESULT", "deny").field("REASON", &denial.reason)),
     }
+    if denial.is_none() && state.loaded.revoked.contains(&peer.serial) {
+        // Revoked while the hook decided.
+        return Step::Reply(revoked(state, peer));
+    }
     match (intent, denial) {
-        (Intent::Run(run), None) => run::allowed(run),
+        (Intent::Run(run), None) => run::allowed(state, run),
         (Intent::Run(run), Some(denial)) => run::denied(state, peer, &run, &denial),
         (Intent::Capabilities, None) => capabilities::allowed(state, peer),
         (Intent::Capabilities, Some(denial)) => capabilities::denied(state, peer, &denial),

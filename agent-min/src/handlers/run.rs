@@ -42,10 +42,11 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         path,
         dispatcher,
         peer_ip: peer.ip.to_string(),
+        serial: peer.serial.clone(),
         request,
     });
     if !state.hook() {
-        return allowed(run);
+        return start(run);
     }
     let hook = HookRequest {
         action: "run",
@@ -62,7 +63,41 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     Step::AskHook(Box::new(hook), Intent::Run(run))
 }
 
-pub(super) fn allowed(run: Box<Run>) -> Step {
+/// The hook has consented. Meanwhile the world may have changed.
+pub(super) fn allowed(state: &mut State, run: Box<Run>) -> Step {
+    match recheck(state, &run) {
+        Ok(path) => start(Box::new(Run { path, ..*run })),
+        Err(reply) => Step::Reply(reply),
+    }
+}
+
+/// Looks again at what a run was allowed by: revocation, trust, allowlist. Called whenever a run
+/// has waited for something. The result is the script's path as of now.
+///
+/// # Errors
+/// The answer to a run that may not start any more.
+pub fn recheck(state: &mut State, run: &Run) -> Result<String, Reply> {
+    let (serial, reqid) = (&run.serial, &run.request.reqid);
+    let line = |action| {
+        Line::new(action)
+            .field("PEER", &run.peer_ip)
+            .field("REQID", reqid)
+    };
+    if state.loaded.revoked.contains(serial) {
+        state.warn(line("revoked-cert").field("SERIAL", serial));
+        return Err(super::revoked_reply());
+    }
+    if state.loaded.trusted.owner(serial) != Some(run.dispatcher.as_str()) {
+        state.warn(line("serial-reject").field("PEER_SERIAL", serial));
+        return Err(super::mismatch_reply());
+    }
+    permitted(state, &run.request.script).ok_or_else(|| {
+        state.warn(line("deny").field("SCRIPT", &run.request.script));
+        refuse_run(run, "script not permitted")
+    })
+}
+
+fn start(run: Box<Run>) -> Step {
     if !run.request.run_async {
         return Step::Run(run);
     }

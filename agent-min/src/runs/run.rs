@@ -14,6 +14,8 @@ pub struct Run {
     pub dispatcher: String,
     /// Its address.
     pub peer_ip: String,
+    /// Live serial of the certificate it came with.
+    pub serial: String,
 }
 
 impl Run {

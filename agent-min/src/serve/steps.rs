@@ -99,11 +99,14 @@ impl Server {
             return;
         }
         let timeout = execute::seconds(conf.auth_hook_timeout);
-        let mut env: Vec<_> = std::env::vars_os().collect();
-        for (name, value) in hook.env() {
-            env.retain(|(known, _)| known != name);
-            env.push((name.into(), value.into()));
-        }
+        let env = match hook.environment(std::env::vars_os()) {
+            Ok(env) => env,
+            Err(denial) => {
+                let step = handlers::hook_denied(&mut self.state, peer, intent, denial);
+                self.carry_out(conn, peer, step);
+                return;
+            }
+        };
         let spec = ChildSpec {
             env,
             stdin: hook.stdin_json().into_bytes(),

@@ -2,11 +2,14 @@
 //! (agent.md §8, dispatcher.md §14). The programs run the hook; this says what it sees.
 
 use crate::json;
+use std::ffi::OsString;
 
-/// Largest environment variable made of request data, in bytes. A longer `ENVEXEC_ARGS` or
-/// `ENVEXEC_ARGS_JSON` would make `execve` fail (`MAX_ARG_STRLEN` is 131,072), so the value is left
-/// out and the hook reads standard input, which always holds everything.
-pub const MAX_ENV_VALUE: usize = 65_536;
+/// Largest environment variable, `NAME=value` with its final NUL, that `execve` takes
+/// (`MAX_ARG_STRLEN` of a kernel with 4 KiB pages).
+pub const MAX_ENV_STRING: usize = 131_072;
+
+/// What the names of all variables of the contract begin with.
+pub const ENV_PREFIX: &str = "ENVEXEC_";
 
 /// Who submitted an asynchronous run whose status is asked for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -47,11 +50,33 @@ pub struct HookRequest {
 }
 
 impl HookRequest {
-    /// The variables that are added to the hook's environment. NUL bytes, which no environment can
-    /// hold, are dropped from values.
-    pub fn env(&self) -> Vec<(&'static str, String)> {
+    /// The hook's whole environment: `inherited` without any `ENVEXEC_*`, whoever set it, and the
+    /// variables of this question.
+    ///
+    /// # Errors
+    /// A denial when a value cannot be shown whole: it is longer than the kernel takes, or holds a
+    /// NUL byte. A hook that judges what it sees must never see less than what will happen.
+    pub fn environment(
+        &self,
+        inherited: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Vec<(OsString, OsString)>, Denial> {
+        let ours = self.env()?;
+        let prefix = ENV_PREFIX.as_bytes();
+        let mut env: Vec<(OsString, OsString)> = inherited
+            .into_iter()
+            .filter(|(name, _)| !name.as_encoded_bytes().starts_with(prefix))
+            .collect();
+        env.extend(
+            ours.into_iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        );
+        Ok(env)
+    }
+
+    /// The variables of this question.
+    fn env(&self) -> Result<Vec<(&'static str, String)>, Denial> {
         let submitter = self.submitter.clone().unwrap_or_default();
-        let mut env = vec![
+        let env = vec![
             ("ENVEXEC_ACTION", self.action.to_owned()),
             ("ENVEXEC_SCRIPT", self.script.clone()),
             ("ENVEXEC_HOSTS", self.hosts.join(",")),
@@ -67,11 +92,15 @@ impl HookRequest {
             ("ENVEXEC_SUBMITTER_IP", submitter.source_ip),
             ("ENVEXEC_TIMESTAMP", self.timestamp.clone()),
         ];
-        env.retain(|(_, value)| value.len() <= MAX_ENV_VALUE);
-        for (_, value) in &mut env {
-            value.retain(|c| c != '\0');
+        for (name, value) in &env {
+            if name.len() + value.len() + 2 > MAX_ENV_STRING {
+                return Err(Denial::unfit(name, "is too long"));
+            }
+            if value.contains('\0') {
+                return Err(Denial::unfit(name, "holds a NUL byte"));
+            }
         }
-        env
+        Ok(env)
     }
 
     /// The object written to the hook's standard input, without a newline.
@@ -139,6 +168,14 @@ pub struct Denial {
 }
 
 impl Denial {
+    /// A variable of the hook's environment cannot hold its value.
+    fn unfit(name: &str, fault: &str) -> Self {
+        Self {
+            code: 1,
+            reason: format!("the request does not fit the auth hook: {name} {fault}"),
+        }
+    }
+
     /// The configured hook is missing or not executable.
     pub fn not_executable(path: &str) -> Self {
         Self {
@@ -180,17 +217,17 @@ mod tests {
             action: "run",
             script: "backup".into(),
             hosts: vec!["a".into(), "b:9".into()],
-            args: vec!["x y".into(), "l\n".into(), "n\0ul".into()],
+            args: vec!["x y".into(), "l\n".into()],
             timestamp: "2026-01-01T00:00:00Z".into(),
             ..HookRequest::default()
         };
-        let env = request.env();
+        let env = request.env().unwrap();
         let value = |key: &str| env.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str());
         assert_eq!(value("ENVEXEC_HOSTS"), Some("a,b:9"));
-        assert_eq!(value("ENVEXEC_ARGS"), Some("x y l\n nul"));
+        assert_eq!(value("ENVEXEC_ARGS"), Some("x y l\n"));
         assert_eq!(
             value("ENVEXEC_ARGS_JSON"),
-            Some("[\"x y\",\"l\\n\",\"n\\u0000ul\"]")
+            Some("[\"x y\",\"l\\n\"]")
         );
         assert_eq!(env.len(), 14);
         let object =
@@ -199,18 +236,59 @@ mod tests {
         assert!(matches!(object.get("submitter"), Some(json::Value::Null)));
     }
 
+    fn os(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        let pair = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
+        pairs.iter().map(pair).collect()
+    }
+
     #[test]
-    fn oversize_values_stay_out_of_the_environment() {
-        let request = HookRequest {
-            args: vec!["x".repeat(MAX_ENV_VALUE + 1)],
+    fn what_does_not_fit_the_environment_denies() {
+        let fits = |request: &HookRequest| request.environment(os(&[("A", "1")])).is_ok();
+        // `ENVEXEC_TOKEN=` and the final NUL take 15 bytes.
+        let token = |length: usize| HookRequest {
+            token: "x".repeat(length),
             ..HookRequest::default()
         };
-        assert!(
-            request
-                .env()
-                .iter()
-                .all(|(k, _)| !k.starts_with("ENVEXEC_ARGS"))
-        );
-        assert!(request.stdin_json().len() > MAX_ENV_VALUE);
+        assert!(fits(&token(MAX_ENV_STRING - 15)));
+        assert!(!fits(&token(MAX_ENV_STRING - 14)));
+        // Every member that a caller can fill, by length and by NUL.
+        let long = "x".repeat(MAX_ENV_STRING);
+        for text in [long.as_str(), "ro\0ot"] {
+            let base = HookRequest::default;
+            let text = || text.to_owned();
+            for request in [
+                HookRequest { args: vec!["forbidden".into(), text()], ..base() },
+                HookRequest { args: vec![text()], ..base() },
+                HookRequest { hosts: vec![text()], ..base() },
+                HookRequest { script: text(), ..base() },
+                HookRequest { username: text(), ..base() },
+                HookRequest { token: text(), ..base() },
+                HookRequest { reqid: text(), ..base() },
+                HookRequest {
+                    submitter: Some(Submitter { username: text(), source_ip: String::new() }),
+                    ..base()
+                },
+            ] {
+                let denial = request.environment([]).unwrap_err();
+                assert_eq!(denial.code, 1);
+                assert!(denial.reason.starts_with("the request does not fit the auth hook: ENVEXEC_"));
+            }
+        }
+        // JSON may be twice as long as the words it is made of.
+        let quotes = HookRequest {
+            args: vec!["\"".repeat(MAX_ENV_STRING / 2)],
+            ..HookRequest::default()
+        };
+        assert!(quotes.environment([]).unwrap_err().reason.contains("ENVEXEC_ARGS_JSON"));
+    }
+
+    #[test]
+    fn nothing_of_the_contract_is_inherited() {
+        let inherited = os(&[("PATH", "/bin"), ("ENVEXEC_ARGS", "safe"), ("ENVEXEC_OTHER", "x")]);
+        let env = HookRequest::default().environment(inherited).unwrap();
+        let of = |name: &str| env.iter().filter(|(n, _)| n.as_os_str() == name).collect::<Vec<_>>();
+        assert_eq!(of("PATH").len(), 1);
+        assert_eq!(of("ENVEXEC_OTHER").len(), 0);
+        assert_eq!(of("ENVEXEC_ARGS"), [&("ENVEXEC_ARGS".into(), "".into())]);
     }
 }

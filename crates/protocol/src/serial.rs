@@ -4,6 +4,11 @@
 //! [`canonical`]. That function reads a hex serial without letters as decimal, so it is neither
 //! injective nor idempotent. Wire and disk compatibility need it exactly; new certificates avoid
 //! its trouble by carrying serials for which [`is_stable`] holds.
+//!
+//! Where it is decided who is trusted, that is not good enough: `0x0f` and `0x15` ("15" read as
+//! decimal) have one canonical form, so one certificate would pass for the other. There the
+//! *number* counts: [`exact`] of a live serial, [`of_wire`] of what a dispatcher sent, [`written`]
+//! for what stands in a file.
 
 /// Longest serial text that is considered; RFC 5280 serials have at most 40 hex digits.
 pub const MAX_TEXT: usize = 256;
@@ -49,6 +54,98 @@ pub fn live_hex(der_integer: &[u8]) -> String {
         all => all,
     };
     magnitude.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The number that a live serial (hex digits) stands for: lower case, without leading zeros.
+pub fn exact(live: &str) -> String {
+    strip_zeros(&live.to_ascii_lowercase()).to_owned()
+}
+
+/// The number meant by a serial that a dispatcher sends: [`canonical`] of its live serial, which
+/// the sender has applied, or hex with colons. `None` when it is no serial.
+///
+/// A canonical form of digits only comes from one live serial, whose digits it is when read as a
+/// number. One with letters comes from the live serial that reads the same, or from one of digits
+/// only; the former is meant, as for every certificate that our CA makes.
+pub fn of_wire(text: &str) -> Option<String> {
+    if text.contains(':') {
+        return hex_of(&text.replace(':', ""));
+    }
+    if text.len() > 1 && text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_digit()) {
+        let digits = hex_to_decimal(text.as_bytes());
+        return hex_of(if digits.is_empty() { "0" } else { &digits });
+    }
+    hex_of(&canonical(text))
+}
+
+/// The form of a number ([`exact`]) in files: with colons where [`canonical`] would change it.
+pub fn for_file(exact: &str) -> String {
+    if canonical(exact) == exact {
+        exact.to_owned()
+    } else {
+        format!("00:{exact}")
+    }
+}
+
+/// The numbers that a serial written by a person or a tool may mean: as `openssl` prints it
+/// (`16 (0x10)`, `00:10`, `serial=10`), with `0x`, or bare. Digits only may be decimal or
+/// hexadecimal, and bare hex may stand for what has it as its [`canonical`] form, so those mean two.
+/// Empty when it is no serial.
+pub fn written(text: &str) -> Vec<String> {
+    let text = text.trim();
+    let text = strip_prefix_ignore_case(text, "serial number:").trim();
+    let one = |hex: &str| hex_of(hex).into_iter().collect();
+    if let Some((decimal, hex)) = text.strip_suffix(')').and_then(|t| t.split_once('(')) {
+        let hex = strip_prefix_ignore_case(hex.trim(), "0x");
+        let number = !decimal.is_empty() && decimal.trim().bytes().all(|b| b.is_ascii_digit());
+        return if number { one(hex) } else { Vec::new() };
+    }
+    let bare = strip_prefix_ignore_case(text, "serial=");
+    let bare = strip_prefix_ignore_case(bare, "0x");
+    if bare.contains(':') {
+        return one(&bare.replace(':', ""));
+    }
+    if bare.len() < text.len() {
+        return one(bare);
+    }
+    let Some(hex) = hex_of(bare) else {
+        return Vec::new();
+    };
+    let other = if bare.bytes().all(|b| b.is_ascii_digit()) {
+        decimal_to_hex(bare)
+    } else {
+        hex_to_decimal(hex.as_bytes())
+    };
+    let mut all = vec![hex];
+    if other.len() <= MAX_TEXT && all[0] != other {
+        all.push(other);
+    }
+    all
+}
+
+/// [`exact`] of text that is hex digits and nothing else.
+fn hex_of(text: &str) -> Option<String> {
+    let hex = (1..=MAX_TEXT).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    hex.then(|| exact(text))
+}
+
+/// Decimal digits of a number in hex digits.
+fn hex_to_decimal(hex: &[u8]) -> String {
+    // Little-endian decimal digits; the input is bounded, so the quadratic loop is too.
+    let mut digits: Vec<u8> = Vec::new();
+    for digit in hex {
+        let mut carry = char::from(*digit).to_digit(16).unwrap_or(0);
+        for place in &mut digits {
+            let value = u32::from(*place) * 16 + carry;
+            *place = (value % 10) as u8;
+            carry = value / 10;
+        }
+        while carry > 0 {
+            digits.push((carry % 10) as u8);
+            carry /= 10;
+        }
+    }
+    digits.iter().rev().map(|d| char::from(b'0' + d)).collect()
 }
 
 /// Whether every reader of this live serial agrees on its trust key, however often it is passed
@@ -178,7 +275,82 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_person_writes() {
+        for (text, expected) in [
+            ("16 (0x10)", &["10"][..]),
+            ("Serial Number: 16 (0x10)", &["10"]),
+            ("00:10", &["10"]),
+            ("DE:AD:be:ef", &["deadbeef"]),
+            ("0x10", &["10"]),
+            ("0X0a", &["a"]),
+            ("serial=10", &["10"]),
+            ("serial=DEADBEEF", &["deadbeef"]),
+            ("Serial=0x10", &["10"]),
+            ("10", &["10", "a"]),
+            ("16", &["16", "10"]),
+            ("9", &["9"]),
+            ("0", &["0"]),
+            ("a", &["a", "10"]),
+            ("0F", &["f", "15"]),
+            ("", &[]),
+            ("nope", &[]),
+            ("10 11", &[]),
+            ("x (0x10)", &[]),
+            ("16 (10", &[]),
+        ] {
+            assert_eq!(written(text), expected, "{text:?}");
+        }
+        // Whatever the reference would find revoked by a bare entry is meant by it.
+        for n in 0..0x1ff_u32 {
+            let live = exact(&format!("{n:x}"));
+            for entry in 0..0x1ff_u32 {
+                for entry in [format!("{entry}"), format!("{entry:x}")] {
+                    if canonical(&entry) == canonical(&live) {
+                        assert!(written(&entry).contains(&live), "{entry} {live}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_dispatcher_sends_means_one_number() {
+        for n in 0..0xfff_u32 {
+            let live = format!("{n:x}");
+            let sent = canonical(&live);
+            let meant = of_wire(&sent).unwrap();
+            // A twin with letters wins; nothing else is ambiguous.
+            let twin = sent.bytes().any(|b| b.is_ascii_alphabetic());
+            assert_eq!(meant, if twin { sent } else { live }, "{n:x}");
+        }
+        assert_eq!(of_wire("00:15").as_deref(), Some("15"));
+        assert_eq!(of_wire("00"), Some("0".into()));
+        for bad in ["", "nan", "x", ":", "not-a-serial", "-1"] {
+            assert_eq!(of_wire(bad), None, "{bad}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_text_may_be_asked_about(text in "([0-9a-fA-Fx:() ]|.){0,300}") {
+            let _ = (of_wire(&text), exact(&text));
+            for one in written(&text) {
+                prop_assert_eq!(exact(&one), one.clone());
+            }
+        }
+
+        #[test]
+        fn decimal_and_back(n in any::<u128>()) {
+            prop_assert_eq!(hex_to_decimal(format!("{n:x}").as_bytes()), if n == 0 { String::new() } else { n.to_string() });
+        }
+
+        #[test]
+        fn what_a_file_holds_is_read_back(n in any::<u64>()) {
+            let number = format!("{n:x}");
+            prop_assert_eq!(of_wire(&for_file(&number)), Some(number));
+        }
+
         #[test]
         fn never_panics_and_stays_bounded(text in ".{0,300}") {
             prop_assert!(canonical(&text).len() <= MAX_TEXT);

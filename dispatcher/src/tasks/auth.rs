@@ -2,6 +2,7 @@
 //! clean exit 0 is a denial.
 
 use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -18,8 +19,9 @@ pub struct Verdict {
     pub timed_out: bool,
 }
 
-/// Runs the hook and waits for it. It gets our environment, the variables of the contract and one
-/// JSON object on standard input, which it need not read. The limit covers writing and waiting;
+/// Runs the hook and waits for it. It gets our environment without any `ENVEXEC_*`, the variables
+/// of the contract and one JSON object on standard input, which it need not read. A request that
+/// does not fit the environment is denied. The limit covers writing and waiting;
 /// then the hook's whole process group is killed.
 pub fn ask(hook: &Path, limit: Option<Duration>, request: &HookRequest) -> Verdict {
     let executable = std::fs::metadata(hook)
@@ -31,17 +33,32 @@ pub fn ask(hook: &Path, limit: Option<Duration>, request: &HookRequest) -> Verdi
             timed_out: false,
         };
     }
-    let end = run(hook, limit, request);
+    let env = match request.environment(std::env::vars_os()) {
+        Ok(env) => env,
+        Err(denial) => {
+            return Verdict {
+                result: Err(denial),
+                timed_out: false,
+            };
+        }
+    };
+    let end = run(hook, limit, env, request);
     Verdict {
         result: end.verdict(),
         timed_out: end == HookEnd::TimedOut,
     }
 }
 
-fn run(hook: &Path, limit: Option<Duration>, request: &HookRequest) -> HookEnd {
+fn run(
+    hook: &Path,
+    limit: Option<Duration>,
+    env: Vec<(OsString, OsString)>,
+    request: &HookRequest,
+) -> HookEnd {
     let deadline = limit.map(|limit| Instant::now() + limit);
     let child = Command::new(hook)
-        .envs(request.env())
+        .env_clear()
+        .envs(env)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -200,7 +217,23 @@ mod tests {
         let dir = TempDir::new();
         let path = hook(&dir, "exit 0");
         let mut request = request();
-        request.args = vec!["x".repeat(1 << 20)];
+        // More than a pipe holds, less than an environment variable may be.
+        request.args = vec!["x".repeat(100_000)];
         assert_eq!(ask(&path, LONG, &request).result, Ok(()));
+    }
+
+    #[test]
+    fn padding_does_not_hide_an_argument_from_the_hook() {
+        let dir = TempDir::new();
+        let path = hook(
+            &dir,
+            "case \" $ENVEXEC_ARGS \" in *\" forbidden \"*) exit 3;; esac",
+        );
+        for padding in [10, 66_000, 131_072, 1 << 20] {
+            let mut request = request();
+            request.args = vec!["forbidden".into(), "x".repeat(padding)];
+            let verdict = ask(&path, LONG, &request);
+            assert!(verdict.result.is_err(), "{padding}");
+        }
     }
 }
