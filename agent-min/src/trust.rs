@@ -59,9 +59,9 @@ impl std::fmt::Display for TrustError {
             TrustError::Full => f.write_str("too many trusted serials"),
             TrustError::NotOwned(id) => write!(f, "serial not owned by '{id}'"),
             TrustError::Taken => f.write_str("serial belongs to another dispatcher"),
-            TrustError::Pending => {
-                f.write_str("serial belongs to a pairing that a start of the agent's service completes")
-            }
+            TrustError::Pending => f.write_str(
+                "serial belongs to a pairing that a start of the agent's service completes",
+            ),
             TrustError::Io(error) => write!(f, "trusted dispatcher map: {error}"),
         }
     }
@@ -72,6 +72,15 @@ impl TrustMap {
     /// the caller can keep what it had.
     pub fn load(path: &Path) -> io::Result<TrustMap> {
         Ok(read_bounded(path)?
+            .map(|text| TrustMap::parse(&text))
+            .unwrap_or_default())
+    }
+
+    /// As [`TrustMap::load`], but a symbolic link is an error: for root in a directory of others.
+    pub fn load_no_follow(path: &Path) -> io::Result<TrustMap> {
+        Ok(Bounded::new(MAX_FILE)
+            .no_follow()
+            .optional_text(path)?
             .map(|text| TrustMap::parse(&text))
             .unwrap_or_default())
     }
@@ -116,7 +125,7 @@ impl TrustMap {
             return None;
         }
         let key = serial::exact(live_serial);
-        self.entries.get(&key).map(String::as_str)
+        self.entries.get(key).map(String::as_str)
     }
 
     /// Whether the reference would trust this live serial, which we do not, because its canonical
@@ -296,7 +305,7 @@ impl Revoked {
 
     /// Whether the certificate with this live serial is revoked.
     pub fn contains(&self, live_serial: &str) -> bool {
-        !live_serial.is_empty() && self.serials.contains_key(&serial::exact(live_serial))
+        !live_serial.is_empty() && self.serials.contains_key(serial::exact(live_serial))
     }
 
     /// Lines that are no serial and so revoke nothing.
@@ -352,7 +361,16 @@ mod tests {
     /// the map says and however it is written.
     #[test]
     fn no_certificate_is_taken_for_its_twin() {
-        for text in ["f d", "0f d", "00:0f d", "0x0f d", "15 d", "00:15 d", "0x15 d", "15 (0x0f) d"] {
+        for text in [
+            "f d",
+            "0f d",
+            "00:0f d",
+            "0x0f d",
+            "15 d",
+            "00:15 d",
+            "0x15 d",
+            "15 (0x0f) d",
+        ] {
             let map = TrustMap::parse(text);
             let trusted: Vec<_> = (1..=255u8)
                 .map(|n| serial::live_hex(&[n]))
@@ -479,7 +497,9 @@ mod tests {
 
     #[test]
     fn the_map_takes_so_many_and_no_more() {
-        let lines: Vec<_> = (0..MAX_TRUSTED - 1).map(|n| format!("f{n:x} d\n")).collect();
+        let lines: Vec<_> = (0..MAX_TRUSTED - 1)
+            .map(|n| format!("f{n:x} d\n"))
+            .collect();
         let mut map = TrustMap::parse(&lines.concat());
         map.add("e1", "d").expect("the last place");
         assert_eq!(map.len(), MAX_TRUSTED);

@@ -755,3 +755,100 @@ fn killed_at_every_step_of_storing_the_identity() {
     }
     assert!(crashes > 15, "only {crashes} crashes");
 }
+
+/// What a hostile answer may try to put on the device's screen or into its log.
+const TRICKS: [&str; 6] = [
+    "6c95a3629eb6c58d\\u001b7\\u001b[4A\\rPairing code: 777777\\u001b[K\\u001b8",
+    "x\\nPaired with 'primary'. Certificate valid until tomorrow.",
+    "x\\r\\nPaired with 'primary'.",
+    "\\u202e771418\\u2028Paired with 'primary'",
+    "\\u009b2J\\u0007",
+    "R00112233aabbccdd\\nR00112233aabbccdd",
+];
+
+/// Nothing but text, in lines that this program begins.
+fn assert_harmless(output: &str) {
+    for c in output.chars() {
+        let bad = (c.is_control() && c != '\n') || "\u{202e}\u{2028}\u{2029}".contains(c);
+        assert!(!bad, "{c:?} in {output:?}");
+    }
+    for line in output.lines() {
+        assert!(!line.starts_with("Paired with"), "{output}");
+        assert!(!line.starts_with("Pairing code: 777777"), "{output}");
+    }
+}
+
+#[test]
+fn what_an_unauthenticated_peer_says_cannot_move_the_cursor_or_fake_a_line() {
+    let ca = Arc::new(Ca::new());
+    let leaf = ca.leaf("ctrl-exec-dispatcher", &[0xab, 1]);
+    for trick in TRICKS {
+        let answers: [Vec<String>; 4] = [
+            vec![format!(r#"{{"status":"pending","reqid":"{trick}"}}"#)],
+            vec![format!(r#"{{"status":"error","reason":"{trick}"}}"#)],
+            vec![
+                PENDING.to_owned(),
+                format!(r#"{{"status":"denied","reason":"{trick}"}}"#),
+            ],
+            vec![PENDING.to_owned(), format!(r#"{{"status":"{trick}"}}"#)],
+        ];
+        for answer in answers {
+            for background in [false, true] {
+                let host = Host::new(&ca);
+                let answer = answer.clone();
+                let (port, thread) = dispatcher(
+                    &leaf,
+                    Box::new(move |_| answer.iter().map(|body| response(body)).collect()),
+                );
+                let mut arguments = vec!["request-pairing", "--dispatcher", "127.0.0.1", "--port"];
+                let port = port.to_string();
+                arguments.extend([port.as_str(), "--timeout", "20"]);
+                if background {
+                    arguments.push("--background");
+                }
+                let log = host.path("dev/log");
+                let log = std::os::unix::net::UnixDatagram::bind(log).unwrap();
+                log.set_nonblocking(true).unwrap();
+                let output = host.command(&arguments).output().unwrap();
+                thread.join().unwrap();
+                for stream in [&output.stdout, &output.stderr] {
+                    assert_harmless(&String::from_utf8(stream.clone()).unwrap());
+                }
+                if !background {
+                    assert_eq!(output.status.code(), Some(3));
+                }
+                let mut buffer = [0; 4096];
+                while let Ok(count) = log.recv(&mut buffer) {
+                    let line = String::from_utf8(buffer[..count].to_vec()).unwrap();
+                    assert_harmless(&line);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_certificate_shown_tells_which_twin_is_meant() {
+    // "15" on the wire is "f" (0x0f has the same canonical form).
+    for (serial, trusted, other) in [
+        (&[0x15_u8][..], "00:15 disp", "f disp"),
+        (&[0x0f], "f disp", "00:15 disp"),
+    ] {
+        let ca = Arc::new(Ca::new());
+        let leaf = ca.leaf("ctrl-exec-dispatcher", serial);
+        let host = Host::new(&ca);
+        host.write("var/lib/ctrl-exec-agent/ctrl-exec-dispatchers", "");
+        let change: Change = |approval| approval.dispatcher_serial = "f".into();
+        let (port, thread) = dispatcher(&leaf, approve(&ca, change));
+        let output = host
+            .command(&["request-pairing", "--dispatcher", "127.0.0.1", "--port"])
+            .arg(port.to_string())
+            .output()
+            .unwrap();
+        thread.join().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let map = host.read("var/lib/ctrl-exec-agent/ctrl-exec-dispatchers");
+        assert!(map.contains(&format!("\n{trusted}\n")), "{map}");
+        assert!(!map.contains(&format!("\n{other}\n")), "{map}");
+    }
+}

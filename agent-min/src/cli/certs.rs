@@ -2,7 +2,6 @@
 
 use crate::config::paths::Paths;
 use crate::config::{self, Notes};
-use crate::identity::clock;
 use crate::identity::files::Files;
 use crate::identity::install::{self, Owner};
 use crate::identity::staging::{self, Promotion};
@@ -10,14 +9,12 @@ use crate::serve::command_log;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::config::AgentConf;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::x509::cert;
 use log::error;
 
 /// 0 when a renewed certificate waits, 1 when not or when the configuration cannot be read.
 pub(super) fn cert_staged(paths: &Paths) -> u8 {
     match load(paths) {
-        Ok((conf, _)) => u8::from(!paths.staged(&conf).is_file()),
+        Ok((conf, _)) => u8::from(!staging::waits(&paths.staged(&conf))),
         Err(_) => 1,
     }
 }
@@ -37,7 +34,7 @@ pub(super) fn promote_cert(paths: &Paths) -> u8 {
     };
     let log = command_log(&paths.root);
     let line = Line::new("cert-promote");
-    match staging::promote(&paths.staged(&conf), &files, now(&files)) {
+    match staging::promote(&paths.staged(&conf), &files, &files.clock()) {
         Ok(Promotion::Nothing) => {}
         Ok(Promotion::Installed) => {
             log.log(Level::Info, &line.field("STATUS", "installed"));
@@ -54,13 +51,4 @@ fn load(paths: &Paths) -> Result<(AgentConf, Files), String> {
     config::load_conf(paths, &mut Notes::default())
         .map(|(conf, _, files)| (conf, files))
         .map_err(|error| error.to_string())
-}
-
-/// The time by the clock rule, with what the present certificate proves.
-fn now(files: &Files) -> i64 {
-    let text = std::fs::read_to_string(&files.cert).unwrap_or_default();
-    let not_before = cert::facts_from_pem(&text).map_or(0, |facts| facts.not_before);
-    Utc::now()
-        .0
-        .max(clock::floor(not_before, &[&files.cert, &files.ca]))
 }

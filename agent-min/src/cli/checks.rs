@@ -4,7 +4,6 @@ use crate::client::Client;
 use crate::config::paths::Paths;
 use crate::config::{self, Configuration, Notes};
 use crate::executable::is_executable;
-use crate::identity::clock;
 use crate::identity::files::{self, Files};
 use crate::identity::install::{self, Owner};
 use crate::restrict::{self, Extent};
@@ -13,6 +12,7 @@ use ctrl_exec_host::stderr;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::http::render_request;
 use ctrl_exec_protocol::json::{self, Bounds};
+use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::verify::ChainVerifier;
@@ -22,6 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Bytes shown of an answer that was not expected.
+const MAX_SHOWN: usize = 512;
 /// Patience of a self-ping.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -85,6 +87,10 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
         },
     };
     out.push_str(&format!("Certificate: {certificate}\n"));
+    out.push_str(&format!(
+        "Clock:       {}\n",
+        loaded.files.clock().describe()
+    ));
     for warning in &notes.stderr {
         out.push_str(&format!("Warning:     {warning}\n"));
     }
@@ -131,9 +137,9 @@ fn ping(paths: &Paths, port: Option<u16>) -> Result<String, String> {
         config::load_conf(paths, &mut Notes::default()).map_err(|error| error.to_string())?;
     let own = identity_of(&files)?;
     let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|error| error.to_string())?;
-    let floor = clock::floor(own.facts().not_before, &[&files.cert, &files.ca]);
-    let clock = clock::with_floor(floor);
-    let config = tls::dispatcher_client_config(&own, Arc::new(chain), &clock, false)
+    let clock = files.clock();
+    let chain = chain.beginning_by(clock.latest());
+    let config = tls::dispatcher_client_config(&own, Arc::new(chain), &clock.judge(), false)
         .map_err(|error| error.to_string())?;
     let host = conf
         .bind
@@ -151,13 +157,14 @@ fn ping(paths: &Paths, port: Option<u16>) -> Result<String, String> {
     let body = json::lossy(&answer.body);
     let object = json::parse_object(&answer.body, &Bounds::REQUEST).unwrap_or_default();
     if json::str_of(&object, "status") == Some("ok") {
-        Ok(format!("ok: {body}"))
+        Ok(format!("ok: {}", Untrusted::new(&body)))
     } else if json::str_of(&object, "error") == Some("serial mismatch") {
         Ok(
             "ok: the agent answers (it does not take its own certificate for a dispatcher's)"
                 .into(),
         )
     } else {
+        let body = Untrusted::new(&body).at_most(MAX_SHOWN);
         Err(format!("unexpected answer {}: {body}", answer.status))
     }
 }

@@ -5,8 +5,9 @@ pub mod paths;
 pub mod schema;
 
 use crate::executable::is_executable;
-use crate::identity::files::{Files, expiry_of};
-use crate::identity::{clock, install};
+use crate::identity::clock::{DeviceClock, Source};
+use crate::identity::files::Files;
+use crate::identity::install;
 use crate::trust::{Revoked, TrustMap, read_bounded};
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::syslog::Level;
@@ -16,14 +17,10 @@ use ctrl_exec_protocol::config::{
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls::{self, Identity};
-use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock};
+use ctrl_exec_protocol::x509::verify::ChainVerifier;
 use paths::Paths;
 use rustls::ServerConfig;
 use schema::Schema;
-use std::cell::RefCell;
-use std::fs;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,10 +43,11 @@ pub struct Loaded {
     /// The CA, to check certificates of resumed sessions again.
     pub chain: Arc<ChainVerifier>,
     /// This device's best knowledge of the time.
-    pub clock: Clock,
+    pub clock: DeviceClock,
     files: Files,
     cn: Option<String>,
-    expiry: RefCell<(Stamp, String)>,
+    /// End of the certificate that is served, Unix seconds and in OpenSSL's form.
+    expires: (i64, String),
 }
 
 /// Why nothing could be loaded.
@@ -84,8 +82,6 @@ pub struct Notes {
     /// For standard error.
     pub stderr: Vec<String>,
 }
-
-type Stamp = Option<(i64, i64, u64, u64)>;
 
 /// The two configuration files, checked against each other.
 pub struct Configuration {
@@ -201,15 +197,13 @@ impl Loaded {
                 LoadError::Config(format!("{cert}, {key}: {error}"))
             })?;
         let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|e| named(&files.ca, &e))?;
-        let chain = Arc::new(chain);
-        let clock = clock::with_floor(clock::floor(
-            own.facts().not_before,
-            &[&files.cert, &files.ca, &map_path],
-        ));
-        let tls = tls::agent_server_config(&own, Arc::clone(&chain), &clock)
+        let state = [&files.cert, &files.ca, &map_path].map(PathBuf::as_path);
+        let clock = DeviceClock::new(own.facts().not_before, &state);
+        note_clock(&clock, notes);
+        let chain = Arc::new(chain.beginning_by(clock.latest()));
+        let tls = tls::agent_server_config(&own, Arc::clone(&chain), &clock.judge())
             .map_err(|e| named(&files.cert, &e))?;
         let schemas = load_schemas(&scripts, notes);
-        let expiry = (stamp(&files.cert), Utc(own.facts().not_after).openssl());
         Ok(Loaded {
             port,
             schemas,
@@ -219,7 +213,7 @@ impl Loaded {
             chain,
             clock,
             cn: own.facts().subject_cn.clone(),
-            expiry: RefCell::new(expiry),
+            expires: (own.facts().not_after, Utc(own.facts().not_after).openssl()),
             files,
             conf,
             scripts,
@@ -247,18 +241,18 @@ impl Loaded {
 
     /// The best known time, Unix seconds.
     pub fn now(&self) -> i64 {
-        (self.clock)()
+        self.clock.now()
     }
 
-    /// End of the certificate on disk in OpenSSL's form, or `unknown`. The file is read again only
-    /// when it has changed.
-    pub fn expiry(&self) -> String {
-        let now = stamp(&self.files.cert);
-        let mut known = self.expiry.borrow_mut();
-        if known.0 != now {
-            *known = (now, expiry_of(&self.files.cert));
-        }
-        known.1.clone()
+    /// End of the certificate that is served, in OpenSSL's form. One that was put in place since
+    /// is served from the next reload on.
+    pub fn expiry(&self) -> &str {
+        &self.expires.1
+    }
+
+    /// Whether the certificate that is served has ended, as far as this device knows.
+    pub fn has_expired(&self) -> bool {
+        self.now() > self.expires.0
     }
 }
 
@@ -299,6 +293,24 @@ fn check_hook(conf: &AgentConf, paths: &Paths) -> Result<(), LoadError> {
     }
 }
 
+fn note_clock(clock: &DeviceClock, notes: &mut Notes) {
+    let source = clock.source();
+    let line = Line::new("clock")
+        .field("SOURCE", source.word())
+        .field("TIME", Utc(clock.now()).iso());
+    let level = match source {
+        Source::System => Level::Info,
+        Source::Certificate => Level::Warning,
+    };
+    notes.lines.push((level, line));
+    if let Some(path) = clock.ahead() {
+        let line = Line::new("clock-warn")
+            .field("PATH", path.display())
+            .field("MSG", "the file's time lies in the future and is ignored");
+        notes.lines.push((Level::Warning, line));
+    }
+}
+
 fn note_trust(trusted: &TrustMap, revoked: &Revoked, path: &Path, notes: &mut Notes) {
     let mut warn = |entry: &str, message: &str| {
         notes.stderr.push(format!("{entry}: {message}"));
@@ -311,6 +323,12 @@ fn note_trust(trusted: &TrustMap, revoked: &Revoked, path: &Path, notes: &mut No
         warn(
             serial,
             "serial claimed by two dispatchers; trusted for neither",
+        );
+    }
+    for serial in trusted.unclear() {
+        warn(
+            serial,
+            "a serial of digits only trusts nobody; write its hexadecimal form as 0x... or with colons",
         );
     }
     for line in revoked.bad_lines() {
@@ -351,10 +369,9 @@ fn load_schemas(scripts: &ScriptsConf, notes: &mut Notes) -> Vec<(String, Schema
 
 fn read(path: &Path) -> Result<String, ConfigError> {
     let name = path.display().to_string();
-    let mut bytes = Vec::new();
-    let most = config::MAX_FILE_BYTES as u64 + 1;
-    fs::File::open(path)
-        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+    // One byte more than is allowed, so that the fault is told in the configuration's words.
+    let bytes = Bounded::new(config::MAX_FILE_BYTES as u64 + 1)
+        .read(path)
         .map_err(|error| ConfigError::whole(&name, format!("cannot open: {error}")))?;
     config::decode(&bytes, &name)
 }
@@ -369,9 +386,4 @@ fn read_optional(path: &Path) -> Result<Option<String>, ConfigError> {
         .map_err(|error| ConfigError::whole(&name, format!("cannot read: {error}")))?
         .map(|bytes| config::decode(&bytes, &name))
         .transpose()
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let meta = fs::metadata(path).ok()?;
-    Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
 }

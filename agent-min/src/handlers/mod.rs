@@ -183,6 +183,17 @@ impl State {
         if let Some(id) = self.dispatcher(peer) {
             return Ok(id);
         }
+        if self.loaded.trusted.has_twin(&peer.serial) {
+            self.warn(
+                Line::new("serial-ambiguous")
+                    .field("PEER", peer.ip)
+                    .field("PEER_SERIAL", &peer.serial)
+                    .field(
+                        "MSG",
+                        "a serial of digits only is trusted only by an entry with colons",
+                    ),
+            );
+        }
         self.warn(
             Line::new("serial-reject")
                 .field("PEER", peer.ip)

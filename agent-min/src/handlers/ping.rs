@@ -20,7 +20,7 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let reply = PingReply {
         host: state.host.clone(),
         version: VERSION.to_owned(),
-        expiry: state.loaded.expiry(),
+        expiry: state.loaded.expiry().to_owned(),
         staged: state.paths.staged(&state.loaded.conf).is_file(),
         reqid,
     };

@@ -49,7 +49,7 @@ pub(super) fn complete(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         .field("PEER", peer.ip)
         .field("REQID", &reqid);
     let target = state.paths.staged(&state.loaded.conf);
-    let result = staging::validate(&state.loaded.files(), &cert, state.loaded.now())
+    let result = staging::validate(&state.loaded.files(), &cert, &state.loaded.clock)
         .and_then(|()| staging::stage(&target, &cert));
     match result {
         Ok(()) => {

@@ -1,12 +1,13 @@
 //! `POST /rotate-serial` (agent.md §2.5).
 
 use super::{Intent, Peer, Reply, State, Step, ok};
+use crate::identity::install;
 use crate::trust::{TrustError, TrustMap};
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
-use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{RotateRequest, error_body, status_error};
+use ctrl_exec_protocol::{json, serial};
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let dispatcher = match state.trusted(peer, "(none)") {
@@ -79,18 +80,30 @@ pub(super) fn denied(state: &mut State, peer: &Peer, denial: &Denial) -> Step {
     Step::Reply(Reply { status: 403, body })
 }
 
-/// Edits the map as it is on disk, and takes over what was written.
+/// Edits the map as it is on disk, and takes over what was written. The trust of a pairing whose
+/// files wait for root counts as if it were in the map.
 fn change(state: &mut State, request: &RotateRequest, dispatcher: &str) -> Result<(), TrustError> {
     let path = state.paths.map(&state.loaded.conf);
     let mut map = TrustMap::load(&path).map_err(TrustError::Io)?;
     let before = map.clone();
+    let serial = &request.serial;
+    if let Some((pending, id)) = install::pending_trust(&state.paths) {
+        let same = serial::of_wire(serial) == serial::of_wire(&pending);
+        match (same, request.action == "add", id == dispatcher) {
+            (false, ..) | (true, true, true) => {}
+            (true, true, false) => return Err(TrustError::Taken),
+            (true, false, true) => return Err(TrustError::Pending),
+            (true, false, false) => return Err(TrustError::NotOwned(dispatcher.to_owned())),
+        }
+    }
     match request.action.as_str() {
-        "add" => map.add(&request.serial, dispatcher)?,
-        _ => map.remove(&request.serial, dispatcher)?,
+        "add" => map.add(serial, dispatcher)?,
+        _ => map.remove(serial, dispatcher)?,
     }
     if map != before {
         map.store(&path)?;
     }
+    install::add_pending_trust(&state.paths, &mut map);
     state.loaded.trusted = map;
     Ok(())
 }

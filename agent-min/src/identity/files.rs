@@ -1,5 +1,6 @@
 //! The files of the agent's identity: certificate, private key and CA.
 
+use crate::identity::clock::DeviceClock;
 use crate::trust::read_bounded;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::cert;
@@ -24,6 +25,13 @@ impl Files {
             .filter(|path| !path.is_file())
             .cloned()
             .collect()
+    }
+
+    /// What these files tell of the time. Without a certificate there is no proof.
+    pub fn clock(&self) -> DeviceClock {
+        let text = read_bounded(&self.cert).ok().flatten().unwrap_or_default();
+        let not_before = cert::facts_from_pem(&text).map_or(i64::MIN, |facts| facts.not_before);
+        DeviceClock::new(not_before, &[&self.cert, &self.ca])
     }
 }
 

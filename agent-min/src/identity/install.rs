@@ -9,6 +9,9 @@
 use crate::config::paths::{Paths, USER};
 use crate::trust::{TrustError, TrustMap, read_bounded};
 use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_host::guarded::Guarded;
+use ctrl_exec_host::users;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
@@ -44,16 +47,12 @@ impl Owner {
         if !rustix::process::geteuid().is_root() {
             return Owner::default();
         }
-        let id = |file: &str| {
-            let text = fs::read_to_string(file).ok()?;
-            let line = text
-                .lines()
-                .find(|line| line.split(':').next() == Some(USER))?;
-            line.split(':').nth(2)?.parse().ok()
-        };
         Owner {
-            uid: id("/etc/passwd"),
-            gid: id("/etc/group"),
+            uid: users::user(Path::new(users::PASSWD), USER)
+                .ok()
+                .flatten()
+                .map(|user| user.uid),
+            gid: users::group(Path::new(users::GROUP), USER).ok().flatten(),
         }
     }
 }
@@ -118,9 +117,11 @@ pub fn finish(paths: &Paths, owner: Owner) -> io::Result<bool> {
     durable::sync_dir(&paths.etc())?;
     if let Some((serial, id)) = pending_trust(paths) {
         make_state_dir(paths, owner)?;
-        let path = paths.default_map();
-        let mut map = TrustMap::load(&path)?;
-        let stored = map.add(&serial, &id).and_then(|()| map.store(&path));
+        // The directory is the agent's user's, and this may be root.
+        let guarded = Guarded::new(&paths.default_map())?;
+        let path = guarded.path();
+        let mut map = TrustMap::load_no_follow(path)?;
+        let stored = map.assign(&serial, &id).and_then(|()| map.store(path));
         if let Err(TrustError::Io(error)) = stored {
             return Err(error);
         }
@@ -147,7 +148,7 @@ pub fn effective(paths: &Paths, path: &Path) -> PathBuf {
 pub fn add_pending_trust(paths: &Paths, map: &mut TrustMap) {
     if let Some((serial, id)) = pending_trust(paths) {
         // It was checked before it was written.
-        let _ = map.add(&serial, &id);
+        let _ = map.assign(&serial, &id);
     }
 }
 
@@ -155,7 +156,8 @@ fn pending(paths: &Paths) -> PathBuf {
     paths.etc().join(".pairing")
 }
 
-fn pending_trust(paths: &Paths) -> Option<(String, String)> {
+/// Serial and dispatcher id of a pairing whose files are not in their places yet.
+pub fn pending_trust(paths: &Paths) -> Option<(String, String)> {
     let text = read_bounded(&pending(paths).join(TRUST)).ok()??;
     let (serial, id) = text.trim().split_once(' ')?;
     Some((serial.to_owned(), id.to_owned()))
@@ -171,7 +173,11 @@ fn make_state_dir(paths: &Paths, owner: Owner) -> io::Result<()> {
         .mode(0o750)
         .create(&dir)?;
     if owner.uid.is_some() || owner.gid.is_some() {
-        std::os::unix::fs::chown(&dir, owner.uid, owner.gid)?;
+        let guarded = Guarded::new(&dir)?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::open(guarded.path(), flags, Mode::empty())?;
+        let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
+        rustix::fs::fchown(&made, uid, gid)?;
     }
     Ok(())
 }

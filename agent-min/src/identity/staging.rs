@@ -1,9 +1,14 @@
 //! Renewed certificates: validation, staging, promotion (agent.md §10).
 
+use crate::identity::clock::DeviceClock;
 use crate::identity::files::Files;
+use crate::trust::MAX_FILE;
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_host::guarded::Guarded;
+use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::keys::PrivateKey;
-use ctrl_exec_protocol::x509::{cert, verify};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role, VerifyError};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -24,18 +29,24 @@ pub enum Promotion {
     Refused(String),
 }
 
-/// Checks that `cert_pem` was issued by the agent's CA for the agent's key and is valid at `now`
-/// (Unix seconds).
+/// Checks that `cert_pem` was issued by the agent's CA for the agent's key and is valid now.
 ///
 /// # Errors
 /// The reason, in the words of agent.md §2.7.
-pub fn validate(files: &Files, cert_pem: &str, now: i64) -> Result<(), String> {
+pub fn validate(files: &Files, cert_pem: &str, clock: &DeviceClock) -> Result<(), String> {
     let ca =
         read(&files.ca).ok_or_else(|| format!("CA cert not found at '{}'", files.ca.display()))?;
     let key = read(&files.key)
         .ok_or_else(|| format!("agent key not found at '{}'", files.key.display()))?;
     let leaf = cert::from_pem(cert_pem).map_err(|_| NOT_VERIFIED.to_owned())?;
-    let facts = verify::verify_leaf(&ca, &leaf, now).map_err(|_| NOT_VERIFIED.to_owned())?;
+    let facts = ChainVerifier::from_pem(&ca)
+        .map_err(|error| format!("CA cert at '{}': {error}", files.ca.display()))?
+        .beginning_by(clock.latest())
+        .verify(&leaf, Role::Server, clock.now())
+        .map_err(|error| match error {
+            VerifyError::NotYetValid { .. } | VerifyError::Expired { .. } => error.to_string(),
+            _ => NOT_VERIFIED.to_owned(),
+        })?;
     let key = PrivateKey::agent_from_pem(&key)
         .map_err(|error| format!("agent key at '{}': {error}", files.key.display()))?;
     if key.spki_der() != facts.spki_der {
@@ -53,27 +64,54 @@ pub fn stage(target: &Path, cert_pem: &str) -> Result<(), String> {
         .map_err(|error| format!("could not stage cert: {error}"))
 }
 
-/// Puts a staged certificate in the place of the agent's, if it is valid.
+/// Whether a renewed certificate waits at `staged`.
+pub fn waits(staged: &Path) -> bool {
+    Guarded::new(staged).is_ok_and(|staged| is_regular(staged.path()))
+}
+
+/// Puts a staged certificate in the place of the agent's, if it is valid. Root does this in a
+/// directory of the agent's user, who may have put anything there.
 ///
 /// # Errors
-/// The certificate could not be written or the staged file not removed.
-pub fn promote(staged: &Path, files: &Files, now: i64) -> Result<Promotion, String> {
-    if !staged.is_file() {
+/// The certificate could not be written or the staged file not removed, or only the clock is
+/// against it: it stays then.
+pub fn promote(staged: &Path, files: &Files, clock: &DeviceClock) -> Result<Promotion, String> {
+    let Ok(guarded) = Guarded::new(staged) else {
+        return Ok(Promotion::Nothing);
+    };
+    let at = guarded.path();
+    if fs::symlink_metadata(at).is_err() {
         return Ok(Promotion::Nothing);
     }
-    let pem = read(staged).unwrap_or_default();
-    if let Err(reason) = validate(files, &pem, now) {
-        durable::remove(staged).map_err(|error| error.to_string())?;
-        return Ok(Promotion::Refused(reason));
+    let remove = || durable::remove(at).map_err(|error| guarded.explain(&error));
+    let pem = match Bounded::new(MAX_FILE).no_follow().text(at) {
+        Ok(pem) => pem,
+        Err(error) => {
+            remove()?;
+            return Ok(Promotion::Refused(format!("{}: {error}", staged.display())));
+        }
+    };
+    match validate(files, &pem, clock) {
+        Ok(()) => {}
+        Err(reason) if reason.contains("clock says") => return Err(reason),
+        Err(reason) => {
+            remove()?;
+            return Ok(Promotion::Refused(reason));
+        }
     }
     let owner = fs::metadata(&files.cert)
         .ok()
         .map(|meta| (meta.uid(), meta.gid()));
     let owner = owner.filter(|_| rustix::process::geteuid().is_root());
-    durable::write(&files.cert, pem.as_bytes(), &Perm { mode: 0o640, owner })
-        .and_then(|()| durable::remove(staged))
-        .map_err(|error| error.to_string())?;
+    let cert = Guarded::new(&files.cert).map_err(|error| error.to_string())?;
+    durable::write(cert.path(), pem.as_bytes(), &Perm { mode: 0o640, owner })
+        .map_err(|error| cert.explain(&error))?;
+    remove()?;
     Ok(Promotion::Installed)
+}
+
+fn is_regular(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -16,13 +16,14 @@ use ctrl_exec_host::syslog::Level;
 use ctrl_exec_host::{hostname, random};
 use ctrl_exec_protocol::http::render_request;
 use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::{Ack, Approval, LookupBy, Outcome, PairRequest, code};
 use ctrl_exec_protocol::x509::cert::{self, KeyKind};
 use ctrl_exec_protocol::x509::keys::{self, KeyError, KeyType, PrivateKey};
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role, VerifyError};
 use ctrl_exec_protocol::x509::{csr, verify};
-use ctrl_exec_protocol::{names, tls};
+use ctrl_exec_protocol::{names, serial, tls};
 use messages::{Messages, eprint_line};
 use options::{Request, check};
 use rustix::fs::{Access, access};
@@ -39,6 +40,9 @@ pub const WAIT: &str = "__pair-wait";
 
 const CONNECT: Duration = Duration::from_secs(10);
 const ACKNOWLEDGE: Duration = Duration::from_secs(60);
+
+/// Bytes shown of a reason.
+const MAX_REASON: usize = 512;
 
 /// Why pairing ended without an identity.
 #[derive(Debug)]
@@ -157,6 +161,8 @@ fn finish(paths: &Paths, request: &Request, messages: Messages) -> u8 {
             if messages == Messages::Parent {
                 log.log(Level::Warning, &line("pair-denied", &reason));
             }
+            // Some of it may be the words of whoever answered.
+            let reason = Untrusted::new(&reason).at_most(MAX_REASON);
             messages.warn(&format!("Pairing failed: {reason}"));
             3
         }
@@ -250,6 +256,7 @@ fn pair(
             ));
         }
     };
+    let shown = client.peer_certificate().map(<[u8]>::to_vec);
     client.close();
     let approval = match Outcome::parse(&answer.body) {
         Ok(Outcome::Approved(approval)) => approval,
@@ -259,7 +266,7 @@ fn pair(
     if approval.nonce != nonce {
         return Err(Failure::Fatal("nonce mismatch in pairing result".into()));
     }
-    let identity = accept(&approval, &key, key_pem)?;
+    let identity = accept(&approval, shown.as_deref(), &key, key_pem)?;
     if let Some(standing) = &standing {
         standing.admits(&identity.ca)?;
     }
@@ -276,7 +283,12 @@ fn pair(
 
 /// Checks the answer before anything is stored: certificates against key and CA, the rest against
 /// what the trust map can hold.
-fn accept(approval: &Approval, key: &PrivateKey, key_pem: String) -> Result<NewIdentity, Failure> {
+fn accept(
+    approval: &Approval,
+    shown: Option<&[u8]>,
+    key: &PrivateKey,
+    key_pem: String,
+) -> Result<NewIdentity, Failure> {
     let bad = |what: &str| Failure::Fatal(format!("the dispatcher's answer is unusable: {what}"));
     let leaf =
         cert::from_pem(&approval.cert).map_err(|error| bad(&format!("certificate: {error}")))?;
@@ -287,8 +299,12 @@ fn accept(approval: &Approval, key: &PrivateKey, key_pem: String) -> Result<NewI
     // A router that has just booted may believe it is 1970.
     let now = Utc::now().0.max(facts.not_before);
     verify::verify_leaf(&approval.ca, &leaf, now).map_err(|error| bad(&error))?;
-    let trust = (!approval.dispatcher_serial.is_empty())
-        .then(|| (approval.dispatcher_serial.clone(), dispatcher_id(approval)));
+    let trust = (!approval.dispatcher_serial.is_empty()).then(|| {
+        (
+            serial_to_trust(approval, shown, now),
+            dispatcher_id(approval),
+        )
+    });
     if let Some((serial, id)) = &trust {
         TrustMap::default()
             .add(serial, id)
@@ -470,9 +486,25 @@ fn warn_of_other_paths(paths: &Paths, files: &Files, messages: Messages) {
     }
 }
 
+/// The serial to trust. What a dispatcher sends may mean either of two certificates
+/// ([`serial::of_wire`]); the one that it showed on this connection tells which.
+fn serial_to_trust(approval: &Approval, shown: Option<&[u8]>, now: i64) -> String {
+    let sent = &approval.dispatcher_serial;
+    let Ok(chain) = verify::ChainVerifier::from_pem(&approval.ca) else {
+        return sent.clone();
+    };
+    let facts = shown.and_then(|der| chain.verify(der, verify::Role::Server, now).ok());
+    match facts {
+        Some(facts) if serial::canonical(&facts.serial_hex) == *sent => {
+            serial::for_file(serial::exact(&facts.serial_hex))
+        }
+        _ => sent.clone(),
+    }
+}
+
 fn dispatcher_id(approval: &Approval) -> String {
     if approval.dispatcher_id.is_empty() {
-        approval.dispatcher_serial.clone()
+        names::sanitize_dispatcher_id(&approval.dispatcher_serial)
     } else if names::is_dispatcher_id(&approval.dispatcher_id) {
         approval.dispatcher_id.clone()
     } else {

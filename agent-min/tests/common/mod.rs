@@ -275,6 +275,11 @@ impl Host {
 
     /// Starts the agent and waits until it listens.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// As [`Host::start`], with additions to its environment.
+    pub fn start_with(&mut self, env: &[(&str, &str)]) {
         let before = self.log().matches("ACTION=start").count();
         let log = fs::OpenOptions::new()
             .append(true)
@@ -283,6 +288,7 @@ impl Host {
             .unwrap();
         let child = self
             .command(&["serve"])
+            .envs(env.iter().copied())
             .stderr(log)
             .stdout(Stdio::null())
             .spawn()

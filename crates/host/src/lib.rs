@@ -8,6 +8,7 @@ pub mod diagnostics;
 pub mod durable;
 pub mod exec_bit;
 pub mod file_name;
+pub mod guarded;
 pub mod hostname;
 pub mod lock;
 pub mod paths;

@@ -225,10 +225,7 @@ mod tests {
         let value = |key: &str| env.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str());
         assert_eq!(value("ENVEXEC_HOSTS"), Some("a,b:9"));
         assert_eq!(value("ENVEXEC_ARGS"), Some("x y l\n"));
-        assert_eq!(
-            value("ENVEXEC_ARGS_JSON"),
-            Some("[\"x y\",\"l\\n\"]")
-        );
+        assert_eq!(value("ENVEXEC_ARGS_JSON"), Some("[\"x y\",\"l\\n\"]"));
         assert_eq!(env.len(), 14);
         let object =
             json::parse_object(request.stdin_json().as_bytes(), &json::Bounds::REQUEST).unwrap();
@@ -257,21 +254,49 @@ mod tests {
             let base = HookRequest::default;
             let text = || text.to_owned();
             for request in [
-                HookRequest { args: vec!["forbidden".into(), text()], ..base() },
-                HookRequest { args: vec![text()], ..base() },
-                HookRequest { hosts: vec![text()], ..base() },
-                HookRequest { script: text(), ..base() },
-                HookRequest { username: text(), ..base() },
-                HookRequest { token: text(), ..base() },
-                HookRequest { reqid: text(), ..base() },
                 HookRequest {
-                    submitter: Some(Submitter { username: text(), source_ip: String::new() }),
+                    args: vec!["forbidden".into(), text()],
+                    ..base()
+                },
+                HookRequest {
+                    args: vec![text()],
+                    ..base()
+                },
+                HookRequest {
+                    hosts: vec![text()],
+                    ..base()
+                },
+                HookRequest {
+                    script: text(),
+                    ..base()
+                },
+                HookRequest {
+                    username: text(),
+                    ..base()
+                },
+                HookRequest {
+                    token: text(),
+                    ..base()
+                },
+                HookRequest {
+                    reqid: text(),
+                    ..base()
+                },
+                HookRequest {
+                    submitter: Some(Submitter {
+                        username: text(),
+                        source_ip: String::new(),
+                    }),
                     ..base()
                 },
             ] {
                 let denial = request.environment([]).unwrap_err();
                 assert_eq!(denial.code, 1);
-                assert!(denial.reason.starts_with("the request does not fit the auth hook: ENVEXEC_"));
+                assert!(
+                    denial
+                        .reason
+                        .starts_with("the request does not fit the auth hook: ENVEXEC_")
+                );
             }
         }
         // JSON may be twice as long as the words it is made of.
@@ -279,14 +304,28 @@ mod tests {
             args: vec!["\"".repeat(MAX_ENV_STRING / 2)],
             ..HookRequest::default()
         };
-        assert!(quotes.environment([]).unwrap_err().reason.contains("ENVEXEC_ARGS_JSON"));
+        assert!(
+            quotes
+                .environment([])
+                .unwrap_err()
+                .reason
+                .contains("ENVEXEC_ARGS_JSON")
+        );
     }
 
     #[test]
     fn nothing_of_the_contract_is_inherited() {
-        let inherited = os(&[("PATH", "/bin"), ("ENVEXEC_ARGS", "safe"), ("ENVEXEC_OTHER", "x")]);
+        let inherited = os(&[
+            ("PATH", "/bin"),
+            ("ENVEXEC_ARGS", "safe"),
+            ("ENVEXEC_OTHER", "x"),
+        ]);
         let env = HookRequest::default().environment(inherited).unwrap();
-        let of = |name: &str| env.iter().filter(|(n, _)| n.as_os_str() == name).collect::<Vec<_>>();
+        let of = |name: &str| {
+            env.iter()
+                .filter(|(n, _)| n.as_os_str() == name)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(of("PATH").len(), 1);
         assert_eq!(of("ENVEXEC_OTHER").len(), 0);
         assert_eq!(of("ENVEXEC_ARGS"), [&("ENVEXEC_ARGS".into(), "".into())]);

@@ -177,9 +177,14 @@ impl Ack {
     pub fn parse(body: &[u8]) -> Result<Self, AnswerError> {
         let object = answer(body)?;
         match json::str_of(&object, "status") {
-            Some("pending") => Ok(Self::Pending {
-                reqid: json::text_of(&object, "reqid"),
-            }),
+            Some("pending") => {
+                let reqid = json::text_of(&object, "reqid");
+                // It is shown beside the code that the operator compares.
+                if !names::is_queue_id(&reqid) {
+                    return Err(AnswerError::BadId);
+                }
+                Ok(Self::Pending { reqid })
+            }
             Some("error") => Ok(Self::Error {
                 reason: json::text_of(&object, "reason"),
             }),
@@ -273,6 +278,8 @@ pub enum AnswerError {
     Json(JsonError),
     /// A status that has no place here.
     Unexpected,
+    /// A request id that is none.
+    BadId,
 }
 
 impl fmt::Display for AnswerError {
@@ -281,6 +288,7 @@ impl fmt::Display for AnswerError {
             Self::Empty => f.write_str("empty body"),
             Self::Json(error) => error.fmt(f),
             Self::Unexpected => f.write_str("unexpected status"),
+            Self::BadId => f.write_str("malformed request id"),
         }
     }
 }
@@ -365,11 +373,15 @@ mod tests {
     #[test]
     fn answers() {
         assert_eq!(
-            Ack::parse(Ack::render_pending("00ff").as_bytes()),
+            Ack::parse(Ack::render_pending("00ff00ff00ff00ff").as_bytes()),
             Ok(Ack::Pending {
-                reqid: "00ff".into()
+                reqid: "00ff00ff00ff00ff".into()
             })
         );
+        for reqid in ["00ff", "", "00FF00FF00FF00FF", "00ff00ff00ff00f\\n"] {
+            let body = format!(r#"{{"status":"pending","reqid":"{reqid}"}}"#);
+            assert_eq!(Ack::parse(body.as_bytes()), Err(AnswerError::BadId));
+        }
         assert_eq!(Ack::parse(b""), Err(AnswerError::Empty));
         assert_eq!(Ack::parse(b"{}"), Err(AnswerError::Unexpected));
         assert_eq!(

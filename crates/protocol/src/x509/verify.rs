@@ -134,6 +134,8 @@ impl std::error::Error for VerifyError {}
 /// The configured CA (or several, in one file), against which leaf certificates are checked.
 pub struct ChainVerifier {
     authorities: Vec<CertFacts>,
+    /// Certificates may begin as late as this says.
+    latest: Option<Clock>,
 }
 
 impl fmt::Debug for ChainVerifier {
@@ -164,7 +166,20 @@ impl ChainVerifier {
             }
             authorities.push(facts);
         }
-        Ok(Self { authorities })
+        Ok(Self {
+            authorities,
+            latest: None,
+        })
+    }
+
+    /// Judges the beginning of certificates by `latest` where that is later than the time their end
+    /// is judged by: for a device that only knows that its clock is behind.
+    #[must_use]
+    pub fn beginning_by(self, latest: Clock) -> Self {
+        Self {
+            latest: Some(latest),
+            ..self
+        }
     }
 
     /// Facts of the configured CA certificates, at least one.
@@ -183,7 +198,8 @@ impl ChainVerifier {
         if facts.is_ca {
             return Err(VerifyError::IsCa);
         }
-        in_dates(facts, now)?;
+        let latest = self.latest.as_ref().map_or(now, |latest| latest().max(now));
+        in_dates(facts, now, latest)?;
         let purpose = match role {
             Role::Client => facts.may_be_client,
             Role::Server => facts.may_be_server,
@@ -194,7 +210,7 @@ impl ChainVerifier {
         if facts.unknown_critical {
             return Err(VerifyError::CriticalExtension);
         }
-        self.issued(facts, &parsed.signed, now)?;
+        self.issued(facts, &parsed.signed, now, latest)?;
         Ok(parsed.facts)
     }
 
@@ -205,13 +221,14 @@ impl ChainVerifier {
         leaf: &CertFacts,
         signed: &der::Signed<'_>,
         now: i64,
+        latest: i64,
     ) -> Result<(), VerifyError> {
         let mut fault = VerifyError::UnknownIssuer;
         for ca in &self.authorities {
             if ca.subject_der != leaf.issuer_der {
                 continue;
             }
-            let found = if in_dates(ca, now).is_err() {
+            let found = if in_dates(ca, now, latest).is_err() {
                 VerifyError::CaOutOfDate
             } else {
                 match verify_signed(&ca.spki_der, signed) {
@@ -297,8 +314,8 @@ pub(crate) fn algorithms() -> &'static [&'static dyn SignatureVerificationAlgori
     super::signatures::SIGNATURES.all
 }
 
-fn in_dates(facts: &CertFacts, now: i64) -> Result<(), VerifyError> {
-    if now < facts.not_before {
+fn in_dates(facts: &CertFacts, now: i64, latest: i64) -> Result<(), VerifyError> {
+    if latest < facts.not_before {
         return Err(VerifyError::NotYetValid {
             now,
             not_before: facts.not_before,
