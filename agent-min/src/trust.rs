@@ -528,10 +528,11 @@ mod tests {
             0,
         )
         .expect("fifo");
-        let text = "ab01 # x\n".repeat(MAX_FILE as usize / 9 + 1);
-        std::fs::write(&large, &text[..MAX_FILE as usize]).expect("write");
+        let most = usize::try_from(MAX_FILE).expect("small");
+        let text = "ab01 # x\n".repeat(most / 9 + 1);
+        std::fs::write(&large, &text[..most]).expect("write");
         assert!(Revoked::load(&large).expect("just fits").contains("ab01"));
-        std::fs::write(&large, &text[..=MAX_FILE as usize]).expect("write");
+        std::fs::write(&large, &text[..=most]).expect("write");
         let latin = dir.join("latin");
         std::fs::write(&latin, b"caf\xe9\n").expect("write");
         for path in [&dir, &circle, &fifo, &large, &latin, &large.join("below")] {
