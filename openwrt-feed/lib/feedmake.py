@@ -16,7 +16,9 @@ class Section:
     depends: list = field(default_factory=list)
     user: str = ""
     arch: str = ""  # "all" for a package without programs
-    section: str = "net"
+    section: str = ""
+    category: str = ""
+    submenu: str = ""
     url: str = ""
     origin: str = ""  # directory below the feed
     description: list = field(default_factory=list)
@@ -60,8 +62,10 @@ def _section(name, defines):
             s.section = value
         elif key == "PKGARCH":
             s.arch = value
-        elif key in ("CATEGORY", "SUBMENU"):
-            pass  # where menuconfig shows it
+        elif key == "CATEGORY":
+            s.category = value
+        elif key == "SUBMENU":
+            s.submenu = value
         elif key == "DEPENDS":
             words = [w for w in value.split() if w != "$(RUST_ARCH_DEPENDS)"]
             if not all(w.startswith("+") for w in words):

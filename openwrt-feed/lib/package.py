@@ -30,9 +30,12 @@ class Contents:
     def __init__(self, section, read):
         self.files = {destination: (mode, read(source)) for mode, source, destination in section.installs}
         self.dirs = set(section.dirs)
-        # Packaged files are conffiles; other paths go to sysupgrade's list.
+        # Packaged files are conffiles, other paths go to sysupgrade's list; the tool that makes an
+        # .ipk puts the files of a directory in its place.
         self.conffiles = [c for c in section.conffiles if c.lstrip("/") in self.files]
         kept = [c for c in section.conffiles if c not in self.conffiles]
+        within = [f"/{p}" for p in self.files if any(f"/{p}".startswith(c) for c in kept if c.endswith("/"))]
+        self.expanded = sorted({*self.conffiles, *within})
         if kept:
             self.files[f"lib/upgrade/keep.d/{section.name}"] = (0o644, _lines(kept))
 
@@ -52,7 +55,7 @@ def make_ipk(section, variables, version, arch, read, epoch):
     if section.user:
         package.fields["Require-User"] = section.user
     package.fields |= {"SourceDateEpoch": str(epoch), "URL": section.url, "Maintainer": variables["PKG_MAINTAINER"]}
-    package.files, package.dirs, package.conffiles = contents.files, contents.dirs, contents.conffiles
+    package.files, package.dirs, package.conffiles = contents.files, contents.dirs, contents.expanded
     for script, text in section.scripts.items():
         package.scripts[script + ("-pkg" if script in ("postinst", "prerm") else "")] = text
     return package

@@ -70,8 +70,10 @@ class Kinds(unittest.TestCase):
         for line in lists["conffiles_static"].splitlines():
             path, digest = line.split(" ")
             self.assertEqual(hashlib.sha256(found.files[path[1:]][1]).hexdigest(), digest)
-        for path in ("/etc/ctrl-exec-agent/agent.conf", "/etc/ctrl-exec-agent/scripts.conf"):
-            self.assertEqual(lists["conffiles_static"].count(path + " "), 1)
+        # A directory is kept as a whole; only a file that is named has its sum.
+        self.assertEqual(lists["conffiles_static"].split(" ")[0], "/etc/config/ctrl-exec-agent")
+        self.assertIn("/etc/ctrl-exec-agent/\n", lists["conffiles"])
+        self.assertIn("/etc/ctrl-exec-agent/\n", found.files["lib/upgrade/keep.d/ctrl-exec-agent"][1].decode())
 
     def test_conffiles_name_each_file_once(self):
         for package in self.names():
@@ -79,6 +81,9 @@ class Kinds(unittest.TestCase):
             lines = control.get("conffiles", b"").decode().split()
             self.assertEqual(len(lines), len(set(lines)))
             self.assertLessEqual({x[1:] for x in lines}, set(data))
+        control, _ = self.old("ctrl-exec-agent")
+        for path in ("/etc/ctrl-exec-agent/agent.conf", "/etc/ctrl-exec-agent/scripts.conf", "/etc/config/ctrl-exec-agent"):
+            self.assertIn(path, control["conffiles"].decode().split())
 
     def test_what_is_outside_etc_is_nobodys_configuration(self):
         """apk protects nothing outside /etc: no package may hold a file there that an owner edits."""

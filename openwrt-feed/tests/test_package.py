@@ -1,12 +1,18 @@
 """The packages themselves: what is in them, and that everything that states the same fact agrees."""
 
+import hashlib
+import io
 import pathlib
 import re
+import shutil
 import subprocess
+import tarfile
+import tempfile
 import tomllib
 import unittest
 
 import feedmake
+import rules
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "openwrt-feed/net/ctrl-exec"
@@ -34,8 +40,9 @@ class Makefile(unittest.TestCase):
         agent = self.sections["ctrl-exec-agent"]
         for path in ("/etc/ctrl-exec-agent/", "/opt/ctrl-exec-scripts/"):
             self.assertIn(path, agent.conffiles)
-        confs = {"/" + d for mode, _, d in agent.installs if mode == 0o600}
-        self.assertLessEqual(confs, set(agent.conffiles))
+        for mode, _, destination in agent.installs:
+            if mode == 0o600:
+                self.assertTrue(any(f"/{destination}" == c or c.endswith("/") and f"/{destination}".startswith(c) for c in agent.conffiles), destination)
 
     def test_the_service_user_is_the_same_everywhere(self):
         user = self.sections["ctrl-exec-agent"].user
@@ -44,8 +51,6 @@ class Makefile(unittest.TestCase):
         self.assertIn("SERVICE_USER=ctrl-exec-agent\nSERVICE_ID=9443\n", init)
 
     def test_an_unknown_form_is_refused(self):
-        import tempfile
-
         text = (PACKAGE / "Makefile").read_text().replace("\t$(INSTALL_BIN) ./files/router-status", "\t$(CP) ./files/router-status")
         with tempfile.TemporaryDirectory() as tmp:
             path = pathlib.Path(tmp, "Makefile")
@@ -57,6 +62,63 @@ class Makefile(unittest.TestCase):
         for number, line in enumerate((PACKAGE / "Makefile").read_text().splitlines(), 1):
             self.assertNotRegex(line, r"\s+$", f"line {number}")
             self.assertNotRegex(line, r"^ (?! )|^   ", f"line {number}")
+
+
+class Rules(unittest.TestCase):
+    """What the packages feed would send back."""
+
+    def faults(self, *changes, release=False):
+        text = (PACKAGE / "Makefile").read_text()
+        for old, new in changes:
+            self.assertIn(old, text)
+            text = text.replace(old, new)
+        with tempfile.TemporaryDirectory() as tmp:
+            tree = pathlib.Path(tmp, "net/ctrl-exec")
+            shutil.copytree(PACKAGE, tree)
+            (tree / "Makefile").write_text(text)
+            return rules.faults(tree / "Makefile", REPO, release)
+
+    def test_the_makefile_has_none_but_the_hash_of_a_release_to_come(self):
+        self.assertEqual(self.faults(), [])
+        self.assertEqual(self.faults(("PKG_HASH:=skip", "PKG_HASH:=" + "0a" * 32), release=True), [])
+        self.assertEqual(len(self.faults(release=True)), 1)
+
+    def test_each_deviation_is_found(self):
+        for old, new, fault in (
+            ("PKG_LICENSE:=Apache-2.0 MIT", "PKG_LICENSE:=Apache-2.0 OR MIT", "not one: OR"),
+            ("  SUBMENU:=Remote Management\n", "", "SUBMENU is missing"),
+            ("PKG_HASH:=skip", "PKG_HASH:=12", "no SHA-256"),
+            ("PKG_HASH:=skip\n", "", "PKG_HASH is missing"),
+            ("PKG_LICENSE_FILES:=LICENSE-APACHE", "PKG_LICENSE_FILES:=COPYING", "there is no COPYING"),
+            ("include ../../lang/rust/rust-package.mk", "include $(TOPDIR)/feeds/packages/lang/rust/rust-package.mk", "Rust rules"),
+            (".example>", ".invalid>", "PKG_MAINTAINER"),
+            ("/etc/ctrl-exec-agent/\n", "/etc/ctrl-exec-agent/\n/etc/ctrl-exec-agent/agent.conf\n", "named again by its directory"),
+            ("PKG_RELEASE:=1\n", "PKG_RELEASE:=1 \n", "ends in blanks"),
+            ("PKG_VERSION:=0.13.0", "PKG_VERSION:=0.13.0-rc1", "PKG_VERSION"),
+            ("TITLE:=Privileged executor for ctrl-exec-agent", "TITLE:=privileged executor.", "TITLE"),
+            ("9443\n", "9444\n", "USERID"),
+        ):
+            with self.subTest(fault):
+                self.assertTrue(any(fault in x for x in self.faults((old, new))), self.faults((old, new)))
+
+    def test_the_archive_of_a_release_is_the_same_twice_and_its_hash_is_written(self):
+        with tempfile.TemporaryDirectory() as tmp:
+            tree = pathlib.Path(tmp, "tree")
+            (tree / "openwrt-feed/net/ctrl-exec").mkdir(parents=True)
+            shutil.copy(REPO / "openwrt-feed/release", tree / "openwrt-feed")
+            shutil.copy(PACKAGE / "Makefile", tree / "openwrt-feed/net/ctrl-exec")
+            (tree / "Cargo.toml").write_text("[workspace]\n")
+            git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.hooksPath=/dev/null"]
+            for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+                subprocess.run([*git, *command], check=True)
+            made = []
+            for out in ("a", "b"):
+                subprocess.run([str(tree / "openwrt-feed/release"), "HEAD", f"{tmp}/{out}"], check=True, capture_output=True)
+                made.append(pathlib.Path(tmp, out, "ctrl-exec-0.13.0.tar.gz").read_bytes())
+            self.assertEqual(made[0], made[1])
+            self.assertIn(f"PKG_HASH:={hashlib.sha256(made[0]).hexdigest()}\n", (tree / "openwrt-feed/net/ctrl-exec/Makefile").read_text())
+            with tarfile.open(fileobj=io.BytesIO(made[0])) as tar:
+                self.assertEqual(tar.getnames(), ["ctrl-exec-0.13.0", "ctrl-exec-0.13.0/Cargo.toml"])
 
 
 class Scripts(unittest.TestCase):

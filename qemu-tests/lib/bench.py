@@ -189,6 +189,23 @@ def _ping(stream, answers):
     return kept
 
 
+def answer(dispatcher, name, limit=90):
+    """Waits until the agent answers a ping."""
+    deadline = time.monotonic() + limit
+    while True:
+        result = dispatcher.ping(name, code=None)
+        if result["status"] == "ok":
+            return result
+        if time.monotonic() > deadline:
+            raise Failed(f"no answer within {limit} s: {result}")
+        time.sleep(0.5)
+
+
+def fetch(router, release, package):
+    """Puts a package of a release ("1" or "2") into the machine's /tmp, as a download would."""
+    router.run(f"wget -q -O /tmp/{package}.ipk {router.url(release, package)}")
+
+
 def expect(holds, *seen):
     if not holds:
         raise Failed("saw " + " ".join(str(x) for x in seen))

@@ -6,13 +6,8 @@ import bench
 from bench import expect
 
 PAGE = bench.REPO / "docs/OPENWRT.md"
-# What a real router has and the test machine has not.
-STANDINS = """
-mkdir -p /usr/bin
-printf '#!/bin/sh\\necho "uci $*" >>/tmp/uci.log\\n' >/usr/bin/uci
-printf '#!/bin/sh\\necho "firewall $*" >>/tmp/uci.log\\n' >/etc/init.d/firewall
-chmod 755 /usr/bin/uci /etc/init.d/firewall
-"""
+# What the page says for some router, and what it is here.
+MEANT = {"203.0.113.7": "10.0.2.2"}
 
 
 def blocks(mark):
@@ -22,15 +17,14 @@ def blocks(mark):
 
 def walk(router, dispatcher):
     """Runs every `router` block on a fresh machine; pairing is answered by the dispatcher."""
-    import lifecycle
-
-    router.run(STANDINS)
     for package in ("ctrl-exec-agent", "ctrl-exec-exec"):
-        lifecycle.fetch(router, "1", package)
+        bench.fetch(router, "1", package)
     listener = dispatcher.pairing_mode()
     done = 0
     try:
         for text in blocks("router"):
+            for word, here in {**MEANT, "router-17": router.name}.items():
+                text = text.replace(word, here)
             if "request-pairing" in text:
                 pair(router, dispatcher, text)
             else:
@@ -42,12 +36,12 @@ def walk(router, dispatcher):
                     router.wait_until(self_ping.strip(), "self-ping")
                 router.run("set -e\n" + after)
                 if "keep.d" in text:
-                    lifecycle.answer(dispatcher, router.name)
+                    bench.answer(dispatcher, router.name)
             done += 1
     finally:
         listener.stop()
     expect(done >= 9, f"only {done} blocks")
-    expect("firewall reload" in router.run("cat /tmp/uci.log"), "the firewall commands")
+    expect("firewall" in router.run("cat /tmp/procd-events"), "the firewall was told")
     router.run("[ ! -e /etc/ctrl-exec-agent ] && [ ! -e /usr/bin/ctrl-exec-agent ]")
     return f"{done} blocks"
 

@@ -5,7 +5,7 @@ import re
 import time
 
 import bench
-from bench import Failed, expect
+from bench import Failed, answer, expect, fetch
 
 CONF = "/etc/ctrl-exec-agent"
 INIT = "/etc/init.d/ctrl-exec-agent"
@@ -280,10 +280,6 @@ def run(checks, target, router, dispatcher):
             return
 
 
-def fetch(router, release, package):
-    router.run(f"wget -q -O /tmp/{package}.ipk {router.url(release, package)}")
-
-
 def set_conf(router, key, value):
     router.run(f"sed -i '/^#*{key} *=/d' {CONF}/agent.conf && sed -i '1i {key} = {value}' {CONF}/agent.conf")
 
@@ -296,18 +292,6 @@ def install_scripts(router):
         lines.append(f"grep '^{script} ' {CONF}/scripts.conf || echo '{script} = {path}' >>{CONF}/scripts.conf")
     lines += ["chmod 755 /opt/ctrl-exec-scripts", f"{INIT} reload"]
     router.run("\n".join(lines))
-
-
-def answer(dispatcher, name, limit=90):
-    """Waits until the agent answers a ping."""
-    deadline = time.monotonic() + limit
-    while True:
-        result = dispatcher.ping(name, code=None)
-        if result["status"] == "ok":
-            return result
-        if time.monotonic() > deadline:
-            raise Failed(f"no answer within {limit} s: {result}")
-        time.sleep(0.5)
 
 
 def resident(router, program="ctrl-exec-agent"):

@@ -190,6 +190,8 @@ def base_system(name, kind, arch):
         ("lib/functions.sh", 0o644, (standin / "functions.sh").read_bytes()),
         ("sbin/ubus", 0o755, (standin / "ubus").read_bytes()),
         ("sbin/opkg", 0o755, (standin / "opkg").read_bytes()),
+        ("sbin/uci", 0o755, (standin / "uci").read_bytes()),
+        ("sbin/reload_config", 0o755, (standin / "reload_config").read_bytes()),
         ("usr/lib/procd-standin/flatten.awk", 0o644, (standin / "flatten.awk").read_bytes()),
         ("usr/lib/procd-standin/supervise", 0o755, (standin / "supervise").read_bytes()),
         ("etc/opkg.conf", 0o644, f"arch all 1\narch noarch 1\narch {arch} 10\n".encode()),

@@ -18,6 +18,33 @@ _add_users() {
 	done
 }
 
+# The configuration of uci: lines "config type 'name'", "option key 'value'", "list key 'value'".
+# Kept as lines SECTION.KEY=VALUE, a list's items one by one.
+config_load() {
+	_uci="$(sed -n "s/^config  *[^ ]*  *'\{0,1\}\([^' ]*\)'\{0,1\}.*/=\1/p; s/^[[:space:]]*\(option\|list\)[[:space:]]*\([a-z_]*\)[[:space:]]*'\(.*\)'[[:space:]]*\$/\2=\3/p" "$IPKG_INSTROOT/etc/config/$1" 2>/dev/null |
+		awk '/^=/ { section = substr($0, 2); next } { print section "." $0 }')"
+}
+
+config_get() {
+	local found
+	found="$(printf '%s\n' "$_uci" | sed -n "s/^$2\.$3=//p" | tr '\n' ' ' | sed 's/ $//')"
+	eval "$1=\${found:-\$4}"
+}
+
+config_get_bool() {
+	config_get "$@"
+	eval "case \"\$$1\" in 1 | on | true | yes | enabled) $1=1 ;; 0 | off | false | no | disabled) $1=0 ;; *) $1=\$4 ;; esac"
+}
+
+config_list_foreach() {
+	local item
+	while read -r item; do
+		[ -z "$item" ] || "$3" "$item"
+	done <<-ITEMS
+		$(printf '%s\n' "$_uci" | sed -n "s/^$1\.$2=//p")
+	ITEMS
+}
+
 default_postinst() {
 	local name="${1##*/}" info="$IPKG_INSTROOT/usr/lib/opkg/info" f failed=0
 	name="${name%.postinst}"

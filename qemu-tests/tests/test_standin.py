@@ -4,6 +4,7 @@ scripts make the ones they should."""
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -55,7 +56,7 @@ class Bench:
     def rooted(self, text):
         """A script of the package that works below this directory."""
         for path in ("/usr/bin/", "/usr/sbin/", "/usr/share/", "/etc/ctrl-exec-agent", "/etc/crontabs", "/var/", "/opt"):
-            text = text.replace(path, f"{self.root}{path}")
+            text = re.sub(rf"(?<![\w/]){re.escape(path)}", f"{self.root}{path}", text)
         return text
 
     def run(self, service, *arguments):
@@ -156,6 +157,7 @@ class OurScripts(unittest.TestCase):
         self.agent("exit 0")
         shutil.copytree(PACKAGE, root / "etc/ctrl-exec-agent", dirs_exist_ok=True)
         self.conf = root / "etc/ctrl-exec-agent/agent.conf"
+        self.conf.write_text(self.conf.read_text().replace("overrides = ", f"overrides = {root}"))
         (root / "var/run").mkdir(parents=True)
 
     def agent(self, body):
@@ -187,9 +189,11 @@ class OurScripts(unittest.TestCase):
                     "limits": {"core": "0", "nofile": "512 512"},
                     "term_timeout": 10,
                     "stderr": True,
+                    "data": {"listen": "7443 ", "firewall": []},
                 }
             },
         )
+        self.assertEqual(made[0][3]["triggers"][0][1][1], ["eq", "package", "ctrl-exec-agent"])
 
     def test_unpaired_agent_is_not_registered_and_says_so_once(self):
         self.agent('[ "$1" = pairing-status ] && echo "Not paired. Reason: /etc/agent.crt is missing"\n[ "$1" = self-check ]')
@@ -244,10 +248,10 @@ class OurScripts(unittest.TestCase):
         _, _, made = self.bench.run("ctrl-exec-agent", "start")
         self.assertIn("instance1", made[0][3]["instances"])
 
-    def test_reload_signals_a_running_agent_and_starts_one_that_is_not(self):
+    def test_reload_registers_a_running_agent_anew_and_starts_one_that_is_not(self):
         self.bench.answer = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
         _, _, made = self.bench.run("ctrl-exec-agent", "reload")
-        self.assertEqual(made[-1], ["call", "service", "signal", {"name": "ctrl-exec-agent", "signal": 1}])
+        self.assertEqual([c[2] for c in made], ["list", "set"])
         self.bench.answer = "{}"
         _, _, made = self.bench.run("ctrl-exec-agent", "reload")
         self.assertEqual(made[-1][2], "set")
@@ -281,17 +285,105 @@ class OurScripts(unittest.TestCase):
                 else:
                     self.assertIsNone(serving.poll())
 
-    def test_reload_promotes_before_it_signals(self):
+    def uci(self, *lines):
+        self.bench.write("etc/config/ctrl-exec-agent", "\n".join(["", "config agent 'main'", *(f"\t{x}" for x in lines)]) + "\n")
+
+    def overrides(self):
+        path = self.bench.root / "var/run/ctrl-exec-agent/uci.conf"
+        return [x for x in path.read_text().splitlines() if not x.startswith("#")] if path.exists() else None
+
+    def test_what_uci_sets_is_written_where_agent_conf_says(self):
+        self.uci("option enabled '1'", "option port '8443'", "list allowed_ip '192.168.1.0/24'", "list allowed_ip '10.0.0.7'", "option hostname 'r-17'", "option log_level 'warning'")
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertEqual(self.overrides(), ["port = 8443", "allowed_ips = 192.168.1.0/24,10.0.0.7", "hostname = r-17", "log_level = warning"])
+        self.assertEqual(made[0][3]["instances"]["instance1"]["data"], {"listen": "8443 ", "firewall": []})
+        self.assertEqual(self.log(), "")
+        # Nothing set, or no configuration in uci at all: nothing is overridden.
+        for text in ("", None):
+            self.uci("option enabled '1'")
+            if text is None:
+                (self.bench.root / "etc/config/ctrl-exec-agent").unlink()
+            self.bench.run("ctrl-exec-agent", "start")
+            self.assertIsNone(self.overrides())
+
+    def test_uci_without_the_line_in_agent_conf_says_so(self):
+        self.conf.write_text("port = 7443\n")
+        self.uci("option port '8443'")
+        self.bench.run("ctrl-exec-agent", "start")
+        self.assertIn("uci settings have no effect", self.log())
+
+    def test_a_value_of_uci_cannot_add_lines(self):
+        self.uci("option hostname 'a\x01b'")
+        self.bench.run("ctrl-exec-agent", "start")
+        self.assertIsNone(self.overrides())
+        self.assertIn("not plain text", self.log())
+
+    def test_disabled_in_uci_is_stopped_by_a_reload(self):
+        self.uci("option enabled '0'")
         self.bench.answer = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
-        self.bench.run("ctrl-exec-agent", "reload")
-        self.assertEqual(self.verbs(), ["promote-cert"])
+        _, _, made = self.bench.run("ctrl-exec-agent", "reload")
+        self.assertEqual((made[-1][2], made[-1][3]["instances"]), ("set", {}))
+        self.assertEqual(made[-1][3]["triggers"][0][1][1][2], "ctrl-exec-agent")
+        self.assertIn("disabled in /etc/config", self.log())
+
+    def test_the_firewall_is_told_of_the_port_once_and_of_its_end(self):
+        self.uci("option wan '1'", "list allowed_ip '203.0.113.7'", "list allowed_ip '198.51.100.0/24'")
+        rule = {"type": "rule", "src": "wan", "proto": "tcp", "dest_port": "7443", "target": "ACCEPT"}
+        event = ["call", "service", "event", {"type": "config.change", "data": {"package": "firewall"}}]
+        (self.bench.root / "var/run").mkdir(exist_ok=True)
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        firewall = made[0][3]["instances"]["instance1"]["data"]["firewall"]
+        self.assertEqual(firewall, [{**rule, "src_ip": "203.0.113.7"}, {**rule, "src_ip": "198.51.100.0/24"}])
+        self.assertEqual(made.count(event), 1)
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertEqual(made.count(event), 0)
+        self.uci("option wan '1'", "option port '8443'")
+        _, _, made = self.bench.run("ctrl-exec-agent", "reload")
+        self.assertEqual(made[1][3]["instances"]["instance1"]["data"]["firewall"], [{**rule, "dest_port": "8443"}])
+        self.assertEqual(made.count(event), 1)
+        _, _, made = self.bench.run("ctrl-exec-agent", "stop")
+        self.assertEqual(made.count(event), 1)
+        _, _, made = self.bench.run("ctrl-exec-agent", "stop")
+        self.assertEqual(made.count(event), 0)
+
+    def test_confined_only_with_the_executor(self):
+        self.uci("option jail '1'")
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        instance = made[0][3]["instances"]["instance1"]
+        self.assertFalse({"jail", "capabilities", "no_new_privs"} & set(instance))
+        text = self.conf.read_text().replace("#executor_socket = ", "executor_socket = ")
+        self.conf.write_text(text)
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        instance = made[0][3]["instances"]["instance1"]
+        self.assertIs(instance["no_new_privs"], True)
+        self.assertEqual(instance["capabilities"], "/etc/capabilities/ctrl-exec-agent.json")
+        mounts = instance["jail"]["mount"]
+        conf = "/etc/ctrl-exec-agent"
+        self.assertEqual({p for p, rw in mounts.items() if rw == "1"}, {f"{conf}/state", "/var/run/ctrl-exec-agent"})
+        self.assertEqual({p for p, rw in mounts.items() if rw == "0"}, {conf, "/etc/passwd", "/etc/group", "/opt/ctrl-exec-scripts"})
+        self.conf.write_text("auth_hook = /x\n" + text)
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        self.assertNotIn("jail", made[0][3]["instances"]["instance1"])
+        self.assertIn("auth_hook would have to run in it", self.log())
+        self.conf.write_text(text)
+        self.uci("option enabled '1'")
+        _, _, made = self.bench.run("ctrl-exec-agent", "start")
+        instance = made[0][3]["instances"]["instance1"]
+        self.assertTrue(instance["no_new_privs"] and "jail" not in instance)
+
+    def test_reload_never_stops_an_agent_whose_new_configuration_does_not_load(self):
+        self.bench.answer = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
+        self.agent('[ "$1" != paired ]')
+        _, _, made = self.bench.run("ctrl-exec-agent", "reload")
+        self.assertEqual(made[-1], ["call", "service", "signal", {"name": "ctrl-exec-agent", "signal": 1}])
+        self.assertNotIn("set", [c[2] for c in made])
 
     def test_adopt_reloads_only_for_a_staged_certificate_and_a_running_agent(self):
         running = '{"ctrl-exec-agent":{"instances":{"instance1":{"running":true,"pid":1}}}}'
         for staged, answer, calls in (
             (False, running, []),
             (True, "{}", ["list"]),
-            (True, running, ["list", "list", "signal"]),
+            (True, running, ["list", "list", "set"]),
         ):
             self.agent("exit 0" if staged else '[ "$1" != cert-staged ]')
             self.bench.answer = answer
