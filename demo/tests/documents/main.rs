@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 mod citations;
+mod claims;
 mod layout;
 
 use std::fs;
@@ -79,5 +80,14 @@ fn cells(line: &str) -> Vec<String> {
     inner
         .split('|')
         .map(|cell| cell.trim().replace('\u{1}', "|"))
+        .collect()
+}
+
+/// The words in backquotes of a text.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`')
+        .enumerate()
+        .filter(|(index, _)| index % 2 == 1)
+        .map(|(_, word)| word.to_owned())
         .collect()
 }

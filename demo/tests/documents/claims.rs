@@ -1,0 +1,304 @@
+//! What the documents say of configuration files and of the log is what the programs do.
+
+use crate::{cells, files, prose, quoted, read, repo};
+use ctrl_exec_protocol::config::AgentConf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// One row of a table of keys.
+struct Key {
+    name: String,
+    default: String,
+    example: String,
+}
+
+/// The rows of the tables below the headings `from` up to the next heading that is not deeper.
+fn keys(page: &str, from: &str) -> Vec<Key> {
+    let depth = from.chars().take_while(|ch| *ch == '#').count();
+    let mut rows = Vec::new();
+    let mut inside = false;
+    for (_, line) in prose(page) {
+        if line.starts_with('#') {
+            let here = line.chars().take_while(|ch| *ch == '#').count();
+            inside = line == from || (inside && here > depth);
+            continue;
+        }
+        let row = cells(line);
+        if inside && line.starts_with("| `") && row.len() == 4 {
+            let name = row[0].trim_matches('`').to_owned();
+            let example = row[3].trim_matches('`').to_owned();
+            let default = row[1].clone();
+            rows.push(Key {
+                name,
+                default,
+                example,
+            });
+        }
+    }
+    rows
+}
+
+/// Everything in double quotes in the sources below `dir`, without their tests.
+fn literals(dir: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files(&repo().join(dir), &[".rs"]) {
+        let text = source(&path);
+        found.extend(
+            text.split('"')
+                .enumerate()
+                .filter(|(index, _)| index % 2 == 1)
+                .map(|(_, word)| word.to_owned()),
+        );
+        // A quotation mark in a character or a comment shifts the others: both readings count.
+        found.extend(text.split('"').map(str::to_owned));
+    }
+    found
+}
+
+/// A source file up to its unit tests.
+fn source(path: &Path) -> String {
+    let text = read(path);
+    text.split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn is_key(word: &str) -> bool {
+    !word.is_empty()
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// Whether the parser of `agent.conf` knows the key in a section that begins with `head`.
+fn known(head: &str, key: &str) -> bool {
+    ["1", "x", "/x", "yes", "err", "own", "10/60/300"]
+        .iter()
+        .any(
+            |value| match AgentConf::parse(&format!("{head}{key} = {value}\n"), "f") {
+                Ok((_, warnings)) => warnings.iter().all(|w| !w.message.contains("unknown")),
+                Err(_) => true,
+            },
+        )
+}
+
+/// Both directions for one section of `agent.conf`.
+fn agent_conf(head: &str, documented: &[Key], ignored: &[&str]) {
+    let names: BTreeSet<&str> = documented.iter().map(|key| key.name.as_str()).collect();
+    for key in documented {
+        let text = format!("{head}{} = {}\n", key.name, key.example);
+        let (_, warnings) = AgentConf::parse(&text, "CONFIG.md")
+            .unwrap_or_else(|error| panic!("the example of {}: {error}", key.name));
+        let warnings: Vec<_> = warnings.iter().map(|warning| &warning.message).collect();
+        assert!(warnings.is_empty(), "{}: {warnings:?}", key.name);
+        let default = key.default.trim_matches('`');
+        if key.default.starts_with('`') && !default.starts_with('/') && default != "script_timeout"
+        {
+            let base = AgentConf::parse(head, "f").expect("a section");
+            let text = format!("{head}{} = {default}\n", key.name);
+            let (conf, _) = AgentConf::parse(&text, "f").expect("a default");
+            if key.name == "unix_sockets" {
+                continue;
+            }
+            assert_eq!(conf, base.0, "the default of {}", key.name);
+        }
+    }
+    let missing: Vec<String> = literals("crates/protocol/src/config")
+        .into_iter()
+        .filter(|word| is_key(word) && known(head, word) && !ignored.contains(&word.as_str()))
+        .filter(|word| !names.contains(word.as_str()))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "agent.conf takes {missing:?} after {head:?}, and CONFIG.md does not say so"
+    );
+}
+
+#[test]
+fn every_key_of_agent_conf_is_documented_and_the_reverse() {
+    let page = read(&repo().join("docs/guide/CONFIG.md"));
+    let mut top = Vec::new();
+    for heading in [
+        "### Listening",
+        "### Who may connect",
+        "### What may run",
+        "### Limits",
+        "### Asynchronous runs and renewal",
+    ] {
+        let rows = keys(&page, heading);
+        assert!(!rows.is_empty(), "{heading}");
+        top.extend(rows);
+    }
+    let without_effect = [
+        "pairing_port",
+        "pairing_max_queue",
+        "dispatcher_serial_path",
+        "dispatcher_cn",
+    ];
+    for key in without_effect {
+        assert!(page.contains(&format!("`{key}`")), "{key}");
+    }
+    agent_conf("", &top, &without_effect);
+    let profile = keys(&page, "### Profiles");
+    assert!(profile.len() > 10, "{}", profile.len());
+    agent_conf("[profile p]\n", &profile, &[]);
+}
+
+/// The keys of `ctrl-exec.conf` that the dispatcher asks for.
+fn asked_for() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files(&repo().join("dispatcher/src"), &[".rs"]) {
+        let text: String = source(&path)
+            .chars()
+            .filter(|ch| !ch.is_whitespace())
+            .collect();
+        for call in [
+            "settings.text(\"",
+            "settings().text(\"",
+            "settings.required(\"",
+            "settings().required(\"",
+            "settings.flag(\"",
+            "settings().flag(\"",
+            "config.number(\"",
+            "self.number(\"",
+            "days(\"",
+        ] {
+            found.extend(
+                text.split(call)
+                    .skip(1)
+                    .filter_map(|rest| rest.split('"').next())
+                    .map(str::to_owned),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn every_key_of_ctrl_exec_conf_is_documented_and_the_reverse() {
+    let page = read(&repo().join("docs/guide/CONFIG.md"));
+    let rows = keys(&page, "## ctrl-exec.conf");
+    let names: BTreeSet<String> = rows.iter().map(|key| key.name.clone()).collect();
+    let asked = asked_for();
+    assert!(asked.len() > 12, "{asked:?}");
+    for key in &asked {
+        assert!(
+            names.contains(key),
+            "ced reads '{key}', and CONFIG.md does not say so"
+        );
+    }
+    let literals = literals("dispatcher/src");
+    for key in &rows {
+        assert!(
+            literals.contains(&key.name),
+            "CONFIG.md has '{}', which nothing in the dispatcher names",
+            key.name
+        );
+    }
+}
+
+/// What the sources of one program log: each action, and all names of fields.
+fn logged(dirs: &[&str]) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut actions, mut fields) = (BTreeSet::new(), BTreeSet::new());
+    for path in dirs
+        .iter()
+        .flat_map(|dir| files(&repo().join(dir), &[".rs"]))
+    {
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        let text: String = source(&path)
+            .chars()
+            .filter(|ch| !ch.is_whitespace())
+            .collect();
+        let after = |call: &str| -> Vec<String> {
+            text.split(call)
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next())
+                .map(str::to_owned)
+                .collect()
+        };
+        let is_action = |word: &String| {
+            !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+        };
+        actions.extend(after("Line::new(\"").into_iter().filter(is_action));
+        // Where a closure makes the line, the actions are what it is called with.
+        if text.contains("Line::new(action)") {
+            for call in ["=line(\"", "(line(\"", "line(&\""] {
+                actions.extend(after(call).into_iter().filter(is_action));
+            }
+        }
+        let is_field = |word: &String| {
+            !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+        };
+        fields.extend(after(".field(\"").into_iter().filter(is_field));
+    }
+    (actions, fields)
+}
+
+/// The tables of LOGGING.md: for each program's heading, action and fields.
+fn documented_lines(page: &str) -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
+    let mut programs: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    let mut program = String::new();
+    for (_, line) in prose(page) {
+        if let Some(title) = line.strip_prefix("## ") {
+            program = title.to_owned();
+        }
+        let row = cells(line);
+        if line.starts_with("| `") && row.len() == 4 {
+            let fields: BTreeSet<String> = row[2]
+                .split(|ch: char| !(ch.is_ascii_uppercase() || ch == '_'))
+                .filter(|word| word.len() > 1)
+                .map(str::to_owned)
+                .collect();
+            for action in quoted(&row[0]) {
+                programs
+                    .entry(program.clone())
+                    .or_default()
+                    .entry(action)
+                    .or_default()
+                    .extend(fields.clone());
+            }
+        }
+    }
+    programs
+}
+
+#[test]
+fn every_line_of_the_log_is_documented_and_the_reverse() {
+    let page = read(&repo().join("docs/guide/LOGGING.md"));
+    let documented = documented_lines(&page);
+    for (program, dirs) in [
+        ("The agent", vec!["agent-min/src", "crates/host/src"]),
+        ("The executor", vec!["executor-c-compat/src"]),
+        ("The dispatcher", vec!["dispatcher/src", "crates/host/src"]),
+    ] {
+        let lines = &documented[program];
+        let (actions, fields) = logged(&dirs);
+        assert!(!actions.is_empty(), "{program}");
+        let told: BTreeSet<String> = lines.values().flatten().cloned().collect();
+        let missing: Vec<&String> = actions
+            .iter()
+            .filter(|action| !lines.contains_key(*action))
+            .chain(fields.difference(&told))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "{program} logs {missing:?}, and LOGGING.md does not say so"
+        );
+        let literals: BTreeSet<String> = dirs.iter().flat_map(|dir| literals(dir)).collect();
+        for action in lines.keys() {
+            assert!(
+                literals.contains(action),
+                "LOGGING.md has ACTION={action}, which {program} does not log"
+            );
+        }
+        for field in &told {
+            assert!(
+                literals.contains(field),
+                "LOGGING.md has {field}=, which {program} does not log"
+            );
+        }
+    }
+}
