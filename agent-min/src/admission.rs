@@ -12,6 +12,7 @@
 //! only delays itself.
 
 use crate::rate_limit::key;
+use heapless::Vec;
 use std::net::IpAddr;
 
 /// Addresses of trusted dispatchers remembered.
@@ -21,6 +22,8 @@ const KNOWN_FOR: u32 = 24 * 3600;
 /// Connections in the queue, of all addresses and of one.
 const QUEUE: usize = 256;
 const QUEUE_PER_ADDRESS: usize = 192;
+/// Connections in a handshake that the pool has room for; [`Limits`] are below it.
+const ACTIVE: usize = 64;
 
 /// Sizes of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +59,10 @@ pub struct Admitted<C> {
 pub struct Admission<C> {
     limits: Limits,
     /// In a handshake, in order of arrival.
-    active: Vec<Active<C>>,
+    active: Vec<Active<C>, ACTIVE>,
     /// Waiting for their turn, in order of arrival.
-    queue: Vec<(C, u128)>,
-    known: Vec<(u128, u32)>,
+    queue: Vec<(C, u128), QUEUE>,
+    known: Vec<(u128, u32), KNOWN>,
 }
 
 struct Active<C> {
@@ -78,8 +81,13 @@ enum Place {
 impl<C: Copy + PartialEq> Admission<C> {
     /// An empty pool.
     pub fn new(limits: Limits) -> Admission<C> {
+        let reserved = limits.reserved.min(ACTIVE - 1);
         Admission {
-            limits,
+            limits: Limits {
+                total: limits.total.clamp(1, ACTIVE - reserved),
+                reserved,
+                ..limits
+            },
             active: Vec::new(),
             queue: Vec::new(),
             known: Vec::new(),
@@ -100,7 +108,7 @@ impl<C: Copy + PartialEq> Admission<C> {
             Place::Common => {
                 // `active` is in order of arrival: the first match is the oldest.
                 let strangers = self.active.iter().filter(|a| !a.reserved).count();
-                let full = strangers >= self.limits.total.max(1);
+                let full = strangers >= self.limits.total;
                 let oldest = self.active.iter().position(|a| full && !a.reserved);
                 let evict = oldest.map(|at| self.active.remove(at).conn);
                 self.start(conn, address, false);
@@ -115,7 +123,8 @@ impl<C: Copy + PartialEq> Admission<C> {
                     (self.queue.len() >= QUEUE).then_some(0)
                 };
                 let evict = oldest.map(|at| self.queue.remove(at).0);
-                self.queue.push((conn, address));
+                // There is room: a full queue has just lost its oldest.
+                let _ = self.queue.push((conn, address));
                 Admitted {
                     serve: false,
                     evict,
@@ -164,7 +173,8 @@ impl<C: Copy + PartialEq> Admission<C> {
                 self.known.swap_remove(at);
             }
         }
-        self.known.push((address, now));
+        // There is room: a full memory has just lost its oldest.
+        let _ = self.known.push((address, now));
     }
 
     /// Connections in the pool, those in the queue included.
@@ -178,11 +188,13 @@ impl<C: Copy + PartialEq> Admission<C> {
     }
 
     fn start(&mut self, conn: C, address: u128, reserved: bool) {
-        self.active.push(Active {
+        let entry = Active {
             conn,
             address,
             reserved,
-        });
+        };
+        // There is room: strangers and the others are each below their limit.
+        let _ = self.active.push(entry);
     }
 
     fn place(&self, now: u32, address: u128) -> Place {

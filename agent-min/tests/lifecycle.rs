@@ -456,3 +456,17 @@ fn the_least_log_level_leaves_out_the_ordinary_course() {
     let log = host.log();
     assert!(!log.contains("quiet-1"), "{log}");
 }
+
+#[test]
+fn a_setting_beyond_what_the_tables_hold_is_said_to_act_as_their_size() {
+    let mut host = Host::new(&Ca::new());
+    host.configure("max_children = 5000\n");
+    host.start();
+    let log = host.log();
+    assert!(
+        log.contains("warning: ") && log.contains("max_children: 5000 acts as 512"),
+        "{log}"
+    );
+    assert!(log.contains("ACTION=config-warn KEY=max_children"), "{log}");
+    assert_eq!(host.caller().post("/ping", "{}").0, 200);
+}

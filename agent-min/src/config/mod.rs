@@ -24,6 +24,9 @@ use schema::Schema;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The most that `max_children` sets: tables have room for so many connections and runs.
+pub const MAX_CHILDREN: u32 = 512;
+
 /// The configuration as loaded.
 pub struct Loaded {
     /// agent.conf.
@@ -131,6 +134,17 @@ pub fn load_conf(paths: &Paths, notes: &mut Notes) -> Result<(AgentConf, u16, Fi
             conf = overridden.0;
             note(notes, &path, overridden.1);
         }
+    }
+    if conf.max_children > MAX_CHILDREN {
+        let message = format!("{} acts as {MAX_CHILDREN}", conf.max_children);
+        notes
+            .stderr
+            .push(format!("{name}: max_children: {message}"));
+        let line = Line::new("config-warn").field("KEY", "max_children");
+        notes
+            .lines
+            .push((Level::Warning, line.field("MSG", message)));
+        conf.max_children = MAX_CHILDREN;
     }
     let listener = conf.listener(&name)?;
     let files = Files {

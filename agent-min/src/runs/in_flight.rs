@@ -6,6 +6,7 @@ use super::outcome::Outcome;
 use super::run::Run;
 use super::store::Limits;
 use super::supervisor::{self, SupervisedRun};
+use crate::config::MAX_CHILDREN;
 use crate::table::Table;
 use ctrl_exec_protocol::config::AgentConf;
 use ctrl_exec_protocol::frame::ResponseDecoder;
@@ -21,10 +22,13 @@ const MIN_OUTPUT: usize = 4096;
 /// How long the start of a detached run may take.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The most runs at a time that any configuration may ask for.
+pub const MOST: usize = MAX_CHILDREN as usize;
+
 /// The runs that are going on. `ConnId` names the connection whose request asked for a run.
 pub struct InFlight {
-    children: Table<ChildId, Child>,
-    calls: Table<ConnId, ExecutorCall>,
+    children: Table<ChildId, Child, MOST>,
+    calls: Table<ConnId, ExecutorCall, MOST>,
     /// Bytes for requests, answers and output together.
     budget: usize,
 }
@@ -110,7 +114,8 @@ impl InFlight {
     ) -> Option<Ended> {
         let refused = |run, error| Some(Ended::Refused { conn, run, error });
         // Callers may go away, their scripts stay.
-        if self.count(reactor) >= conf.max_children as usize {
+        let full = self.count(reactor) >= conf.max_children as usize;
+        if full || self.children.is_full() || self.calls.is_full() {
             return refused(run, "agent busy: too many scripts are running");
         }
         let Some(max_output) = self.output_share(reactor, conf) else {
@@ -136,6 +141,11 @@ impl InFlight {
         conn: ConnId,
         run: Run,
     ) -> Option<Ended> {
+        // A caller that goes away leaves its start behind, so these may outnumber connections.
+        if self.children.is_full() {
+            let (run, error) = (Box::new(run), "agent busy: too many scripts are running");
+            return Some(Ended::Refused { conn, run, error });
+        }
         let now = Utc::now();
         let order = SupervisedRun {
             stdin: run.stdin(now),

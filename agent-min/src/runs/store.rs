@@ -488,22 +488,24 @@ mod tests {
             bytes: 1 << 20,
         };
         assert!(store.make_room(limits, now));
-        let left: usize = store
-            .namespaces()
-            .iter()
-            .map(|dir| records(dir).len())
-            .sum();
-        assert_eq!(left, 2, "one below the limit");
+        let sizes = || -> Vec<u64> {
+            let dirs = store.namespaces();
+            let all = dirs.iter().flat_map(|dir| records(dir));
+            all.map(|(_, _, size)| size).collect()
+        };
+        assert_eq!(sizes().len(), 2, "one below the limit");
         assert!(store.read("disp", "busy", MAX).expect("read").is_some());
-        assert!(
-            store.make_room(
-                Limits {
-                    records: 100,
-                    bytes: 1
-                },
-                now
-            ) || left == 2
-        );
+        let bytes = |bytes| Limits {
+            records: 100,
+            bytes,
+        };
+        let all: u64 = sizes().iter().sum();
+        assert!(store.make_room(bytes(all + 1), now));
+        assert_eq!(sizes().len(), 2, "they fit");
+        assert!(store.make_room(bytes(all), now));
+        assert_eq!(sizes().len(), 1, "the finished one went");
+        assert!(store.read("disp", "busy", MAX).expect("read").is_some());
+        assert!(!store.make_room(bytes(1), now), "only a running one");
         assert!(
             !store.make_room(
                 Limits {

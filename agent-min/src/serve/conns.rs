@@ -83,8 +83,10 @@ impl Server {
             kept: false,
             since: now,
         };
-        self.conns.insert(conn, entry);
-        if admitted.serve {
+        if !self.conns.insert(conn, entry) {
+            self.log_overload(ip);
+            self.reactor.close(conn);
+        } else if admitted.serve {
             self.shake_hands(conn);
         }
     }

@@ -9,7 +9,7 @@ use crate::config::{LoadError, Loaded, Notes, host_name};
 use crate::handlers::State;
 use crate::rate_limit::{RateLimiter, Rule};
 use crate::restrict::{self, Extent};
-use crate::runs::in_flight::InFlight;
+use crate::runs::in_flight::{self, InFlight};
 use crate::table::Table;
 use conns::{Conn, Stage};
 use ctrl_exec_host::Root;
@@ -35,6 +35,8 @@ pub const EXIT_CONFIG: u8 = 78;
 /// Exit code for every other fatal fault.
 const EXIT_FATAL: u8 = 3;
 const DRAIN_TOKEN: u64 = 1;
+/// The most connections that any configuration may ask for.
+const CONNS: usize = 2 * in_flight::MOST + admission::MOST + 16;
 
 /// Runs the server until it is told to stop. The result is the exit code.
 pub fn serve(paths: Paths) -> u8 {
@@ -87,8 +89,8 @@ struct Server {
     limits: Arc<ServerLimits>,
     rate: RateLimiter,
     admission: Admission<ConnId>,
-    conns: Table<ConnId, Conn>,
-    hooks: Table<ChildId, Waiting>,
+    conns: Table<ConnId, Conn, CONNS>,
+    hooks: Table<ChildId, Waiting, { in_flight::MOST }>,
     runs: InFlight,
     stopping: bool,
 }

@@ -116,6 +116,11 @@ impl Server {
             timeout,
             ..ChildSpec::new(program)
         };
+        if self.hooks.is_full() {
+            let step = handlers::hook_done(&mut self.state, peer, intent, HookEnd::NotStarted);
+            self.carry_out(conn, peer, step);
+            return;
+        }
         match self.reactor.spawn(spec) {
             Ok(child) => {
                 let peer = peer.clone();
