@@ -12,13 +12,13 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a pipe that is writable at all takes without waiting.
 const PIPE_BUF: usize = 4096;
 
 /// Lines that were not taken since the last one that was.
-static DROPPED: AtomicU64 = AtomicU64::new(0);
+static DROPPED: AtomicUsize = AtomicUsize::new(0);
 
 /// Writes `text`, which should be whole lines, to standard error. False when it was dropped.
 pub fn write(text: &[u8]) -> bool {
@@ -26,11 +26,11 @@ pub fn write(text: &[u8]) -> bool {
 }
 
 /// Lines dropped since the last one that was taken.
-pub fn dropped() -> u64 {
+pub fn dropped() -> usize {
     DROPPED.load(Ordering::Relaxed)
 }
 
-fn write_to(fd: BorrowedFd<'_>, text: &[u8], dropped: &AtomicU64) -> bool {
+fn write_to(fd: BorrowedFd<'_>, text: &[u8], dropped: &AtomicUsize) -> bool {
     let lost = dropped.load(Ordering::Relaxed);
     if lost > 0 {
         let mut note: String<64> = String::new();
@@ -92,13 +92,13 @@ mod tests {
     #[test]
     fn a_full_pipe_drops_and_counts_and_says_so_later() {
         let (read, write) = rustix::pipe::pipe().unwrap();
-        let dropped = AtomicU64::new(0);
+        let dropped = AtomicUsize::new(0);
         let line = [b"x".repeat(99), vec![b'\n']].concat();
         let taken = (0..2000)
             .filter(|_| write_to(write.as_fd(), &line, &dropped))
             .count();
         assert!((300..2000).contains(&taken), "{taken}");
-        assert_eq!(dropped.load(Ordering::Relaxed), 2000 - taken as u64);
+        assert_eq!(dropped.load(Ordering::Relaxed), 2000 - taken);
         let mut reader = std::fs::File::from(read);
         let mut seen = vec![0; taken * 100];
         reader.read_exact(&mut seen).unwrap();
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn full_sockets_and_closed_ones_do_not_hold_the_caller() {
-        let dropped = AtomicU64::new(0);
+        let dropped = AtomicUsize::new(0);
         let (near, _far) = UnixStream::pair().unwrap();
         let taken = (0..10_000).filter(|_| write_to(near.as_fd(), &[b'y'; 1000], &dropped));
         assert!(taken.count() < 10_000);
@@ -134,7 +134,11 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ctrl-exec-stderr-{}", std::process::id()));
         let file = std::fs::File::create(&path).unwrap();
         let text = "line\n".repeat(5000);
-        assert!(write_to(file.as_fd(), text.as_bytes(), &AtomicU64::new(0)));
+        assert!(write_to(
+            file.as_fd(),
+            text.as_bytes(),
+            &AtomicUsize::new(0)
+        ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         std::fs::remove_file(path).unwrap();
     }
