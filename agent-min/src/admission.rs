@@ -11,14 +11,11 @@
 //! a dispatcher that connects many times at once is served in turn, and a crowd behind one address
 //! only delays itself.
 
+use crate::known::Known;
 use crate::rate_limit::key;
 use heapless::Vec;
 use std::net::IpAddr;
 
-/// Addresses of trusted dispatchers remembered.
-const KNOWN: usize = 32;
-/// How long a dispatcher's address keeps its reserved places, in seconds.
-const KNOWN_FOR: u32 = 24 * 3600;
 /// Connections in the queue, of all addresses and of one.
 const QUEUE: usize = 256;
 const QUEUE_PER_ADDRESS: usize = 192;
@@ -61,8 +58,8 @@ pub struct Admission<C> {
     /// In a handshake, in order of arrival.
     active: Vec<Active<C>, ACTIVE>,
     /// Waiting for their turn, in order of arrival.
-    queue: Vec<(C, u128), QUEUE>,
-    known: Vec<(u128, u32), KNOWN>,
+    queue: Vec<(C, IpAddr), QUEUE>,
+    known: Known,
 }
 
 struct Active<C> {
@@ -90,14 +87,14 @@ impl<C: Copy + PartialEq> Admission<C> {
             },
             active: Vec::new(),
             queue: Vec::new(),
-            known: Vec::new(),
+            known: Known::default(),
         }
     }
 
     /// Takes `conn` into the pool or its queue.
     pub fn admit(&mut self, now: u32, conn: C, peer: IpAddr) -> Admitted<C> {
         let address = key(peer);
-        match self.place(now, address) {
+        match self.place(now, peer) {
             Place::Reserved => {
                 self.start(conn, address, true);
                 Admitted {
@@ -115,16 +112,18 @@ impl<C: Copy + PartialEq> Admission<C> {
                 Admitted { serve: true, evict }
             }
             Place::Nowhere => {
-                let of_address = |(_, other): &&(C, u128)| *other == address;
+                let of_address = |(_, other): &&(C, IpAddr)| key(*other) == address;
                 let same = self.queue.iter().filter(of_address).count();
                 let oldest = if same >= QUEUE_PER_ADDRESS {
-                    self.queue.iter().position(|(_, other)| *other == address)
+                    self.queue
+                        .iter()
+                        .position(|(_, other)| key(*other) == address)
                 } else {
                     (self.queue.len() >= QUEUE).then_some(0)
                 };
                 let evict = oldest.map(|at| self.queue.remove(at).0);
                 // There is room: a full queue has just lost its oldest.
-                let _ = self.queue.push((conn, address));
+                let _ = self.queue.push((conn, peer));
                 Admitted {
                     serve: false,
                     evict,
@@ -145,36 +144,25 @@ impl<C: Copy + PartialEq> Admission<C> {
         let next = self
             .queue
             .iter()
-            .position(|(_, address)| match self.place(now, *address) {
+            .position(|(_, peer)| match self.place(now, *peer) {
                 Place::Reserved => true,
                 Place::Common => room,
                 Place::Nowhere => false,
             })?;
-        let (conn, address) = self.queue.remove(next);
-        let reserved = matches!(self.place(now, address), Place::Reserved);
-        self.start(conn, address, reserved);
+        let (conn, peer) = self.queue.remove(next);
+        let reserved = matches!(self.place(now, peer), Place::Reserved);
+        self.start(conn, key(peer), reserved);
         Some(conn)
     }
 
     /// Notes that a trusted dispatcher spoke from `peer`.
     pub fn trusted_seen(&mut self, now: u32, peer: IpAddr) {
-        let address = key(peer);
-        if let Some(entry) = self.known.iter_mut().find(|(a, _)| *a == address) {
-            entry.1 = now;
-            return;
-        }
-        if self.known.len() >= KNOWN {
-            let oldest = self
-                .known
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, (_, seen))| *seen);
-            if let Some(at) = oldest.map(|(at, _)| at) {
-                self.known.swap_remove(at);
-            }
-        }
-        // There is room: a full memory has just lost its oldest.
-        let _ = self.known.push((address, now));
+        self.known.seen(now, peer);
+    }
+
+    /// Whether a trusted dispatcher was lately seen at `peer`.
+    pub fn knows(&self, now: u32, peer: IpAddr) -> bool {
+        self.known.contains(now, peer)
     }
 
     /// Connections in the pool, those in the queue included.
@@ -197,22 +185,17 @@ impl<C: Copy + PartialEq> Admission<C> {
         let _ = self.active.push(entry);
     }
 
-    fn place(&self, now: u32, address: u128) -> Place {
+    fn place(&self, now: u32, peer: IpAddr) -> Place {
         let reserved = self.active.iter().filter(|a| a.reserved).count();
-        if reserved < self.limits.reserved && self.is_known(now, address) {
+        if reserved < self.limits.reserved && self.knows(now, peer) {
             return Place::Reserved;
         }
+        let address = key(peer);
         let own = |a: &&Active<C>| !a.reserved && a.address == address;
         if self.active.iter().filter(own).count() < self.limits.per_address.max(1) {
             return Place::Common;
         }
         Place::Nowhere
-    }
-
-    fn is_known(&self, now: u32, address: u128) -> bool {
-        self.known
-            .iter()
-            .any(|(a, seen)| *a == address && now.saturating_sub(*seen) < KNOWN_FOR)
     }
 }
 
@@ -288,10 +271,10 @@ mod tests {
         assert_eq!(pool.release(20, 0), Some(37));
         // A day later the address is a stranger's again.
         for conn in 40..60 {
-            pool.admit(10 + KNOWN_FOR, conn, ip(9));
+            pool.admit(10 + crate::known::KNOWN_FOR, conn, ip(9));
         }
         assert_eq!(
-            pool.release(10 + KNOWN_FOR, 1),
+            pool.release(10 + crate::known::KNOWN_FOR, 1),
             None,
             "five of its handshakes go on"
         );
@@ -314,13 +297,27 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_dispatchers_is_bounded() {
-        let mut pool: Admission<u32> = Admission::new(DEFAULTS);
-        for n in 0..1000 {
-            pool.trusted_seen(n, ip(n));
-        }
-        assert_eq!(pool.known.len(), KNOWN);
-        assert!(pool.is_known(1000, key(ip(999))));
-        assert!(!pool.is_known(1000, key(ip(0))));
+    fn the_total_holds_when_the_queue_drains() {
+        let limits = Limits {
+            total: 2,
+            per_address: 1,
+            reserved: 1,
+        };
+        let mut pool = Admission::new(limits);
+        assert_eq!(pool.admit(0, 1, ip(1)), SERVE);
+        assert_eq!(pool.admit(0, 2, ip(1)), WAIT);
+        assert_eq!(pool.admit(0, 3, ip(2)), SERVE);
+        // An address that is no stranger's takes a place beside the total.
+        pool.trusted_seen(0, ip(9));
+        assert_eq!(pool.admit(0, 4, ip(9)), SERVE);
+        // Its end frees no place for strangers: both are taken.
+        assert_eq!(pool.release(0, 4), None);
+        assert_eq!(pool.admit(0, 5, ip(3)).evict, Some(1));
+        assert_eq!(
+            pool.release(0, 3),
+            Some(2),
+            "one place is free, and its address has none"
+        );
+        assert_eq!(pool.len(), 2);
     }
 }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod executable;
 pub mod handlers;
 pub mod identity;
+pub mod known;
 pub mod pairing;
 pub mod rate_limit;
 pub mod restrict;

@@ -4,6 +4,10 @@
 //! `limit` within the window" is one look at the oldest of them, and the order in which entries
 //! give way is kept in linked lists threaded through the table. Times are whole seconds of the
 //! monotonic clock.
+//!
+//! A blocked address may still be that of a trusted dispatcher which this agent does not know
+//! yet: it has just started, or somebody else earned the block. So now and then one connection of a
+//! blocked address is let through to prove itself ([`Verdict::Trial`]).
 
 use ctrl_exec_host::random;
 use std::net::IpAddr;
@@ -34,6 +38,12 @@ pub const PROBE: Rule = Rule {
     window: 600,
     block: 3600,
 };
+
+/// Seconds between two trials of one blocked address.
+pub const TRIAL_EVERY: u32 = 5;
+/// Trials of all blocked addresses together within one second: a handshake costs a router's
+/// processor some ten milliseconds.
+const TRIALS_PER_SECOND: u32 = 5;
 
 /// Largest `limit` honoured exactly; a larger one acts as this one. Bounds the table's memory.
 pub const MAX_LIMIT: u32 = 1024;
@@ -66,6 +76,8 @@ pub enum Verdict {
     Block(Reason),
     /// Already blocked: close silently.
     Blocked,
+    /// Blocked, but this connection may prove that it is a trusted dispatcher's.
+    Trial,
 }
 
 /// The table of addresses.
@@ -77,6 +89,8 @@ pub struct RateLimiter {
     slots: Vec<Slot>,
     free: Vec<u16>,
     lists: [List; 3],
+    /// Second of the latest trial, and trials in it.
+    trials: (u32, u32),
 }
 
 const NONE: u16 = u16::MAX;
@@ -95,6 +109,8 @@ struct Slot {
     connections: Ring,
     failures: Ring,
     blocked_until: u32,
+    /// When a connection may next be tried.
+    next_trial: u32,
     list: usize,
     prev: u16,
     next: u16,
@@ -151,6 +167,7 @@ impl RateLimiter {
                 head: NONE,
                 tail: NONE,
             }; 3],
+            trials: (0, 0),
         }
     }
 
@@ -162,9 +179,17 @@ impl RateLimiter {
         let Some(at) = self.find(key(peer)) else {
             return Verdict::Allow;
         };
-        let slot = &self.slots[usize::from(at)];
+        let slot = &mut self.slots[usize::from(at)];
         if slot.blocked_until > now {
-            return Verdict::Blocked;
+            if self.trials.0 != now {
+                self.trials = (now, 0);
+            }
+            if slot.next_trial > now || self.trials.1 >= TRIALS_PER_SECOND {
+                return Verdict::Blocked;
+            }
+            self.trials.1 += 1;
+            slot.next_trial = now.saturating_add(TRIAL_EVERY);
+            return Verdict::Trial;
         }
         if slot.blocked_until != 0 {
             self.remove(at);
@@ -192,6 +217,21 @@ impl RateLimiter {
     pub fn record_failure(&mut self, now: u32, peer: IpAddr) -> bool {
         let rule = self.probe;
         self.record(now, peer, |slot| slot.failures.push(now, rule.limit))
+    }
+
+    /// Takes back the latest connection that was recorded of `peer`: it turned out to be a trusted
+    /// dispatcher's.
+    pub fn forgive(&mut self, peer: IpAddr) {
+        if let Some(at) = self.find(key(peer)) {
+            let limit = self.volume.limit;
+            self.slots[usize::from(at)].connections.pop(limit);
+        }
+    }
+
+    /// Whether `peer` is blocked, without letting it try.
+    pub fn is_blocked(&self, now: u32, peer: IpAddr) -> bool {
+        let slot = self.find(key(peer));
+        slot.is_some_and(|at| self.slots[usize::from(at)].blocked_until > now)
     }
 
     /// Number of addresses remembered.
@@ -223,6 +263,7 @@ impl RateLimiter {
             connections: Ring::default(),
             failures: Ring::default(),
             blocked_until: 0,
+            next_trial: 0,
             list: UNBLOCKED,
             prev: NONE,
             next: NONE,
@@ -270,7 +311,9 @@ impl RateLimiter {
 
     fn block(&mut self, at: u16, now: u32, rule: Rule, list: usize) {
         self.unlink(at);
-        self.slots[usize::from(at)].blocked_until = now.saturating_add(rule.block.max(1));
+        let slot = &mut self.slots[usize::from(at)];
+        slot.blocked_until = now.saturating_add(rule.block.max(1));
+        slot.next_trial = now;
         self.link(at, list);
     }
 
@@ -363,6 +406,19 @@ impl Ring {
         }
     }
 
+    /// Forgets the latest time.
+    fn pop(&mut self, limit: u32) {
+        let limit = limit.min(MAX_LIMIT) as usize;
+        if self.times.len() < limit || self.oldest == 0 {
+            self.times.pop();
+        } else {
+            // The latest stands before the oldest.
+            self.times.rotate_left(self.oldest);
+            self.times.pop();
+        }
+        self.oldest = 0;
+    }
+
     fn full_within(&self, now: u32, rule: Rule) -> bool {
         rule.limit != 0
             && self.times.len() >= rule.limit.min(MAX_LIMIT) as usize
@@ -409,7 +465,12 @@ mod tests {
             connect(&mut table, 110, ip(1)),
             Verdict::Block(Reason::Volume)
         );
+        // One may try to prove itself at once, and then every few seconds.
+        assert_eq!(connect(&mut table, 110, ip(1)), Verdict::Trial);
         assert_eq!(connect(&mut table, 111, ip(1)), Verdict::Blocked);
+        assert_eq!(connect(&mut table, 114, ip(1)), Verdict::Blocked);
+        assert_eq!(connect(&mut table, 115, ip(1)), Verdict::Trial);
+        assert_eq!(connect(&mut table, 405, ip(1)), Verdict::Trial);
         // Refused attempts do not extend the block.
         assert_eq!(connect(&mut table, 409, ip(1)), Verdict::Blocked);
         assert_eq!(connect(&mut table, 410, ip(1)), Verdict::Allow);
@@ -436,6 +497,7 @@ mod tests {
             table.record_failure(50 + n, ip(1));
         }
         assert_eq!(table.check(53, ip(1)), Verdict::Block(Reason::Probe));
+        assert_eq!(table.check(53 + 3599, ip(1)), Verdict::Trial);
         assert_eq!(table.check(53 + 3599, ip(1)), Verdict::Blocked);
         assert_eq!(table.check(53 + 3600, ip(1)), Verdict::Allow);
     }
@@ -465,11 +527,7 @@ mod tests {
         table.record_connection(7, ip(1));
         assert!(table.record_connection(8, ip(5000)), "evicts");
         assert_eq!(table.len(), TABLE);
-        assert_eq!(
-            table.check(8, ip(0)),
-            Verdict::Blocked,
-            "the block survives"
-        );
+        assert!(table.is_blocked(8, ip(0)), "the block survives");
         assert!(table.find(key(ip(1))).is_some(), "seen lately");
         assert!(
             table.find(key(ip(2))).is_none(),
@@ -479,6 +537,103 @@ mod tests {
         assert!(table.record_connection(5 + 300, ip(6000)));
         assert!(table.find(key(ip(0))).is_none());
         assert_eq!(table.slots.len(), TABLE);
+    }
+
+    #[test]
+    fn when_all_are_blocked_the_block_that_ends_first_gives_way() {
+        let mut table = limiter();
+        let count = u32::try_from(TABLE).expect("small");
+        for n in 0..count {
+            // The first half for failures, which block for longer.
+            for _ in 0..10 {
+                if n < count / 2 {
+                    table.record_failure(5 + n, ip(n));
+                } else {
+                    table.record_connection(5 + n, ip(n));
+                }
+            }
+            assert!(matches!(table.check(5 + n, ip(n)), Verdict::Block(_)));
+        }
+        assert_eq!(table.len(), TABLE);
+        // Block number 500 is the first of the shorter ones.
+        let now = 5 + count / 2 + 1;
+        assert!(table.record_connection(now, ip(5000)), "evicts");
+        assert_eq!(table.len(), TABLE);
+        assert!(!table.is_blocked(now, ip(count / 2)));
+        assert!(table.is_blocked(now, ip(count / 2 + 1)) && table.is_blocked(now, ip(0)));
+        assert_eq!(table.check(now, ip(5000)), Verdict::Allow);
+        // The newcomer is not blocked, so it is the next to go.
+        assert!(table.record_connection(now, ip(5001)));
+        assert!(table.find(key(ip(5000))).is_none());
+    }
+
+    #[test]
+    fn trials_are_few_in_all() {
+        let mut table = limiter();
+        for n in 0..100 {
+            for _ in 0..3 {
+                table.record_failure(5, ip(n));
+            }
+            assert!(matches!(table.check(5, ip(n)), Verdict::Block(_)));
+        }
+        let tried = |table: &mut RateLimiter, now| {
+            (0..100)
+                .filter(|n| table.check(now, ip(*n)) == Verdict::Trial)
+                .count()
+        };
+        assert_eq!(tried(&mut table, 6), TRIALS_PER_SECOND as usize);
+        assert_eq!(tried(&mut table, 6), 0);
+        assert_eq!(tried(&mut table, 7), TRIALS_PER_SECOND as usize);
+    }
+
+    #[test]
+    fn what_is_forgiven_was_never_counted() {
+        let mut table = limiter();
+        for n in 0..1000 {
+            assert_eq!(connect(&mut table, 5 + n / 100, ip(1)), Verdict::Allow);
+            table.forgive(ip(1));
+        }
+        // In between, also when the ring has gone round.
+        for n in 0..9 {
+            assert_eq!(connect(&mut table, 100 + n, ip(2)), Verdict::Allow);
+        }
+        for n in 0..30 {
+            assert_eq!(connect(&mut table, 100 + n, ip(2)), Verdict::Allow);
+            table.forgive(ip(2));
+        }
+        for n in 0..40 {
+            assert_eq!(connect(&mut table, 200 + n * 7, ip(2)), Verdict::Allow);
+            if n % 3 == 0 {
+                assert_eq!(connect(&mut table, 200 + n * 7, ip(2)), Verdict::Allow);
+                table.forgive(ip(2));
+            }
+        }
+        table.forgive(ip(3));
+        let mut ring = Ring::default();
+        for now in 0..7 {
+            ring.push(now, 3);
+        }
+        ring.pop(3);
+        ring.push(9, 3);
+        assert!(
+            ring.full_within(
+                9,
+                Rule {
+                    limit: 3,
+                    window: 6,
+                    block: 1
+                }
+            ),
+            "4, 5, 9"
+        );
+        assert!(!ring.full_within(
+            9,
+            Rule {
+                limit: 3,
+                window: 5,
+                block: 1
+            }
+        ));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use super::Server;
 use crate::handlers::{self, Call, Peer, Reply};
-use crate::rate_limit::Verdict;
+use crate::rate_limit::{Reason, Verdict};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::wire::messages;
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::verify::Role;
 use ctrl_exec_reactor::http::{self, HttpError, Request};
@@ -16,6 +17,13 @@ use std::sync::Arc;
 /// Largest request body of a caller that is not trusted.
 const UNTRUSTED_BODY: usize = 16 * 1024;
 
+/// Connections without work at a time, beside as many as scripts may run.
+pub(super) const CONTROL: usize = 16;
+/// The words for a caller whose address is blocked and that is not trusted.
+const RATE_LIMITED: &str = "too many connections from this address; try again later";
+/// The alert of a peer that finds our certificate expired.
+const FINDS_US_EXPIRED: &str = "received fatal alert: CertificateExpired";
+
 /// What the server knows of one connection.
 pub(super) struct Conn {
     pub(super) ip: IpAddr,
@@ -26,6 +34,8 @@ pub(super) struct Conn {
     trusted: bool,
     /// It has been answered and is kept for more.
     kept: bool,
+    /// How the rate limiter took it.
+    rated: Rated,
     /// Seconds of the monotonic clock at which it last asked.
     since: u32,
 }
@@ -44,6 +54,17 @@ pub(super) enum Stage {
     Over,
 }
 
+/// How the rate limiter took a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rated {
+    /// Not at all: its address is a trusted dispatcher's, or it has not had its turn.
+    Free,
+    /// It was counted.
+    Counted,
+    /// Its address is blocked; it may show that it is a trusted dispatcher's.
+    OnTrial,
+}
+
 impl Conn {
     pub(super) fn peer(&self) -> Peer {
         Peer {
@@ -54,20 +75,24 @@ impl Conn {
 }
 
 impl Server {
-    /// A connection was accepted: address, rate and load are looked at before TLS costs anything.
+    /// A connection was accepted: address and rate are looked at before TLS costs anything.
     pub(super) fn incoming(&mut self, conn: ConnId, peer: IpAddr) {
         let ip = peer.to_canonical();
         debug!("connection from {ip}");
-        if !self.may_connect(ip) || self.stopping {
-            self.reactor.close(conn);
-            return;
-        }
-        if !self.has_place() {
-            self.log_overload(ip);
-            self.reactor.close(conn);
-            return;
-        }
         let now = self.now();
+        if self.stopping || !self.is_allowed(ip) {
+            self.reactor.close(conn);
+            return;
+        }
+        let known = self.admission.knows(now, ip);
+        let mut rated = Rated::Free;
+        if !known && self.rate.is_blocked(now, ip) {
+            if self.rate.check(now, ip) != Verdict::Trial {
+                self.reactor.close(conn);
+                return;
+            }
+            rated = Rated::OnTrial;
+        }
         let admitted = self.admission.admit(now, conn, ip);
         if let Some(evicted) = admitted.evict {
             if let Some(entry) = self.conns.get_mut(evicted) {
@@ -81,6 +106,7 @@ impl Server {
             stage: Stage::Waiting,
             trusted: false,
             kept: false,
+            rated,
             since: now,
         };
         if !self.conns.insert(conn, entry) {
@@ -91,14 +117,50 @@ impl Server {
         }
     }
 
-    /// Starts the handshake of an accepted connection.
+    /// Starts the handshake of an accepted connection, if its address may. Only here it is counted:
+    /// of many that a dispatcher opens at once, the first prove it before the others have their
+    /// turn.
     fn shake_hands(&mut self, conn: ConnId) {
-        if let Some(entry) = self.conns.get_mut(conn) {
+        let now = self.now();
+        let Some(entry) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let (ip, rated) = (entry.ip, entry.rated);
+        let rated = if rated == Rated::OnTrial || self.admission.knows(now, ip) {
+            Some(rated)
+        } else {
+            self.rate_connection(now, ip)
+        };
+        let stopping = self.stopping;
+        if let (Some(entry), Some(rated)) = (self.conns.get_mut(conn), rated) {
             entry.stage = Stage::Unproven;
+            entry.rated = rated;
+            let tls = Arc::clone(&self.state.loaded.tls);
+            if !stopping && self.reactor.serve(conn, &tls, &Arc::clone(&self.limits)) {
+                return;
+            }
+        } else if let Some(entry) = self.conns.get_mut(conn) {
+            entry.stage = Stage::Over;
         }
-        let tls = Arc::clone(&self.state.loaded.tls);
-        if self.stopping || !self.reactor.serve(conn, &tls, &Arc::clone(&self.limits)) {
-            self.reactor.close(conn);
+        self.reactor.close(conn);
+    }
+
+    /// Counts a connection. `None`: it is to be closed.
+    fn rate_connection(&mut self, now: u32, ip: IpAddr) -> Option<Rated> {
+        let mut verdict = self.rate.check(now, ip);
+        if let Verdict::Block(reason) = verdict {
+            self.log_block(ip, reason);
+            verdict = self.rate.check(now, ip);
+        }
+        match verdict {
+            Verdict::Allow => {
+                if self.rate.record_connection(now, ip) {
+                    self.log_evict();
+                }
+                Some(Rated::Counted)
+            }
+            Verdict::Trial => Some(Rated::OnTrial),
+            Verdict::Block(_) | Verdict::Blocked => None,
         }
     }
 
@@ -128,22 +190,14 @@ impl Server {
         } else {
             cert::facts(der).map_err(|error| error.to_string())
         };
-        let full = !self.has_place();
         let Some(entry) = self.conns.get_mut(conn) else {
             return;
         };
         let ip = entry.ip;
         match facts {
-            Ok(facts) if !full => {
+            Ok(facts) => {
                 entry.serial = facts.serial_hex;
-                entry.stage = Stage::Idle;
                 entry.since = now;
-            }
-            Ok(_) => {
-                entry.stage = Stage::Over;
-                self.log_overload(ip);
-                self.reactor.close(conn);
-                return;
             }
             Err(reason) => {
                 entry.stage = Stage::Over;
@@ -152,16 +206,40 @@ impl Server {
                 return;
             }
         }
-        let peer = entry.peer();
+        let (peer, rated) = (entry.peer(), entry.rated);
         if self.state.loaded.revoked.contains(&peer.serial) {
             let reply = handlers::revoked(&mut self.state, &peer);
             self.last_answer(conn, &reply);
-        } else if self.state.loaded.trusted.owner(&peer.serial).is_some() {
+            return;
+        }
+        let trusted = self.state.loaded.trusted.owner(&peer.serial).is_some();
+        if trusted {
             self.admission.trusted_seen(now, ip);
-            if let Some(entry) = self.conns.get_mut(conn) {
-                entry.trusted = true;
+            if rated == Rated::Counted {
+                self.rate.forgive(ip);
             }
-        } else {
+        } else if rated == Rated::OnTrial {
+            let reply = Reply {
+                status: 429,
+                body: messages::error_body(RATE_LIMITED),
+            };
+            self.last_answer(conn, &reply);
+            return;
+        }
+        if !self.make_place(trusted) {
+            self.log_overload(ip);
+            let reply = Reply {
+                status: 503,
+                body: messages::error_body("busy: too many connections"),
+            };
+            self.last_answer(conn, &reply);
+            return;
+        }
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.stage = Stage::Idle;
+            entry.trusted = trusted;
+        }
+        if !trusted {
             // Another agent of our CA, or a dispatcher not trusted here: it gets its refusal, but
             // none of the memory for large requests.
             self.reactor.limit_body(conn, UNTRUSTED_BODY);
@@ -241,47 +319,28 @@ impl Server {
         }
     }
 
-    fn may_connect(&mut self, ip: IpAddr) -> bool {
-        let now = self.now();
-        if self
-            .state
-            .loaded
-            .conf
-            .allowed_ips
-            .as_ref()
-            .is_some_and(|list| !list.contains(ip))
-        {
-            self.log
-                .log(Level::Warning, &Line::new("ip-block").field("PEER", ip));
-            return false;
+    fn is_allowed(&self, ip: IpAddr) -> bool {
+        let list = self.state.loaded.conf.allowed_ips.as_ref();
+        let allowed = list.is_none_or(|list| list.contains(ip));
+        if !allowed {
+            let line = Line::new("ip-block").field("PEER", ip);
+            self.log.log(Level::Warning, &line);
         }
-        match self.rate.check(now, ip) {
-            Verdict::Allow => {}
-            Verdict::Blocked => return false,
-            Verdict::Block(reason) => {
-                let line = Line::new("rate-block")
-                    .field("PEER", ip)
-                    .field("REASON", reason.word());
-                self.log.log(Level::Warning, &line);
-                return false;
-            }
-        }
-        if self.rate.record_connection(now, ip) {
-            self.log_evict();
-        }
-        true
+        allowed
     }
 
-    /// Whether one more proven connection may be served. If not, one that is not trusted or that
-    /// is only kept for later gives way; a dispatcher that is about to ask does not.
-    fn has_place(&mut self) -> bool {
-        let most = self.state.loaded.conf.max_children as usize;
-        if self.live_conns() < most {
+    /// Makes a place for one more proven connection. Those at work are bounded by what they wait
+    /// for; of the others there are so many, and the oldest gives way: first one that is not
+    /// trusted, then one that is only kept for later. A trusted dispatcher's always finds a place.
+    fn make_place(&mut self, trusted: bool) -> bool {
+        let most = self.state.loaded.conf.max_children as usize + CONTROL;
+        let idle = |conn: &&Conn| conn.stage == Stage::Idle;
+        if self.conns.values().filter(idle).count() < most {
             return true;
         }
-        let may_go = |conn: &Conn| conn.stage == Stage::Idle && (conn.kept || !conn.trusted);
+        let may_go = |conn: &Conn| conn.stage == Stage::Idle && (trusted || !conn.trusted);
         let candidates = self.conns.iter().filter(|(_, conn)| may_go(conn));
-        let oldest = candidates.min_by_key(|(_, conn)| (conn.trusted, conn.since));
+        let oldest = candidates.min_by_key(|(_, conn)| (conn.trusted, !conn.kept, conn.since));
         let Some(oldest) = oldest.map(|(id, _)| id) else {
             return false;
         };
@@ -312,21 +371,33 @@ impl Server {
         self.log.log(Level::Warning, &line);
     }
 
-    /// A handshake failed: logged, counted, and a block that starts with it is logged too.
+    fn log_block(&self, ip: IpAddr, reason: Reason) {
+        let line = Line::new("rate-block")
+            .field("PEER", ip)
+            .field("REASON", reason.word());
+        self.log.log(Level::Warning, &line);
+    }
+
+    /// A handshake failed: logged, counted, and a block that starts with it is logged too. Nothing
+    /// is counted of a trusted dispatcher's address, nor that a peer finds our certificate expired:
+    /// the agent's own, or the peer's clock, is at fault then.
     fn tls_failure(&mut self, ip: IpAddr, reason: &str) {
         let now = self.now();
         let line = Line::new("tls-failure")
             .field("PEER", ip)
             .field("REASON", reason);
         self.log.log(Level::Warning, &line);
+        if self.admission.knows(now, ip) || reason.contains(FINDS_US_EXPIRED) {
+            return;
+        }
+        if self.rate.is_blocked(now, ip) {
+            return;
+        }
         if self.rate.record_failure(now, ip) {
             self.log_evict();
         }
         if let Verdict::Block(reason) = self.rate.check(now, ip) {
-            let line = Line::new("rate-block")
-                .field("PEER", ip)
-                .field("REASON", reason.word());
-            self.log.log(Level::Warning, &line);
+            self.log_block(ip, reason);
         }
     }
 }

@@ -290,10 +290,10 @@ fn listen(reactor: &mut Reactor, bind: Option<IpAddr>, port: u16) -> io::Result<
         .or_else(|_| reactor.listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), BACKLOG))
 }
 
-/// Connections at a time: served ones, their connections to the executor, unproven ones, and those
-/// that are being closed.
+/// Connections at a time: those whose script runs or whose hook decides, idle ones, those to the
+/// executor, unproven ones, and those that are being closed.
 fn max_conns(loaded: &Loaded) -> usize {
-    2 * loaded.conf.max_children as usize + admission::MOST + 16
+    4 * loaded.conf.max_children as usize + conns::CONTROL + admission::MOST + 16
 }
 
 fn limiter(loaded: &Loaded) -> RateLimiter {
