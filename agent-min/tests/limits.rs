@@ -57,16 +57,42 @@ fn a_list_with_only_bad_entries_lets_nobody_in() {
     host.wait_log("ACTION=ip-block PEER=127.0.0.1");
 }
 
+/// Something that has a certificate of our CA and is not trusted.
+fn stranger(ca: &Ca, host: &Host) -> Caller {
+    Caller::new(host.port, Some(&ca.leaf("agent", &[0xaa, 9]))).from(STRANGER)
+}
+
+fn probe(host: &Host, source: Ipv4Addr) {
+    let before = failures(host, source);
+    let mut socket = tcp(host.port, Some(IpAddr::V4(source))).unwrap();
+    socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    wait_for("the failure", || failures(host, source) == before + 1);
+}
+
+fn failures(host: &Host, source: Ipv4Addr) -> usize {
+    let line = format!("ACTION=tls-failure PEER={source} ");
+    host.log().matches(&line).count()
+}
+
 #[test]
-fn the_eleventh_connection_in_a_minute_is_closed_and_others_go_on() {
-    let mut host = Host::new(&Ca::new());
+fn the_eleventh_connection_in_a_minute_is_told_and_then_closed_and_others_go_on() {
+    let ca = Ca::new();
+    let mut host = Host::new(&ca);
     host.configure("rate_limit_volume = 10/60/300");
     host.start();
+    let caller = stranger(&ca, &host);
     for _ in 0..10 {
-        assert_eq!(ping(&host.caller().from(STRANGER)), Some(200));
+        assert_eq!(ping(&caller), Some(403));
     }
+    // One may show who it is, and is told; the others are not worth a handshake.
+    let (status, body) = caller.post("/ping", "{}");
+    assert_eq!(status, 429);
+    assert!(
+        text(&body, "error").contains("too many connections"),
+        "{body}"
+    );
     for _ in 0..3 {
-        assert_eq!(ping(&host.caller().from(STRANGER)), None);
+        assert_eq!(ping(&caller), None);
     }
     assert_eq!(
         host.log()
@@ -77,74 +103,136 @@ fn the_eleventh_connection_in_a_minute_is_closed_and_others_go_on() {
     assert_eq!(ping(&host.caller()), Some(200));
     // A reload forgets.
     host.reload();
-    assert_eq!(ping(&host.caller().from(STRANGER)), Some(200));
+    assert_eq!(ping(&caller), Some(403));
 }
 
 #[test]
 fn three_failed_handshakes_block_the_address() {
-    let mut host = Host::new(&Ca::new());
+    let ca = Ca::new();
+    let mut host = Host::new(&ca);
     host.configure("rate_limit_probe = 3/600/3600");
     host.start();
-    for round in 1..=3 {
-        let mut socket = tcp(host.port, Some(IpAddr::V4(STRANGER))).unwrap();
-        socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        wait_for("the failure", || {
-            host.log()
-                .matches("ACTION=tls-failure PEER=127.0.0.2")
-                .count()
-                == round
-        });
+    for _ in 0..3 {
+        probe(&host, STRANGER);
     }
     host.wait_log("ACTION=rate-block PEER=127.0.0.2 REASON=probe");
-    assert_eq!(ping(&host.caller().from(STRANGER)), None);
+    assert_eq!(ping(&stranger(&ca, &host)), Some(429));
+    assert_eq!(ping(&stranger(&ca, &host)), None);
     assert_eq!(ping(&host.caller()), Some(200));
 }
 
+/// The defaults of a configuration that says nothing.
+const RATES: &str = "rate_limit_volume = 10/60/300\nrate_limit_probe = 3/600/3600";
+
 #[test]
-fn at_max_children_new_connections_are_closed_at_once() {
+fn a_burst_of_honest_calls_locks_nobody_out() {
     let mut host = Host::new(&Ca::new());
-    host.configure("max_children = 2");
-    host.script(
-        "wait",
-        "#!/bin/sh\ntouch ${0%/*}/s$1\nwhile [ -e $0 ] && [ ! -e ${0%/*}/go ]; do sleep 0.02; done\n",
-    );
+    host.configure(RATES);
     host.start();
-    let busy: Vec<_> = ["1", "2"]
-        .into_iter()
-        .map(|n| {
+    // The agent has just started and knows nobody: all at once, then one after the other.
+    let calls: Vec<_> = (0..30)
+        .map(|_| {
             let caller = host.caller();
-            std::thread::spawn(move || {
-                caller.post("/run", &format!(r#"{{"script":"wait","args":["{n}"]}}"#))
-            })
+            std::thread::spawn(move || ping(&caller))
         })
         .collect();
-    wait_for("both scripts", || {
-        host.path("opt/s1").exists() && host.path("opt/s2").exists()
-    });
-    let start = Instant::now();
-    assert!(closed_without_a_word(tcp(host.port, None).unwrap()));
-    assert!(start.elapsed() < Duration::from_secs(5));
-    host.wait_log("ACTION=overload LIVE=2 PEER=127.0.0.1");
-    host.write("opt/go", "");
-    for run in busy {
-        assert_eq!(run.join().unwrap().0, 200);
+    for call in calls {
+        assert_eq!(call.join().unwrap(), Some(200));
     }
-    assert_eq!(ping(&host.caller()), Some(200));
+    for _ in 0..40 {
+        assert_eq!(ping(&host.caller()), Some(200));
+    }
+    assert!(!host.log().contains("rate-block"));
 }
 
 #[test]
-fn an_idle_kept_connection_gives_way_to_a_new_one() {
+fn a_port_check_on_the_dispatchers_host_does_not_lock_it_out() {
+    // Known from before, and just after a start of the agent.
+    for known in [true, false] {
+        let mut host = Host::new(&Ca::new());
+        host.configure(RATES);
+        host.start();
+        let here = Ipv4Addr::LOCALHOST;
+        if known {
+            assert_eq!(ping(&host.caller()), Some(200));
+        }
+        for round in 1..=6 {
+            drop(tcp(host.port, Some(IpAddr::V4(here))).unwrap());
+            let expected = if known { round } else { round.min(3) };
+            wait_for("the failure", || failures(&host, here) >= expected);
+        }
+        assert_eq!(host.log().contains("rate-block"), !known);
+        if !known {
+            // The checker may have used the trial that is due now.
+            std::thread::sleep(Duration::from_millis(5_100));
+        }
+        assert_eq!(ping(&host.caller()), Some(200), "known: {known}");
+        for _ in 0..20 {
+            assert_eq!(ping(&host.caller()), Some(200), "known: {known}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_finds_the_agents_certificate_expired_is_no_prober() {
+    let ca = Ca::new();
+    let agent = ca.leaf_valid("agent.example", &[0xaa, 2], 2020, 2021);
+    let dispatcher = ca.leaf("ctrl-exec-dispatcher", &[0xab, 1]);
+    let mut host = Host::with(&ca.pem, agent, dispatcher, "ab01 disp\n");
+    host.configure(RATES);
+    host.start();
+    // A dispatcher looks at dates, and says so in an alert before it shows a certificate.
+    let alert = [21, 3, 3, 0, 2, 2, 45];
+    let hello = client_hello(&host);
+    for round in 1..=6 {
+        let mut socket = tcp(host.port, None).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(&hello).unwrap();
+        assert!(socket.read(&mut [0; 8192]).unwrap() > 0);
+        socket.write_all(&alert).unwrap();
+        wait_for("the failure", || {
+            failures(&host, Ipv4Addr::LOCALHOST) == round
+        });
+    }
+    assert!(!host.log().contains("rate-block"), "{}", host.log());
+    assert_eq!(ping(&host.caller()), Some(200), "renewal is possible");
+}
+
+/// The first flight of a TLS 1.2 client.
+fn client_hello(host: &Host) -> Vec<u8> {
+    let config = client_config(Some(&host.dispatcher), &[&rustls::version::TLS12]);
+    let name = rustls::pki_types::ServerName::try_from("agent.invalid").unwrap();
+    let mut conn = rustls::ClientConnection::new(config, name).unwrap();
+    let mut hello = Vec::new();
+    while conn.wants_write() {
+        conn.write_tls(&mut hello).unwrap();
+    }
+    hello
+}
+
+#[test]
+fn the_oldest_idle_connection_gives_way_to_a_new_one() {
     let mut host = Host::new(&Ca::new());
     host.configure("max_children = 1");
     host.start();
-    let mut kept = host.caller().connect().unwrap();
-    kept.write_all(b"POST /ping HTTP/1.1\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}")
-        .unwrap();
     let mut buffer = [0; 4096];
-    assert!(kept.read(&mut buffer).unwrap() > 0);
+    let mut kept: Vec<_> = (0..17)
+        .map(|_| {
+            let mut stream = host.caller().connect().unwrap();
+            let ask =
+                b"POST /ping HTTP/1.1\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}";
+            stream.write_all(ask).unwrap();
+            assert!(stream.read(&mut buffer).unwrap() > 0);
+            stream
+        })
+        .collect();
     assert_eq!(ping(&host.caller()), Some(200));
-    let end = kept.read(&mut buffer);
-    assert!(is_end(&end), "closed: {end:?}");
+    let gone = kept.iter_mut().filter(|stream| {
+        let wait = Some(Duration::from_millis(100));
+        stream.sock.set_read_timeout(wait).unwrap();
+        !matches!(stream.read(&mut [0; 64]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    });
+    assert_eq!(gone.count(), 1);
 }
 
 #[test]

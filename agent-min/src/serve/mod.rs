@@ -36,7 +36,7 @@ pub const EXIT_CONFIG: u8 = 78;
 const EXIT_FATAL: u8 = 3;
 const DRAIN_TOKEN: u64 = 1;
 /// The most connections that any configuration may ask for.
-const CONNS: usize = 2 * in_flight::MOST + admission::MOST + 16;
+const CONNS: usize = 3 * in_flight::MOST + conns::CONTROL + admission::MOST + 16;
 
 /// Runs the server until it is told to stop. The result is the exit code.
 pub fn serve(paths: Paths) -> u8 {
@@ -293,7 +293,8 @@ fn listen(reactor: &mut Reactor, bind: Option<IpAddr>, port: u16) -> io::Result<
 /// Connections at a time: those whose script runs or whose hook decides, idle ones, those to the
 /// executor, unproven ones, and those that are being closed.
 fn max_conns(loaded: &Loaded) -> usize {
-    4 * loaded.conf.max_children as usize + conns::CONTROL + admission::MOST + 16
+    let runs = (loaded.conf.max_children as usize).min(in_flight::MOST);
+    4 * runs + conns::CONTROL + admission::MOST + 16
 }
 
 fn limiter(loaded: &Loaded) -> RateLimiter {
