@@ -302,3 +302,56 @@ fn every_line_of_the_log_is_documented_and_the_reverse() {
         }
     }
 }
+
+/// The tests that a table names: a file in the first backquotes, functions in the others.
+fn named_tests(row: &str) -> Vec<(String, String)> {
+    let words = quoted(row);
+    let mut file = String::new();
+    let mut found = Vec::new();
+    for word in words {
+        if word.contains('/') {
+            file = word;
+        } else {
+            found.push((file.clone(), word));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_the_audit_page_names_exists() {
+    let page = read(&repo().join("docs/SECURITY-AUDIT.md"));
+    let mut count = 0;
+    for (number, line) in prose(&page) {
+        let row = cells(line);
+        if row.len() != 4 || !row[0].bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        for (file, test) in named_tests(&row[3]) {
+            count += 1;
+            let text = read(&repo().join(&file));
+            let there =
+                text.contains(&format!("fn {test}(")) || text.contains(&format!("def {test}("));
+            assert!(there, "line {number}: {file} has no test {test}");
+        }
+    }
+    assert!(count > 5, "{count}");
+}
+
+#[test]
+fn every_source_file_that_a_document_names_exists() {
+    let mut faults = Vec::new();
+    for path in crate::documents() {
+        let text = read(&path);
+        for (number, line) in prose(&text) {
+            for word in quoted(line) {
+                let file = word.split(':').next().unwrap_or_default();
+                let ours = file.contains('/') && !file.contains([' ', '<', '*', '…', '{']);
+                if ours && file.ends_with(".rs") && !repo().join(file).is_file() {
+                    faults.push(format!("{}:{number}: {file}", crate::shown(&path)));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
