@@ -86,8 +86,9 @@ pub struct RateLimiter {
     volume: Rule,
     probe: Rule,
     index: Index,
-    slots: Vec<Slot>,
-    free: Vec<u16>,
+    /// One block that is never grown; only slots that were used become resident.
+    slots: Box<heapless::Vec<Slot, TABLE>>,
+    free: heapless::Vec<u16, TABLE>,
     lists: [List; 3],
     /// Second of the latest trial, and trials in it.
     trials: (u32, u32),
@@ -161,8 +162,8 @@ impl RateLimiter {
             volume,
             probe,
             index: Index::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Box::new(heapless::Vec::new()),
+            free: heapless::Vec::new(),
             lists: [List {
                 head: NONE,
                 tail: NONE,
@@ -275,7 +276,10 @@ impl RateLimiter {
                 at
             }
             None => {
-                self.slots.push(slot);
+                if self.slots.push(slot).is_err() {
+                    // Cannot be: a full table has just made room. Then nothing is remembered.
+                    return evicted;
+                }
                 // TABLE is far below u16::MAX, and a slot is only added below TABLE entries.
                 u16::try_from(self.slots.len() - 1).unwrap_or(NONE - 1)
             }
@@ -323,7 +327,8 @@ impl RateLimiter {
         slot.connections = Ring::default();
         slot.failures = Ring::default();
         let (key, next) = (slot.key, slot.chain);
-        self.free.push(at);
+        // Each slot is free at most once.
+        let _ = self.free.push(at);
         let bucket = self.index.bucket(key);
         let mut before = self.index.heads[bucket];
         if before == at {
