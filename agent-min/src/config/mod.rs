@@ -47,6 +47,8 @@ pub struct Loaded {
     pub chain: Arc<ChainVerifier>,
     /// This device's best knowledge of the time.
     pub clock: DeviceClock,
+    /// Where a renewed certificate waits.
+    pub staged: PathBuf,
     files: Files,
     cn: Option<String>,
     /// End of the certificate that is served, Unix seconds and in OpenSSL's form.
@@ -219,6 +221,7 @@ impl Loaded {
             .map_err(|e| named(&files.cert, &e))?;
         let schemas = load_schemas(&scripts, notes);
         Ok(Loaded {
+            staged: paths.staged(&conf),
             port,
             schemas,
             trusted,

@@ -21,7 +21,7 @@ pub(super) fn request(state: &mut State, peer: &Peer) -> Step {
         action: "discovery",
         source_ip: peer.ip.to_string(),
         dispatcher,
-        dispatcher_serial: peer.serial.clone(),
+        dispatcher_serial: peer.serial.as_ref().to_owned(),
         timestamp: Utc::now().iso(),
         ..HookRequest::default()
     };

@@ -18,6 +18,7 @@ use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::wire::messages::{self, RotateRequest};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 /// What the handlers may look at and change.
 pub struct State {
@@ -37,7 +38,7 @@ pub struct Peer {
     /// Its address.
     pub ip: IpAddr,
     /// Loaded serial of its certificate: lower-case hex, two digits per byte.
-    pub serial: String,
+    pub serial: Rc<str>,
 }
 
 /// One request.
@@ -180,8 +181,14 @@ impl State {
 
     /// The dispatcher id of the caller, or the answer of §2 to one that is not trusted.
     fn trusted(&mut self, peer: &Peer, reqid: &str) -> Result<String, Step> {
-        if let Some(id) = self.dispatcher(peer) {
-            return Ok(id);
+        self.admit(peer, reqid)?;
+        Ok(self.dispatcher(peer).unwrap_or_default())
+    }
+
+    /// As [`State::trusted`], where the id is not kept.
+    fn admit(&mut self, peer: &Peer, reqid: &str) -> Result<(), Step> {
+        if self.loaded.trusted.owner(&peer.serial).is_some() {
+            return Ok(());
         }
         if self.loaded.trusted.has_twin(&peer.serial) {
             self.warn(

@@ -6,22 +6,21 @@ use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::wire::messages::{PingReply, reqid_of};
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
-    let dispatcher = match state.trusted(peer, "(none)") {
-        Ok(id) => id,
-        Err(step) => return step,
-    };
+    if let Err(step) = state.admit(peer, "(none)") {
+        return step;
+    }
     let reqid = reqid_of(body);
-    state.info(
-        Line::new("ping")
-            .field("PEER", peer.ip)
-            .field("DISPATCHER", dispatcher)
-            .field("REQID", &reqid),
-    );
+    let dispatcher = state.loaded.trusted.owner(&peer.serial);
+    let line = Line::new("ping")
+        .field("PEER", peer.ip)
+        .field("DISPATCHER", dispatcher.unwrap_or_default())
+        .field("REQID", &reqid);
+    state.info(line);
     let reply = PingReply {
         host: state.host.clone(),
         version: VERSION.to_owned(),
         expiry: state.loaded.expiry().to_owned(),
-        staged: state.paths.staged(&state.loaded.conf).is_file(),
+        staged: state.loaded.staged.is_file(),
         reqid,
     };
     ok(reply.render())

@@ -48,7 +48,7 @@ pub(super) fn complete(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let line = Line::new("renew-complete")
         .field("PEER", peer.ip)
         .field("REQID", &reqid);
-    let target = state.paths.staged(&state.loaded.conf);
+    let target = state.loaded.staged.clone();
     let result = staging::validate(&state.loaded.files(), &cert, &state.loaded.clock)
         .and_then(|()| staging::stage(&target, &cert));
     match result {

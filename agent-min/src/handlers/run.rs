@@ -56,7 +56,7 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         token: run.request.token.clone(),
         source_ip: run.peer_ip.clone(),
         dispatcher: run.dispatcher.clone(),
-        dispatcher_serial: peer.serial.clone(),
+        dispatcher_serial: peer.serial.as_ref().to_owned(),
         timestamp: Utc::now().iso(),
         ..HookRequest::default()
     };

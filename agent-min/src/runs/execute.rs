@@ -10,6 +10,8 @@ use ctrl_exec_reactor::{
 };
 use std::ffi::OsString;
 use std::io;
+use std::iter;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `PATH` of scripts (agent.md §4.2).
@@ -33,7 +35,13 @@ pub struct RunLimits {
 }
 
 /// The child process that runs a script in direct mode.
-pub fn script_child(path: &str, args: &[String], stdin: String, limits: RunLimits) -> ChildSpec {
+pub fn script_child(
+    path: &str,
+    args: &[String],
+    env: Environment,
+    stdin: String,
+    limits: RunLimits,
+) -> ChildSpec {
     let tail = limits.max_output / 2;
     let capture = || Output::Capture {
         head: limits.max_output - tail,
@@ -41,7 +49,7 @@ pub fn script_child(path: &str, args: &[String], stdin: String, limits: RunLimit
     };
     ChildSpec {
         args: args.iter().map(OsString::from).collect(),
-        env: script_env(),
+        env,
         stdin: stdin.into_bytes(),
         stdin_timeout: Duration::from_secs(limits.stdin_timeout.into()),
         stdout: capture(),
@@ -200,14 +208,17 @@ fn text(captured: Captured) -> String {
     }
 }
 
-fn script_env() -> Vec<(OsString, OsString)> {
-    let mut env = vec![("PATH".into(), PATH.into())];
-    for name in INHERITED {
-        if let Some(value) = std::env::var_os(name) {
-            env.push((name.into(), value));
-        }
-    }
-    env
+/// Variables and their values.
+pub type Environment = Arc<[(OsString, OsString)]>;
+
+/// What every script has in its environment (agent.md §4.2).
+pub fn script_environment() -> Environment {
+    let inherited = INHERITED
+        .iter()
+        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    iter::once(("PATH".into(), PATH.into()))
+        .chain(inherited)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The runs that are going on: scripts that are children of this process, calls of the executor,
 //! and starts of detached runs; what they may take of memory together, and how each ends.
 
-use super::execute::{self, RunLimits};
+use super::execute::{self, Environment, RunLimits};
 use super::outcome::Outcome;
 use super::run::Run;
 use super::store::Limits;
@@ -15,6 +15,7 @@ use ctrl_exec_reactor::{
     ChildId, ChildResult, ChildSpec, CloseReason, ConnId, Output, Reactor, SpawnError,
 };
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Output kept of one stream at the least; a run that cannot have it is refused.
@@ -31,6 +32,8 @@ pub struct InFlight {
     calls: Table<ConnId, ExecutorCall, MOST>,
     /// Bytes for requests, answers and output together.
     budget: usize,
+    /// What scripts have in their environment.
+    environment: Environment,
 }
 
 /// How a run came to its end.
@@ -91,6 +94,7 @@ impl InFlight {
             children: Table::new(),
             calls: Table::new(),
             budget,
+            environment: execute::script_environment(),
         }
     }
 
@@ -229,7 +233,13 @@ impl InFlight {
         stdin: String,
         limits: RunLimits,
     ) -> Option<Ended> {
-        let spec = execute::script_child(&run.path, &run.request.args, stdin, limits);
+        let spec = execute::script_child(
+            &run.path,
+            &run.request.args,
+            Arc::clone(&self.environment),
+            stdin,
+            limits,
+        );
         match reactor.spawn(spec) {
             Ok(child) => {
                 self.children

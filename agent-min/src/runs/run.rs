@@ -2,6 +2,7 @@
 
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{RunRequest, ScriptContext};
+use std::rc::Rc;
 
 /// A run that passed every check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub struct Run {
     /// Its address.
     pub peer_ip: String,
     /// Live serial of the certificate it came with.
-    pub serial: String,
+    pub serial: Rc<str>,
 }
 
 impl Run {

@@ -107,7 +107,7 @@ impl SupervisedRun {
                 path: text("path")?,
                 dispatcher: text("dispatcher")?,
                 peer_ip: text("peer_ip")?,
-                serial: String::new(),
+                serial: "".into(),
             },
             stdin: text("stdin")?,
             started: text("started")?,
@@ -231,7 +231,13 @@ fn run(job: &SupervisedRun) -> io::Result<Outcome> {
         return through_executor(&mut reactor, job, socket);
     }
     let SupervisedRun { run, limits, .. } = job;
-    let child = execute::script_child(&run.path, &run.request.args, job.stdin.clone(), *limits);
+    let child = execute::script_child(
+        &run.path,
+        &run.request.args,
+        execute::script_environment(),
+        job.stdin.clone(),
+        *limits,
+    );
     if let Err(error) = reactor.spawn(child) {
         return Ok(execute::spawn_failure(&run.path, &error));
     }
@@ -310,7 +316,7 @@ mod tests {
                 path: "/opt/slow".into(),
                 dispatcher: "disp".into(),
                 peer_ip: "::1".into(),
-                serial: String::new(),
+                serial: "".into(),
             },
             stdin: "{\"x\":1}".into(),
             started: "2026-01-01T00:00:00Z".into(),

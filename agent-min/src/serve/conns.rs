@@ -12,6 +12,7 @@ use ctrl_exec_reactor::http::{self, HttpError, Request};
 use ctrl_exec_reactor::{CloseReason, ConnId, Then};
 use log::debug;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Largest request body of a caller that is not trusted.
@@ -28,7 +29,7 @@ const FINDS_US_EXPIRED: &str = "received fatal alert: CertificateExpired";
 pub(super) struct Conn {
     pub(super) ip: IpAddr,
     /// Serial of the certificate; empty until it was proved.
-    pub(super) serial: String,
+    pub(super) serial: Rc<str>,
     pub(super) stage: Stage,
     /// It is a trusted dispatcher's, as of its handshake.
     trusted: bool,
@@ -69,7 +70,7 @@ impl Conn {
     pub(super) fn peer(&self) -> Peer {
         Peer {
             ip: self.ip,
-            serial: self.serial.clone(),
+            serial: Rc::clone(&self.serial),
         }
     }
 }
@@ -102,7 +103,7 @@ impl Server {
         }
         let entry = Conn {
             ip,
-            serial: String::new(),
+            serial: Rc::from(""),
             stage: Stage::Waiting,
             trusted: false,
             kept: false,
@@ -196,7 +197,7 @@ impl Server {
         let ip = entry.ip;
         match facts {
             Ok(facts) => {
-                entry.serial = facts.serial_hex;
+                entry.serial = facts.serial_hex.into();
                 entry.since = now;
             }
             Err(reason) => {

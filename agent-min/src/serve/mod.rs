@@ -162,7 +162,7 @@ impl Server {
                 return Ok(());
             }
             self.event(event);
-            for (level, line) in std::mem::take(&mut self.state.lines) {
+            for (level, line) in self.state.lines.drain(..) {
                 self.log.log(level, &line);
             }
         }

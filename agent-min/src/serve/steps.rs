@@ -108,7 +108,7 @@ impl Server {
             }
         };
         let spec = ChildSpec {
-            env,
+            env: env.into(),
             stdin: hook.stdin_json().into_bytes(),
             stdin_timeout: timeout.unwrap_or(Duration::from_secs(600)),
             stdout: Output::Null,

@@ -147,7 +147,7 @@ fn children_survive_it() {
         let script = "cat; head -c 100000 /dev/zero >&2; exit 3";
         let spec = ChildSpec {
             args: vec!["-c".into(), script.into()],
-            env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            env: [("PATH".into(), "/usr/bin:/bin".into())].into(),
             stdin: vec![b'x'; 30_000],
             ..ChildSpec::new("/bin/sh")
         };

@@ -51,7 +51,7 @@ fn reactor() -> Reactor {
 fn shell(script: &str) -> ChildSpec {
     ChildSpec {
         args: vec!["-c".into(), script.into()],
-        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        env: [("PATH".into(), "/usr/bin:/bin".into())].into(),
         ..ChildSpec::new("/bin/sh")
     }
 }
@@ -101,7 +101,7 @@ fn death_by_signal() {
 #[test]
 fn environment_is_exactly_what_was_given() {
     let spec = ChildSpec {
-        env: vec![("A".into(), "1".into()), ("B".into(), "x y".into())],
+        env: [("A".into(), "1".into()), ("B".into(), "x y".into())].into(),
         ..ChildSpec::new("/usr/bin/env")
     };
     assert_eq!(text(run(spec).stdout), "A=1\nB=x y\n");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A child process to start. It gets exactly the environment named here, a process group of its
@@ -16,8 +17,8 @@ pub struct ChildSpec {
     pub program: PathBuf,
     /// Further arguments.
     pub args: Vec<OsString>,
-    /// The whole environment.
-    pub env: Vec<(OsString, OsString)>,
+    /// The whole environment, which many children may share.
+    pub env: Arc<[(OsString, OsString)]>,
     /// Standard input, then end of file. Empty: end of file at once.
     pub stdin: Vec<u8>,
     /// How long the child may take to read its standard input. Then the pipe is closed and the
@@ -42,7 +43,7 @@ impl ChildSpec {
         ChildSpec {
             program: program.into(),
             args: Vec::new(),
-            env: Vec::new(),
+            env: Arc::default(),
             stdin: Vec::new(),
             stdin_timeout: Duration::from_secs(10),
             stdout: Output::Capture {
