@@ -22,6 +22,7 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         expiry: state.loaded.expiry().to_owned(),
         staged: state.loaded.staged.is_file(),
         reqid,
+        ..PingReply::default()
     };
     ok(reply.render())
 }

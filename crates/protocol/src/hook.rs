@@ -1,7 +1,7 @@
 //! The contract with an auth hook: environment, standard input and exit codes
 //! (agent.md §8, dispatcher.md §14). The programs run the hook; this says what it sees.
 
-use crate::json;
+use crate::json::Fields;
 use std::ffi::OsString;
 
 /// Largest environment variable, `NAME=value` with its final NUL, that `execve` takes
@@ -81,7 +81,7 @@ impl HookRequest {
             ("ENVEXEC_SCRIPT", self.script.clone()),
             ("ENVEXEC_HOSTS", self.hosts.join(",")),
             ("ENVEXEC_ARGS", self.args.join(" ")),
-            ("ENVEXEC_ARGS_JSON", json::string_array(&self.args)),
+            ("ENVEXEC_ARGS_JSON", miniserde::json::to_string(&self.args)),
             ("ENVEXEC_USERNAME", self.username.clone()),
             ("ENVEXEC_TOKEN", self.token.clone()),
             ("ENVEXEC_SOURCE_IP", self.source_ip.clone()),
@@ -105,26 +105,26 @@ impl HookRequest {
 
     /// The object written to the hook's standard input, without a newline.
     pub fn stdin_json(&self) -> String {
-        let submitter = match &self.submitter {
-            None => "null".to_owned(),
-            Some(s) => json::object()
-                .str("username", &s.username)
-                .str("source_ip", &s.source_ip)
-                .finish(),
-        };
-        json::object()
-            .str("action", self.action)
-            .str("script", &self.script)
-            .strings("hosts", &self.hosts)
-            .strings("args", &self.args)
-            .str("username", &self.username)
-            .str("token", &self.token)
-            .str("source_ip", &self.source_ip)
-            .str("dispatcher", &self.dispatcher)
-            .str("dispatcher_serial", &self.dispatcher_serial)
-            .str("reqid", &self.reqid)
-            .raw("submitter", &submitter)
-            .str("timestamp", &self.timestamp)
+        let submitter = self.submitter.as_ref().map(|submitter| {
+            let mut fields = Fields::with_room(2);
+            fields
+                .text("username", &submitter.username)
+                .text("source_ip", &submitter.source_ip);
+            fields
+        });
+        Fields::with_room(12)
+            .text("action", self.action)
+            .text("script", &self.script)
+            .value("hosts", &self.hosts)
+            .value("args", &self.args)
+            .text("username", &self.username)
+            .text("token", &self.token)
+            .text("source_ip", &self.source_ip)
+            .text("dispatcher", &self.dispatcher)
+            .text("dispatcher_serial", &self.dispatcher_serial)
+            .text("reqid", &self.reqid)
+            .value("submitter", &submitter)
+            .text("timestamp", &self.timestamp)
             .finish()
     }
 }
@@ -188,6 +188,7 @@ impl Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json;
 
     #[test]
     fn verdicts() {

@@ -1,17 +1,28 @@
-//! JSON that may come from a peer: read within bounds, and written compactly.
+//! JSON that may come from a peer, on `miniserde`, with what it lacks.
 //!
-//! The reader is our own, small and without floating point: numbers keep their spelling, so that
-//! what is passed on stays as it was, and a router needs no conversion tables. A value takes up to
-//! some sixty times the room of its text (`[[[0]]]`), so reading ends at the first value beyond
-//! [`Bounds`], before anything is made of it.
+//! Messages are derived types ([`read_object`], [`Fields`]). Before anything is made of a text, one
+//! pass counts its values and their depth against [`Bounds`], and puts numbers that no machine
+//! number holds as they are into the form in which the reference prints them. [`Raw`] is a value as
+//! it came, for what is passed on unchanged. [`Scalar`] reads members for which peers take numbers,
+//! texts and truths as they come.
+//!
+//! The tree ([`Value`], [`Object`]) and its reader and writer are what the dispatcher keeps records
+//! in until those are typed too.
 
+mod bounds;
+mod derived;
 mod number;
+mod raw;
 mod reader;
+mod scalar;
 #[cfg(test)]
 mod tests;
 mod value;
 mod writer;
 
+pub use derived::{Fields, read_object, read_object_or_null};
+pub use raw::Raw;
+pub use scalar::{Scalar, Scalars};
 pub use value::{Number, Object, Value};
 pub use writer::{Render, Writer, canonical, object, push_string, raw_array, render, string_array};
 

@@ -1,7 +1,8 @@
 //! Messages of the pairing port (pki-and-pairing.md §7, agent.md §9).
 
-use crate::json::{self, Bounds, JsonError, Object};
+use crate::json::{self, Bounds, Fields, JsonError, Scalar};
 use crate::names;
+use miniserde::Deserialize;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -99,9 +100,9 @@ impl Refusal {
 
     /// The answer's body.
     pub fn render(self) -> String {
-        json::object()
-            .str("status", "error")
-            .str("reason", self.reason())
+        Fields::with_room(2)
+            .text("status", "error")
+            .text("reason", self.reason())
             .finish()
     }
 }
@@ -118,42 +119,74 @@ impl PairRequest {
         if body.len() > MAX_REQUEST {
             return Err(Refusal::TooLarge);
         }
-        let object =
-            json::parse_object(body, &Bounds::REQUEST).map_err(|_| Refusal::InvalidRequest)?;
-        let required = |key: &str| {
-            json::str_of(&object, key)
-                .filter(|text| !text.is_empty() && *text != "0")
-                .map(str::to_owned)
+        let asked: Asked =
+            json::read_object(body, &Bounds::REQUEST).map_err(|_| Refusal::InvalidRequest)?;
+        let required = |member: Scalar| {
+            member
+                .into_string()
+                .filter(|text| !text.is_empty() && text != "0")
         };
-        let (Some(hostname), Some(csr)) = (required("hostname"), required("csr")) else {
+        let (Some(hostname), Some(csr)) = (required(asked.hostname), required(asked.csr)) else {
             return Err(Refusal::InvalidRequest);
         };
         if !names::is_agent_name(&hostname) {
             return Err(Refusal::InvalidHostname);
         }
+        let lookup_by = asked.lookup_by.into_string();
+        let ip = asked.ip.into_string();
         Ok(Self {
             hostname,
             csr,
-            nonce: json::text_of(&object, "nonce"),
-            lookup_by: json::str_of(&object, "lookup_by").and_then(LookupBy::parse),
-            port: json::port_of(&object, "port"),
-            ip: json::str_of(&object, "ip")
-                .filter(|ip| ip.parse::<IpAddr>().is_ok())
-                .map(str::to_owned),
+            nonce: asked.nonce.text(),
+            lookup_by: lookup_by.as_deref().and_then(LookupBy::parse),
+            port: asked.port.port(),
+            ip: ip.filter(|ip| ip.parse::<IpAddr>().is_ok()),
         })
     }
 
     /// The request body.
     pub fn render(&self) -> String {
-        let mut out = json::object();
-        out.str("hostname", &self.hostname)
-            .str("csr", &self.csr)
-            .str("nonce", &self.nonce)
-            .opt_str("lookup_by", self.lookup_by.map(LookupBy::word));
-        if let Some(port) = self.port {
-            out.int("port", i64::from(port));
+        Fields::with_room(6)
+            .text("hostname", &self.hostname)
+            .text("csr", &self.csr)
+            .text("nonce", &self.nonce)
+            .text_if("lookup_by", self.lookup_by.map(LookupBy::word))
+            .count_if("port", self.port.map(u64::from))
+            .text_if("ip", self.ip.as_deref())
+            .finish()
+    }
+}
+
+/// A request as it comes.
+#[derive(Deserialize)]
+struct Asked {
+    hostname: Scalar,
+    csr: Scalar,
+    nonce: Scalar,
+    lookup_by: Scalar,
+    port: Scalar,
+    ip: Scalar,
+}
+
+/// Everything that answers may hold.
+#[derive(Deserialize)]
+struct Told {
+    status: Scalar,
+    reqid: Scalar,
+    reason: Scalar,
+    cert: Scalar,
+    ca: Scalar,
+    nonce: Scalar,
+    dispatcher_serial: Scalar,
+    dispatcher_id: Scalar,
+}
+
+impl Told {
+    fn read(body: &[u8]) -> Result<Self, AnswerError> {
+        if body.is_empty() {
+            return Err(AnswerError::Empty);
         }
-        out.opt_str("ip", self.ip.as_deref()).finish()
+        json::read_object(body, &Bounds::REQUEST).map_err(AnswerError::Json)
     }
 }
 
@@ -175,10 +208,10 @@ pub enum Ack {
 impl Ack {
     /// Reads the body of the first answer.
     pub fn parse(body: &[u8]) -> Result<Self, AnswerError> {
-        let object = answer(body)?;
-        match json::str_of(&object, "status") {
+        let told = Told::read(body)?;
+        match told.status.into_string().as_deref() {
             Some("pending") => {
-                let reqid = json::text_of(&object, "reqid");
+                let reqid = told.reqid.text();
                 // It is shown beside the code that the operator compares.
                 if !names::is_queue_id(&reqid) {
                     return Err(AnswerError::BadId);
@@ -186,7 +219,7 @@ impl Ack {
                 Ok(Self::Pending { reqid })
             }
             Some("error") => Ok(Self::Error {
-                reason: json::text_of(&object, "reason"),
+                reason: told.reason.text(),
             }),
             _ => Err(AnswerError::Unexpected),
         }
@@ -194,9 +227,9 @@ impl Ack {
 
     /// The body of a first answer that queues the request.
     pub fn render_pending(reqid: &str) -> String {
-        json::object()
-            .str("status", "pending")
-            .str("reqid", reqid)
+        Fields::with_room(2)
+            .text("status", "pending")
+            .text("reqid", reqid)
             .finish()
     }
 }
@@ -231,39 +264,37 @@ pub enum Outcome {
 impl Outcome {
     /// Reads the body of the final answer. Any status but `approved` is a refusal.
     pub fn parse(body: &[u8]) -> Result<Self, AnswerError> {
-        let object = answer(body)?;
-        if json::str_of(&object, "status") != Some("approved") {
-            let reason = json::text_of(&object, "reason");
-            let reason = if reason.is_empty() {
-                "denied".to_owned()
-            } else {
-                reason
-            };
+        let told = Told::read(body)?;
+        if told.status.into_string().as_deref() != Some("approved") {
+            let mut reason = told.reason.text();
+            if reason.is_empty() {
+                reason.push_str("denied");
+            }
             return Ok(Self::Denied { reason });
         }
         Ok(Self::Approved(Approval {
-            cert: json::text_of(&object, "cert"),
-            ca: json::text_of(&object, "ca"),
-            nonce: json::text_of(&object, "nonce"),
-            dispatcher_serial: json::text_of(&object, "dispatcher_serial"),
-            dispatcher_id: json::text_of(&object, "dispatcher_id"),
+            cert: told.cert.text(),
+            ca: told.ca.text(),
+            nonce: told.nonce.text(),
+            dispatcher_serial: told.dispatcher_serial.text(),
+            dispatcher_id: told.dispatcher_id.text(),
         }))
     }
 
     /// The body of the final answer.
     pub fn render(&self) -> String {
         match self {
-            Self::Approved(approval) => json::object()
-                .str("status", "approved")
-                .str("cert", &approval.cert)
-                .str("ca", &approval.ca)
-                .str("nonce", &approval.nonce)
-                .str("dispatcher_serial", &approval.dispatcher_serial)
-                .str("dispatcher_id", &approval.dispatcher_id)
+            Self::Approved(approval) => Fields::with_room(6)
+                .text("status", "approved")
+                .text("cert", &approval.cert)
+                .text("ca", &approval.ca)
+                .text("nonce", &approval.nonce)
+                .text("dispatcher_serial", &approval.dispatcher_serial)
+                .text("dispatcher_id", &approval.dispatcher_id)
                 .finish(),
-            Self::Denied { reason } => json::object()
-                .str("status", "denied")
-                .str("reason", reason)
+            Self::Denied { reason } => Fields::with_room(6)
+                .text("status", "denied")
+                .text("reason", reason)
                 .finish(),
         }
     }
@@ -294,13 +325,6 @@ impl fmt::Display for AnswerError {
 }
 
 impl std::error::Error for AnswerError {}
-
-fn answer(body: &[u8]) -> Result<Object, AnswerError> {
-    if body.is_empty() {
-        return Err(AnswerError::Empty);
-    }
-    json::parse_object(body, &Bounds::REQUEST).map_err(AnswerError::Json)
-}
 
 #[cfg(test)]
 mod tests {

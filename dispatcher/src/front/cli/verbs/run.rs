@@ -61,6 +61,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         username: credentials.0,
         token: credentials.1,
         run_async: args.has(&ASYNC),
+        ..RunRequest::default()
     };
     let run = Run {
         ctx,
