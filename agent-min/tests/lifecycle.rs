@@ -169,6 +169,8 @@ fn self_check_shows_the_state_and_fails_only_when_a_file_does_not_load() {
     for part in [
         &format!("Port:        {}\n", host.port),
         "Scripts:     2\n",
+        "Dispatcher:  ",
+        " (serial ",
         "Certificate: expires Jan  1 00:00:00 2100 GMT\n",
         "/opt/ok profile=default [ok]\n",
         "gone = /no/such profile=nowhere [NOT EXECUTABLE]\n",

@@ -35,13 +35,40 @@ class Unknown(Exception):
 def read(path):
     """(variables, {name: Section})"""
     text = path.read_text()
-    variables = dict(re.findall(r"^(PKG_[A-Z_]+):=(.*)$", text, re.M))
+    variables = dict(re.findall(r"^((?:PKG|LUCI)_[A-Z_]+):=(.*)$", text, re.M))
+    if "\ninclude ../../luci.mk\n" in text:
+        return variables, {variables["PKG_NAME"]: _luci(variables, path.parent)}
     defines = dict(re.findall(r"^define ([^\n]+)\n(.*?)^endef$", text, re.M | re.S))
     sections = {}
     for name in re.findall(r"^\$\(eval \$\(call BuildPackage,([a-z-]+)\)\)$", text, re.M):
         sections[name] = _section(name, defines)
         sections[name].origin = "/".join(path.parts[-3:-1])
     return variables, sections
+
+
+# What LuCI's luci.mk runs after installation, in words of our own: its caches are stale, and rpcd has
+# new methods.
+LUCI_POSTINST = """#!/bin/sh
+[ -n "${IPKG_INSTROOT}" ] && exit 0
+rm -rf /tmp/luci-indexcache.* /tmp/luci-modulecache
+/etc/init.d/rpcd reload
+exit 0
+"""
+
+
+def _luci(variables, directory):
+    """The package of a LuCI application: luci.mk installs htdocs below /www, and root as it is."""
+    s = Section(variables["PKG_NAME"], variables["LUCI_TITLE"], arch=variables["LUCI_PKGARCH"], section="luci", category="LuCI")
+    s.submenu, s.url = "3. Applications", variables["LUCI_URL"]
+    s.origin = "/".join(directory.parts[-2:])
+    s.depends = [w.removeprefix("+") for w in variables["LUCI_DEPENDS"].split()]
+    s.description = [variables["LUCI_DESCRIPTION"]]
+    s.scripts["postinst"] = LUCI_POSTINST
+    for top, place in (("htdocs", "www/"), ("root", "")):
+        for file in sorted((directory / top).rglob("*")):
+            if file.is_file():
+                s.installs.append((0o644, str(file.relative_to(directory)), place + str(file.relative_to(directory / top))))
+    return s
 
 
 def _section(name, defines):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 ZERO = b"\0" * 512
 CONTROL_MEMBERS = {"control", "conffiles", "preinst", "postinst", "prerm", "postrm", "postinst-pkg", "prerm-pkg"}
 NEEDED_FIELDS = ("Package", "Version", "Architecture", "Depends", "Installed-Size", "Description")
+BASE = ("libc", "luci-base", "rpcd-mod-ucode")  # what every router, or every one with LuCI, can have
 KNOWN_FIELDS = NEEDED_FIELDS + ("License", "Section", "Require-User", "SourceDateEpoch", "URL", "Maintainer")
 
 
@@ -269,7 +270,7 @@ def _control_problems(raw, file_name, arch, data_size):
     if fields["Installed-Size"] != str(data_size):
         found.append(f"Installed-Size {fields['Installed-Size']}, the data tar has {data_size} bytes")
     for depend in fields["Depends"].split(", "):
-        if depend != "libc" and not re.fullmatch(r"ctrl-exec-[a-z]+", depend):
+        if depend not in BASE and not re.fullmatch(r"ctrl-exec-[a-z]+", depend):
             found.append(f"depends on {depend!r}, which is not ours")
     want = f"{fields['Package']}_{fields['Version']}_{arch}.ipk"
     if file_name != want:

@@ -51,7 +51,7 @@ class Kinds(unittest.TestCase):
 
     def test_no_faults_and_each_package_in_both_kinds(self):
         self.assertEqual(self.faults, [])
-        self.assertGreaterEqual(self.names(), ["ctrl-exec-agent", "ctrl-exec-exec"])
+        self.assertEqual(self.names(), ["ctrl-exec-agent", "ctrl-exec-exec", "luci-app-ctrl-exec-agent"])
         self.assertEqual(len(self.made), 2 * len(self.names()))
 
     def test_the_same_files_in_both(self):
@@ -90,6 +90,14 @@ class Kinds(unittest.TestCase):
         for package in self.names():
             for path in self.new(package).files:
                 self.assertNotRegex(path, r"^opt/")
+
+    def test_the_luci_package(self):
+        found = self.new("luci-app-ctrl-exec-agent")
+        self.assertEqual((found.info["arch"], found.info["depends"]), ("noarch", ["ctrl-exec-agent", "libc", "luci-base", "rpcd-mod-ucode"]))
+        self.assertTrue([n for n in self.made if n.startswith("luci-app-ctrl-exec-agent_") and n.endswith("_all.ipk")])
+        for path in ("www/luci-static/resources/view/ctrl-exec-agent/status.js", "usr/share/rpcd/ucode/ctrl-exec-agent.uc", "usr/share/luci/menu.d/luci-app-ctrl-exec-agent.json"):
+            self.assertIn(path, found.files)
+        self.assertIn("/etc/init.d/rpcd reload", found.scripts["post-install"])
 
     def test_scripts_of_apk(self):
         found = self.new("ctrl-exec-agent").scripts

@@ -24,7 +24,11 @@ class Makefile(unittest.TestCase):
 
     def test_version_is_that_of_the_workspace(self):
         with open(REPO / "Cargo.toml", "rb") as f:
-            self.assertEqual(self.variables["PKG_VERSION"], tomllib.load(f)["workspace"]["package"]["version"])
+            version = tomllib.load(f)["workspace"]["package"]["version"]
+        self.assertEqual(self.variables["PKG_VERSION"], version)
+        luci, _ = feedmake.read(REPO / "openwrt-feed/applications/luci-app-ctrl-exec-agent/Makefile")
+        for name in ("PKG_VERSION", "PKG_MAINTAINER", "PKG_LICENSE"):
+            self.assertEqual(luci[name], self.variables[name])
 
     def test_every_file_is_installed_and_every_installed_file_is_there(self):
         named = {s for section in self.sections.values() for _, s, _ in section.installs if s.startswith("./files/")}

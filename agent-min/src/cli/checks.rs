@@ -7,7 +7,7 @@ use crate::executable::is_executable;
 use crate::identity::files::{self, Files};
 use crate::identity::install::{self, Owner};
 use crate::restrict::{self, Extent};
-use crate::trust::read_bounded;
+use crate::trust::{TrustMap, read_bounded};
 use ctrl_exec_host::stderr;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::http::render_request;
@@ -91,6 +91,16 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
         "Clock:       {}\n",
         loaded.files.clock().describe()
     ));
+    match TrustMap::load_no_follow(&paths.map(&loaded.conf)) {
+        Ok(map) => {
+            for line in map.render().lines().filter(|line| !line.starts_with('#')) {
+                let (serial, id) = line.split_once(' ').unwrap_or((line, "?"));
+                let (serial, id) = (Untrusted::new(serial), Untrusted::new(id));
+                out.push_str(&format!("Dispatcher:  {id} (serial {serial})\n"));
+            }
+        }
+        Err(error) => out.push_str(&format!("Dispatcher:  UNREADABLE: {error}\n")),
+    }
     for warning in &notes.stderr {
         out.push_str(&format!("Warning:     {warning}\n"));
     }
