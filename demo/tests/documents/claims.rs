@@ -355,3 +355,115 @@ fn every_source_file_that_a_document_names_exists() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+/// The rows of the table below the heading `heading` of ARCHITECTURE.md.
+fn architecture(heading: &str) -> Vec<Vec<String>> {
+    let page = read(&repo().join("docs/design/ARCHITECTURE.md"));
+    let mut inside = false;
+    let mut rows = Vec::new();
+    for (_, line) in prose(&page) {
+        if line.starts_with("## ") {
+            inside = line == heading;
+        }
+        if inside && line.starts_with("| ") && !line.starts_with("| crate") {
+            rows.push(cells(line));
+        }
+    }
+    assert!(rows.len() > 5, "{heading}");
+    rows
+}
+
+/// The crates of others that the members need to be built, without those of their tests.
+fn dependencies() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files(&repo(), &["Cargo.toml"]) {
+        let text = read(&path);
+        if path.parent() == Some(&repo()) || crate::shown(&path).starts_with("fuzz") {
+            continue;
+        }
+        let mut inside = false;
+        for line in text.lines() {
+            if line.starts_with('[') {
+                inside = line == "[dependencies]";
+                continue;
+            }
+            let name: String = line
+                .chars()
+                .take_while(|ch| ch.is_ascii_alphanumeric() || *ch == '-' || *ch == '_')
+                .collect();
+            if inside && !name.is_empty() && !name.starts_with("ctrl-exec-") {
+                found.insert(name);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let rows = architecture("## Dependencies, and why each is there");
+    let told: BTreeSet<String> = rows
+        .iter()
+        .flat_map(|row| row[0].split(", "))
+        .map(|name| match name.trim() {
+            "rustls-webpki" => "webpki".to_owned(),
+            name => name.to_owned(),
+        })
+        .collect();
+    let needed = dependencies();
+    let missing: Vec<_> = needed.difference(&told).collect();
+    let gone: Vec<_> = told.difference(&needed).collect();
+    assert!(
+        missing.is_empty(),
+        "without a reason in ARCHITECTURE.md: {missing:?}"
+    );
+    assert!(
+        gone.is_empty(),
+        "in ARCHITECTURE.md, and no member needs it: {gone:?}"
+    );
+}
+
+/// Lines of code: without tests, comments and empty lines.
+fn code_lines(path: &Path) -> usize {
+    let all = if path.is_dir() {
+        files(path, &[".rs", ".py"])
+    } else {
+        vec![path.to_owned()]
+    };
+    all.iter()
+        .filter(|file| !file.ends_with("tests.rs"))
+        .map(|file| {
+            let text = source(file);
+            let lines = text.lines().map(str::trim);
+            lines
+                .filter(|line| {
+                    !line.is_empty() && !line.starts_with("//") && !line.starts_with('#')
+                })
+                .count()
+        })
+        .sum()
+}
+
+#[test]
+fn what_is_written_by_hand_is_told_with_its_size() {
+    for row in architecture("## What is written by hand") {
+        if row[0] == "what" || row[0].starts_with("---") {
+            continue;
+        }
+        let lines: usize = quoted(&row[1])
+            .iter()
+            .map(|path| {
+                let path = repo().join(path);
+                assert!(path.exists(), "{}", path.display());
+                code_lines(&path)
+            })
+            .sum();
+        let told: usize = row[2].replace(',', "").parse().expect("a number of lines");
+        let near = told * 4 / 5..=told * 6 / 5 + 10;
+        assert!(
+            near.contains(&lines),
+            "{}: {lines} lines, not {told}",
+            row[0]
+        );
+    }
+}
