@@ -109,7 +109,8 @@ fn executor_stage(label: &str) -> (World, Running) {
     let user = String::from_utf8(user.stdout).unwrap();
     let executor = Running::start(
         Command::new(&world.binaries.executor)
-            .args(["--root", "alpha", "serve"])
+            // The stage is below /tmp, where everybody may write.
+            .args(["--root", "alpha", "--unsafe-paths", "serve"])
             .args([&socket, &etc.join("agent.conf"), &etc.join("scripts.conf")])
             .arg(user.trim())
             .current_dir(&world.dir)

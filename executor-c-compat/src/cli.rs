@@ -2,18 +2,25 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pico_args::Arguments;
 
 /// Shown for anything that is not understood.
 pub const USAGE: &str = "\
-usage: ctrl-exec-exec [--root DIR] serve <socket> <agent.conf> <scripts.conf> <peer-user>
+usage: ctrl-exec-exec [OPTIONS] serve <socket> <agent.conf> <scripts.conf> <peer-user>
        ctrl-exec-exec resolve <agent.conf> <scripts.conf> <script-name>
-       ctrl-exec-exec [--root DIR] check [<agent.conf> <scripts.conf>]
+       ctrl-exec-exec [OPTIONS] check [<agent.conf> <scripts.conf>]
        ctrl-exec-exec --version
 
 serve    run scripts for <peer-user> and root, who connect to <socket>
 resolve  print what would be done for one script
 check    validate both files and print what would be done for every script
---root   prefix of the default paths and of the protected directories
+
+--root DIR           prefix of the default paths and of the protected directories
+--peer USER          check: the user whose requests are served (ctrl-exec-agent)
+--frame-timeout SEC  serve: how long a peer has to send a request (10)
+--unsafe-paths       obey and run files that others than root may change
 ";
 
 /// What to do.
@@ -34,10 +41,16 @@ pub enum Command {
     },
     /// Print all decisions and faults.
     Check {
+        /// Prefix of the protected directories.
+        root: PathBuf,
         /// agent.conf
         agent: PathBuf,
         /// scripts.conf
         scripts: PathBuf,
+        /// Whose requests the executor serves.
+        peer_user: String,
+        /// Accept files that others may change.
+        unsafe_paths: bool,
     },
     /// Serve.
     Serve {
@@ -51,6 +64,10 @@ pub enum Command {
         scripts: PathBuf,
         /// Who may connect, besides root.
         peer_user: String,
+        /// How long a peer has to send a request.
+        frame_timeout: Duration,
+        /// Obey and run files that others may change.
+        unsafe_paths: bool,
     },
 }
 
@@ -58,52 +75,63 @@ pub enum Command {
 ///
 /// # Errors
 /// A sentence.
-pub fn parse(args: &[OsString]) -> Result<Command, String> {
-    let mut root = PathBuf::from("/");
-    let mut words = Vec::new();
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let text = arg.to_str().unwrap_or_default();
-        if text == "--root" {
-            root = args
-                .next()
-                .map(PathBuf::from)
-                .ok_or("--root needs a directory")?;
-        } else if let Some(dir) = text.strip_prefix("--root=") {
-            root = PathBuf::from(dir);
-        } else if text == "--version" && words.is_empty() {
-            return Ok(Command::Version);
-        } else if matches!(text, "--help" | "-h") && words.is_empty() {
-            return Ok(Command::Help);
-        } else if text.starts_with('-') && words.is_empty() {
-            return Err(format!("unknown option: {text}"));
-        } else {
-            words.push(arg);
+pub fn parse(args: Vec<OsString>) -> Result<Command, String> {
+    // What follows the name of `resolve` is taken as it is, also with a hyphen in front.
+    if let [verb, agent, scripts, name] = args.as_slice() {
+        if verb == "resolve" {
+            return Ok(Command::Resolve {
+                agent: agent.into(),
+                scripts: scripts.into(),
+                name: name.to_string_lossy().into_owned(),
+            });
         }
     }
+    let mut args = Arguments::from_vec(args);
+    if args.contains(["-h", "--help"]) {
+        return Ok(Command::Help);
+    }
+    if args.contains("--version") {
+        return Ok(Command::Version);
+    }
+    let fault = |error: pico_args::Error| error.to_string();
+    let root: Option<PathBuf> = args.opt_value_from_str("--root").map_err(fault)?;
+    let root = root.unwrap_or_else(|| PathBuf::from("/"));
+    let peer: Option<String> = args.opt_value_from_str("--peer").map_err(fault)?;
+    let seconds: Option<u32> = args.opt_value_from_str("--frame-timeout").map_err(fault)?;
+    let unsafe_paths = args.contains("--unsafe-paths");
+    let words = args.finish();
+    if let Some(option) = words
+        .iter()
+        .find(|word| word.as_encoded_bytes().starts_with(b"-"))
+    {
+        return Err(format!("unknown option: {}", option.to_string_lossy()));
+    }
     let text = |word: &OsString| word.to_string_lossy().into_owned();
-    let path = |word: &OsString| PathBuf::from(word);
-    let verb = words.first().map(|verb| text(verb)).unwrap_or_default();
+    let verb = words.first().map(text).unwrap_or_default();
     match (verb.as_str(), words.get(1..).unwrap_or_default()) {
+        (_, _) if peer.is_some() && verb != "check" => Err("--peer belongs to check".to_owned()),
+        (_, _) if seconds.is_some() && verb != "serve" => {
+            Err("--frame-timeout belongs to serve".to_owned())
+        }
         ("serve", [socket, agent, scripts, peer_user]) => Ok(Command::Serve {
             root,
-            socket: path(socket),
-            agent: path(agent),
-            scripts: path(scripts),
+            socket: socket.into(),
+            agent: agent.into(),
+            scripts: scripts.into(),
             peer_user: text(peer_user),
+            frame_timeout: Duration::from_secs(seconds.unwrap_or(10).max(1).into()),
+            unsafe_paths,
         }),
-        ("resolve", [agent, scripts, name]) => Ok(Command::Resolve {
-            agent: path(agent),
-            scripts: path(scripts),
-            name: text(name),
-        }),
-        ("check", [agent, scripts]) => Ok(Command::Check {
-            agent: path(agent),
-            scripts: path(scripts),
-        }),
-        ("check", []) => Ok(Command::Check {
-            agent: default(&root, "agent.conf"),
-            scripts: default(&root, "scripts.conf"),
+        ("check", paths @ ([] | [_, _])) => Ok(Command::Check {
+            agent: paths
+                .first()
+                .map_or_else(|| default(&root, "agent.conf"), PathBuf::from),
+            scripts: paths
+                .last()
+                .map_or_else(|| default(&root, "scripts.conf"), PathBuf::from),
+            root,
+            peer_user: peer.unwrap_or_else(|| "ctrl-exec-agent".to_owned()),
+            unsafe_paths,
         }),
         ("serve" | "resolve" | "check", _) => Err(format!("{verb}: wrong number of arguments")),
         ("", _) => Err("no command".to_owned()),
@@ -120,12 +148,7 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, String> {
-        parse(
-            &line
-                .split_whitespace()
-                .map(OsString::from)
-                .collect::<Vec<_>>(),
-        )
+        parse(line.split_whitespace().map(OsString::from).collect())
     }
 
     #[test]
@@ -138,20 +161,45 @@ mod tests {
         };
         assert_eq!(parsed("resolve a s -n"), Ok(resolve));
         let check = |dir: &str| Command::Check {
+            root: if dir.is_empty() { "/" } else { dir }.into(),
             agent: format!("{dir}/etc/ctrl-exec-agent/agent.conf").into(),
             scripts: format!("{dir}/etc/ctrl-exec-agent/scripts.conf").into(),
+            peer_user: "ctrl-exec-agent".to_owned(),
+            unsafe_paths: false,
         };
         assert_eq!(parsed("check"), Ok(check("")));
         assert_eq!(parsed("--root /r check"), Ok(check("/r")));
         assert_eq!(parsed("check --root=/r"), Ok(check("/r")));
-        assert!(matches!(parsed("serve k a s u"), Ok(Command::Serve { .. })));
+        let Ok(Command::Check {
+            agent,
+            scripts,
+            peer_user,
+            unsafe_paths: true,
+            ..
+        }) = parsed("--unsafe-paths check --peer me a s")
+        else {
+            panic!("{:?}", parsed("--unsafe-paths check --peer me a s"))
+        };
+        assert_eq!((agent, scripts), ("a".into(), "s".into()));
+        assert_eq!(peer_user, "me");
+        let seconds = |line: &str| match parsed(line) {
+            Ok(Command::Serve { frame_timeout, .. }) => frame_timeout.as_secs(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(seconds("serve k a s u"), 10);
+        assert_eq!(seconds("--frame-timeout 3 serve k a s u"), 3);
         for bad in [
             "",
             "serve",
             "serve k a s",
             "resolve a s",
             "check a",
+            "check a s x",
             "--rot / check",
+            "--root",
+            "check --frame-timeout 3",
+            "serve k a s u --frame-timeout x",
+            "serve k a s u --peer x",
             "x",
         ] {
             assert!(parsed(bad).is_err(), "{bad}");

@@ -5,12 +5,11 @@
 //! `stat` shows the same file: device, inode, size, modification and change time. A file changed
 //! within the last two seconds is not kept, since another change might leave no trace.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_protocol::config::{
     AgentConf, ConfigError, MAX_FILE_BYTES, ScriptsConf, Warning, decode,
 };
@@ -107,17 +106,11 @@ fn load<T>(path: &Path, parse: Parse<T>) -> (Option<Stamp>, Loaded<T>) {
 }
 
 fn read(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<Stamp> {
-    // Non-blocking, so that a FIFO in place of the file cannot hold the executor up.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(std::io::Error::other("not a regular file"));
-    }
-    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(bytes)?;
-    Ok(Stamp::of(&meta))
+    let bounded = Bounded::new(MAX_FILE_BYTES as u64);
+    let file = bounded.open(path)?;
+    let stamp = Stamp::of(&file.metadata()?);
+    *bytes = bounded.read_from(file)?;
+    Ok(stamp)
 }
 
 #[derive(PartialEq, Eq)]

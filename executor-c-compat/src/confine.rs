@@ -1,20 +1,23 @@
 //! What happens between `fork` and `execve`: executor.md §5.1, steps 2 to 13, in that order.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_protocol::config::caps::mask;
 use ctrl_exec_protocol::config::profile::Limits;
-use ctrl_exec_protocol::config::{Permit, Profile};
+use ctrl_exec_protocol::config::{KernelSettings, Permit, Processes, Profile, UnixSockets};
+use ctrl_exec_protocol::program::{self, Fault};
 use rustix::fs::Access;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, UnshareFlags};
 
+use crate::cgroup::Group;
+use crate::guard::Guarded;
 use crate::identity::Identity;
-use crate::mounts::{self, Guarded};
-use crate::{report, sys};
+use crate::{mounts, report, sys, unix_sockets};
 
 /// Exit status when the script could not be confined or is not executable.
 pub const EXIT_REFUSED: i32 = 126;
@@ -23,23 +26,68 @@ const EXIT_EXEC: i32 = 127;
 /// The whole environment of a script.
 const ENVIRONMENT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Confines this process as the profile says and becomes the script. Returns only on failure:
-/// the exit status and the text for the caller.
-pub fn become_script(
-    permit: &Permit<'_>,
-    args: &[Vec<u8>],
-    guarded: &Guarded,
-    privileged: bool,
-) -> (i32, String) {
-    let confined = if privileged {
-        confine(permit.profile, guarded)
+/// What a profile means for a script's surroundings, its defaults resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Containment {
+    /// A process namespace of its own.
+    pub own_processes: bool,
+    /// /proc/sys, /sys and the like are read-only.
+    pub kernel_read_only: bool,
+    /// No unix sockets.
+    pub no_unix_sockets: bool,
+}
+
+impl Containment {
+    /// For a profile that runs as a user with this id. Scripts of uid 0 that were written for the
+    /// reference signal the host's daemons and set the kernel up, so for them the profile has to
+    /// say what they do without.
+    pub fn of(profile: &Profile, uid: u32) -> Self {
+        let processes = profile.processes.unwrap_or(match uid {
+            0 => Processes::Host,
+            _ => Processes::Own,
+        });
+        let settings = profile.kernel_settings.unwrap_or(match uid {
+            0 => KernelSettings::Host,
+            _ => KernelSettings::ReadOnly,
+        });
+        Self {
+            own_processes: processes == Processes::Own,
+            kernel_read_only: settings == KernelSettings::ReadOnly,
+            no_unix_sockets: profile.unix_sockets == Some(UnixSockets::None),
+        }
+    }
+}
+
+/// What the script is started with.
+pub struct Start<'a> {
+    /// What is run, and how.
+    pub permit: &'a Permit<'a>,
+    /// Whom it runs as.
+    pub identity: &'a Identity,
+    /// Its surroundings.
+    pub containment: Containment,
+    /// Its arguments.
+    pub args: &'a [Vec<u8>],
+    /// What it may not change.
+    pub guarded: &'a Guarded,
+    /// The groups it counts in.
+    pub group: &'a Group,
+    /// Whether this executor has root's powers.
+    pub privileged: bool,
+}
+
+/// Confines this process and becomes the script. Returns only on failure: the exit status and the
+/// text for the caller.
+pub fn become_script(start: &Start<'_>) -> (i32, String) {
+    let confined = if start.privileged {
+        confine(start)
     } else {
-        confine_unprivileged(permit.profile)
+        confine_unprivileged(start)
     };
     if let Err(fault) = confined {
         return (EXIT_REFUSED, format!("executor: {fault}"));
     }
-    let path = permit.real.as_path();
+    let path = start.permit.real.as_path();
     if let Err(error) = rustix::fs::access(path, Access::EXEC_OK) {
         let reason = report::text(&error.into());
         let fault = format!(
@@ -48,60 +96,99 @@ pub fn become_script(
         );
         return (EXIT_REFUSED, fault);
     }
-    let reason = report::text(&exec(permit.path, path, args));
-    (
-        EXIT_EXEC,
-        format!("executor: exec '{}' failed: {reason}", path.display()),
-    )
+    let error = exec(start.permit.path, path, start.args);
+    let mut text = format!(
+        "executor: exec '{}' failed: {}",
+        path.display(),
+        report::text(&error)
+    );
+    if let Some(fault) = program_fault(path) {
+        text = format!("{text}: {fault}");
+    }
+    (EXIT_EXEC, text)
 }
 
-fn confine(profile: &Profile, guarded: &Guarded) -> Result<(), String> {
-    let identity = profile.run_as.as_ref().map(Identity::of).transpose()?;
+/// What in the file itself keeps the kernel from executing it.
+pub fn program_fault(path: &Path) -> Option<Fault> {
+    let mut head = Vec::new();
+    let file = Bounded::new(u64::MAX).open(path).ok()?;
+    file.take(program::HEAD_BYTES as u64)
+        .read_to_end(&mut head)
+        .ok()?;
+    program::fault(&head, &|path| path.exists())
+}
+
+fn confine(start: &Start<'_>) -> Result<(), String> {
+    let profile = start.permit.profile;
+    start
+        .group
+        .join()
+        .map_err(|error| cannot("enter the run's control group", &error))?;
     let mut namespaces = UnshareFlags::NEWNS;
     if profile.no_network {
         namespaces |= UnshareFlags::NEWNET;
     }
     sys::unshare(namespaces).map_err(|error| cannot("create namespaces", &error))?;
-    view(profile, guarded).map_err(|failed| cannot(&failed.step, &failed.error))?;
-    limit(&profile.limits)?;
+    view(start).map_err(|failed| cannot(&failed.step, &failed.error))?;
+    limit(&profile.limits, start.identity.uid())?;
+    if start.containment.no_unix_sockets {
+        unix_sockets::refuse().map_err(|error| cannot("refuse unix sockets", &error))?;
+    }
+    become_user(profile, start.identity)?;
+    no_new_privileges(profile)
+}
+
+/// Takes on the profile's user and capabilities.
+///
+/// # Errors
+/// A sentence.
+pub fn become_user(profile: &Profile, identity: &Identity) -> Result<(), String> {
     let caps = mask(&profile.caps);
     let known = bound_capabilities(caps)?;
-    if let Some(identity) = &identity {
-        identity
-            .assume()
-            .map_err(|error| cannot("switch to the run_as user", &error))?;
-    }
-    keep_capabilities(caps & known)?;
-    no_new_privileges(profile)
+    identity
+        .assume()
+        .map_err(|error| cannot("switch to the run_as user", &error))?;
+    keep_capabilities(caps & known)
 }
 
 /// Without root (tests, executor.md §5.6): what would need privileges is refused, not skipped,
 /// except the namespaces.
-fn confine_unprivileged(profile: &Profile) -> Result<(), String> {
-    let identity = profile.run_as.as_ref().map(Identity::of).transpose()?;
-    let another = identity.is_none_or(|identity| !identity.is_own());
-    if another || !profile.caps.is_empty() || profile.no_network {
+fn confine_unprivileged(start: &Start<'_>) -> Result<(), String> {
+    let profile = start.permit.profile;
+    let asks = profile.no_network
+        || start.containment.no_unix_sockets
+        || profile.processes == Some(Processes::Own)
+        || profile.kernel_settings == Some(KernelSettings::ReadOnly);
+    if asks || !start.identity.is_own() || !profile.caps.is_empty() {
         return Err("the profile needs an executor that runs as root".to_owned());
     }
-    limit(&profile.limits)?;
+    limit(&profile.limits, start.identity.uid())?;
     no_new_privileges(profile)
 }
 
-fn view(profile: &Profile, guarded: &Guarded) -> Result<(), mounts::Failed> {
+fn view(start: &Start<'_>) -> Result<(), mounts::Failed> {
     mounts::isolate()?;
-    mounts::guard(guarded)?;
-    if profile.writable.is_empty() {
-        return Ok(());
+    if start.containment.own_processes {
+        mounts::own_proc()?;
     }
-    mounts::restrict(&profile.writable, guarded)
+    let writable = &start.permit.profile.writable;
+    if !writable.is_empty() {
+        mounts::restrict(writable)?;
+    }
+    if start.containment.kernel_read_only {
+        mounts::protect_kernel_settings()?;
+    }
+    start.guarded.close()
 }
 
-fn limit(limits: &Limits) -> Result<(), String> {
+fn limit(limits: &Limits, uid: u32) -> Result<(), String> {
+    // The kernel does not hold uid 0 to it; the control group does.
+    let processes = limits.processes.filter(|_| uid != 0);
     let table = [
         (Resource::Cpu, limits.cpu),
         (Resource::As, limits.memory),
         (Resource::Nofile, limits.files),
-        (Resource::Nproc, limits.processes),
+        (Resource::Nproc, processes),
         (Resource::Fsize, limits.file_size),
     ];
     for (resource, limit) in table {

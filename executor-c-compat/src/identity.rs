@@ -60,6 +60,11 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The user's id.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// Whether this process has the identity's user already.
     pub fn is_own(&self) -> bool {
         rustix::process::geteuid().as_raw() == self.uid

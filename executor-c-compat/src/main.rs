@@ -4,25 +4,33 @@
 //! its own configuration, confines a child process as the script's profile says and runs it. See
 //! docs/reference/EXECUTOR.md.
 
+mod cgroup;
 mod check;
 mod cli;
+mod clock;
 mod conf;
 mod confine;
+mod descendants;
+mod guard;
 mod identity;
+mod input;
 mod mounts;
 mod probe;
 mod report;
 mod run;
 mod serve;
+mod supervisor;
 mod sys;
+mod trusted_path;
+mod unix_sockets;
 mod worker;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
+use ctrl_exec_host::diagnostics;
+use ctrl_exec_host::paths::Root;
 use ctrl_exec_protocol::config::{ConfigError, decision};
-use rustix::event::Timespec;
 
 use crate::cli::{Command, USAGE};
 use crate::conf::Conf;
@@ -31,11 +39,11 @@ use crate::conf::Conf;
 const ALLOW_UNPRIVILEGED: &str = "CTRL_EXEC_EXEC_ALLOW_UNPRIV";
 
 fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    diagnostics::init(report::IDENT);
     let privileged = rustix::process::geteuid().is_root();
-    match cli::parse(&args) {
+    match cli::parse(std::env::args_os().skip(1).collect()) {
         Err(fault) => {
-            report::line(fault);
+            log::error!("{fault}");
             let _ = io::stderr().write_all(USAGE.as_bytes());
             ExitCode::from(1)
         }
@@ -47,20 +55,26 @@ fn main() -> ExitCode {
             name,
         }) => match resolve(&mut Conf::new(&agent, &scripts), &name) {
             Ok(line) => print(&line),
-            Err(error) => {
-                report::line(error);
-                ExitCode::from(2)
-            }
+            Err(error) => fail(2, error),
         },
-        Ok(Command::Check { agent, scripts }) => {
+        Ok(Command::Check {
+            root,
+            agent,
+            scripts,
+            peer_user,
+            unsafe_paths,
+        }) => {
+            let options = check::Options {
+                root,
+                peer_user,
+                unsafe_paths,
+                privileged,
+            };
             let mut conf = Conf::new(&agent, &scripts);
-            match check::check(&mut conf, privileged, &mut io::stdout()) {
+            match check::check(&options, &mut conf, &mut io::stdout()) {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::from(1),
-                Err(error) => {
-                    report::line(error);
-                    ExitCode::from(1)
-                }
+                Err(error) => fail(1, error),
             }
         }
         Ok(Command::Serve {
@@ -69,18 +83,24 @@ fn main() -> ExitCode {
             agent,
             scripts,
             peer_user,
+            frame_timeout,
+            unsafe_paths,
         }) => {
             if !privileged && std::env::var_os(ALLOW_UNPRIVILEGED).is_none() {
-                report::line("serve must run as root");
-                return ExitCode::from(1);
+                return fail(1, "serve must run as root");
             }
-            let conf = Conf::new(&agent, &scripts);
-            match serve::serve(&root, &socket, conf, &peer_user, privileged) {
+            report::open(&Root::at(&root));
+            let options = serve::Options {
+                root,
+                socket,
+                peer_user,
+                frame_timeout,
+                unsafe_paths,
+                privileged,
+            };
+            match serve::serve(&options, Conf::new(&agent, &scripts)) {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(fault) => {
-                    report::line(fault);
-                    ExitCode::from(1)
-                }
+                Err(fault) => fail(1, fault),
             }
         }
     }
@@ -94,7 +114,7 @@ fn resolve(conf: &mut Conf, name: &str) -> Result<String, ConfigError> {
         Ok(scripts) => &scripts.conf,
         Err(error) => {
             // No usable list permits nothing; only agent.conf can be a configuration error.
-            report::line(error);
+            log::error!("{error}");
             &Default::default()
         }
     };
@@ -102,17 +122,14 @@ fn resolve(conf: &mut Conf, name: &str) -> Result<String, ConfigError> {
     Ok(format!("{decision}\n"))
 }
 
+fn fail(exit: u8, fault: impl std::fmt::Display) -> ExitCode {
+    log::error!("{fault}");
+    ExitCode::from(exit)
+}
+
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(1),
     }
-}
-
-/// For `poll`; a time beyond what it can express only means an early look around.
-fn timespec(time: Duration) -> Timespec {
-    Timespec::try_from(time).unwrap_or(Timespec {
-        tv_sec: 3600,
-        tv_nsec: 0,
-    })
 }

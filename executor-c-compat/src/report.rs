@@ -1,12 +1,43 @@
-//! What the executor says on its own stderr, which the service manager passes to the log.
+//! What the executor says: records of what it did to the system log (to standard error where there
+//! is none), everything else through the `log` facade.
 
-use std::fmt::Display;
-use std::io::{self, Write};
+use std::cell::OnceCell;
+use std::io;
 
-/// One line. Never fails: there is nobody to tell.
-pub fn line(text: impl Display) {
-    let line = format!("ctrl-exec-exec: {text}\n");
-    let _ = io::stderr().write_all(line.as_bytes());
+use ctrl_exec_host::paths::Root;
+use ctrl_exec_host::syslog::{Level, Syslog};
+use ctrl_exec_protocol::log_line::Line;
+
+/// Its name in both logs.
+pub const IDENT: &str = "ctrl-exec-exec";
+
+thread_local! {
+    static SYSLOG: OnceCell<Syslog> = const { OnceCell::new() };
+}
+
+/// Opens the log of the system below `root`; until then records are lost.
+pub fn open(root: &Root) {
+    SYSLOG.with(|log| {
+        log.get_or_init(|| Syslog::open(IDENT, root));
+    });
+}
+
+/// The ordinary course.
+pub fn info(line: &Line) {
+    record(Level::Info, line);
+}
+
+/// Something was refused or went wrong.
+pub fn warning(line: &Line) {
+    record(Level::Warning, line);
+}
+
+fn record(level: Level, line: &Line) {
+    SYSLOG.with(|log| {
+        if let Some(log) = log.get() {
+            log.log(level, line);
+        }
+    });
 }
 
 /// The system's text for an error, as C's `strerror` has it, without Rust's error number.

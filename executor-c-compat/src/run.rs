@@ -1,47 +1,71 @@
 //! Runs one script and collects what it writes (executor.md §5.4).
 //!
 //! Beyond the reference: stdin, stdout and stderr are served together, so neither side can block
-//! the other; what is kept of each stream is bounded; a script may have a time limit; and the
-//! answer does not wait for ever for a descendant that keeps a stream open.
+//! the other; what is kept of each stream is bounded; a run may have a time limit or be cancelled,
+//! and then ends as a whole ([`crate::supervisor`]); and the answer does not wait for ever for a
+//! descendant that keeps a stream open.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ctrl_exec_protocol::config::Permit;
-use ctrl_exec_protocol::frame::{Capture, Request, Response};
+use ctrl_exec_protocol::config::{Permit, Processes};
+use ctrl_exec_protocol::frame::{CancelDecoder, Capture, Ended, Request, Response};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, setsid, waitpid};
+use rustix::process::{Pid, Signal, kill_process, setsid};
+use rustix::thread::UnshareFlags;
 
-use crate::confine::{EXIT_REFUSED, become_script};
-use crate::mounts::Guarded;
+use crate::cgroup::{Base, Group};
+use crate::confine::{Containment, EXIT_REFUSED, Start, become_script};
+use crate::guard::Guarded;
+use crate::identity::Identity;
+use crate::supervisor::{CANCEL, GRACE, REPORT_LEN, Report, Supervisor};
 use crate::sys::{self, Forked};
-use crate::timespec;
+use crate::{clock, report};
 
 /// How long output is still collected after the script itself has ended, while a descendant holds
 /// the stream open.
 const LINGER: Duration = Duration::from_secs(2);
+/// How much longer than it needs a supervisor is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The circumstances of a run that the request has no say in.
 pub struct Setting<'a> {
-    /// The script's view of the file system.
+    /// What the script may not change.
     pub guarded: &'a Guarded,
+    /// Where control groups are made.
+    pub cgroups: &'a Base,
     /// Whether this executor has root's powers.
     pub privileged: bool,
     /// Bytes kept of each output stream.
     pub max_output: usize,
-    /// When the script is killed; none = never.
-    pub timeout: Option<Duration>,
+    /// When the run is ended; none = never.
+    pub time_limit: Option<Duration>,
+    /// The user the script runs as.
+    pub identity: &'a Identity,
+    /// Its surroundings.
+    pub containment: Containment,
 }
 
 /// Runs the script to its end. A script that cannot be started at all gives exit -1 and no output.
-pub fn run(permit: &Permit<'_>, request: &mut Request, setting: &Setting<'_>) -> Response {
-    match start(permit, request, setting) {
-        Ok(script) => script.collect(setting),
+/// `peer` is listened to for a cancel.
+pub fn run(
+    permit: &Permit<'_>,
+    request: &mut Request,
+    setting: &Setting<'_>,
+    peer: &UnixStream,
+) -> Response {
+    match start(permit, request, setting, peer) {
+        Ok(Started::Running(script)) => script.collect(setting),
+        Ok(Started::Refused(fault)) => Response {
+            exit: EXIT_REFUSED,
+            ..Response::refusal(&format!("executor: {fault}"))
+        },
         Err(error) => {
-            crate::report::line(format_args!("cannot start a script: {error}"));
+            log::error!("cannot start a script: {error}");
             Response {
                 exit: -1,
                 ..Response::default()
@@ -50,80 +74,188 @@ pub fn run(permit: &Permit<'_>, request: &mut Request, setting: &Setting<'_>) ->
     }
 }
 
-struct Script {
-    pid: Pid,
-    child_signals: OwnedFd,
+enum Started<'a> {
+    Running(Script<'a>),
+    Refused(String),
+}
+
+struct Script<'a> {
+    supervisor: Pid,
+    control: UnixStream,
+    report: Vec<u8>,
+    peer: Option<&'a UnixStream>,
+    cancel: CancelDecoder,
     stdin: Option<File>,
     input: Vec<u8>,
     written: usize,
     outputs: [Option<File>; 2],
 }
 
-fn start(permit: &Permit<'_>, request: &mut Request, setting: &Setting<'_>) -> io::Result<Script> {
+fn start<'a>(
+    permit: &Permit<'_>,
+    request: &mut Request,
+    setting: &Setting<'_>,
+    peer: &'a UnixStream,
+) -> io::Result<Started<'a>> {
+    let mut containment = setting.containment;
+    if !setting.privileged {
+        containment.own_processes = false;
+    }
+    if containment.own_processes {
+        match sys::unshare(UnshareFlags::NEWPID) {
+            Ok(()) => {}
+            // Not asked for in so many words: `check` and the start have said that it is missing.
+            Err(_) if permit.profile.processes != Some(Processes::Own) => {
+                containment.own_processes = false;
+            }
+            Err(error) => {
+                let reason = report::text(&error);
+                return Ok(Started::Refused(format!(
+                    "cannot create a process namespace: {reason}"
+                )));
+            }
+        }
+    }
+    let group = match group(permit, setting) {
+        Ok(group) => group,
+        Err(fault) => return Ok(Started::Refused(fault)),
+    };
     let child_signals = sys::signal_fd(&[libc::SIGCHLD])?;
+    let (control, to_worker) = UnixStream::pair()?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC);
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) =
         (pipe()?, pipe()?, pipe()?);
-    let pid = match sys::fork()? {
+    let deadline = setting
+        .time_limit
+        .and_then(|limit| Instant::now().checked_add(limit));
+    let supervisor = match sys::fork()? {
         Forked::Parent(pid) => pid,
         Forked::Child => {
-            let wired = rustix::stdio::dup2_stdin(&stdin)
-                .and_then(|()| rustix::stdio::dup2_stdout(&stdout))
-                .and_then(|()| rustix::stdio::dup2_stderr(&stderr));
-            if wired.is_err() {
-                sys::exit_now(EXIT_REFUSED);
+            // The connection and the far ends are the worker's to close.
+            sys::close_copy(peer.as_fd());
+            drop((control, to_stdin, from_stdout, from_stderr));
+            sys::ignore(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE]);
+            let _ = rustix::process::set_dumpable_behavior(
+                rustix::process::DumpableBehavior::NotDumpable,
+            );
+            if !containment.own_processes {
+                let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
             }
-            // A session of its own lets a time limit reach everything the script started.
-            let _ = setsid();
-            sys::reset_signals();
-            let (exit, text) =
-                become_script(permit, &request.args, setting.guarded, setting.privileged);
-            let _ = writeln!(io::stderr(), "{text}");
-            sys::exit_now(exit);
+            let script = match sys::fork() {
+                Ok(Forked::Parent(pid)) => pid,
+                Ok(Forked::Child) => {
+                    drop(to_worker);
+                    let wired = rustix::stdio::dup2_stdin(&stdin)
+                        .and_then(|()| rustix::stdio::dup2_stdout(&stdout))
+                        .and_then(|()| rustix::stdio::dup2_stderr(&stderr));
+                    if wired.is_err() {
+                        sys::exit_now(EXIT_REFUSED);
+                    }
+                    let _ = setsid();
+                    sys::reset_signals();
+                    let (exit, text) = become_script(&Start {
+                        permit,
+                        identity: setting.identity,
+                        containment,
+                        args: &request.args,
+                        guarded: setting.guarded,
+                        group: &group,
+                        privileged: setting.privileged,
+                    });
+                    let _ = writeln!(io::stderr(), "{text}");
+                    sys::exit_now(exit);
+                }
+                Err(error) => {
+                    log::error!("cannot start a script: {error}");
+                    group.remove();
+                    sys::exit_now(1);
+                }
+            };
+            drop((stdin, stdout, stderr));
+            // What the request held is not needed here, while a daemon of the script may live long.
+            *request = Request::default();
+            Supervisor {
+                script,
+                worker: to_worker,
+                child_signals,
+                deadline,
+                own_processes: containment.own_processes,
+                group: &group,
+                name: permit.profile_name,
+            }
+            .watch();
+            sys::exit_now(0);
         }
     };
     for fd in [&to_stdin, &from_stdout, &from_stderr] {
         rustix::io::ioctl_fionbio(fd, true)?;
     }
-    Ok(Script {
-        pid,
-        child_signals,
+    control.set_nonblocking(true)?;
+    Ok(Started::Running(Script {
+        supervisor,
+        control,
+        report: Vec::new(),
+        peer: Some(peer),
+        cancel: CancelDecoder::default(),
         stdin: Some(File::from(to_stdin)),
         input: std::mem::take(&mut request.stdin),
         written: 0,
         outputs: [Some(File::from(from_stdout)), Some(File::from(from_stderr))],
+    }))
+}
+
+/// The control groups of the run.
+fn group(permit: &Permit<'_>, setting: &Setting<'_>) -> Result<Group, String> {
+    if !setting.privileged {
+        return Ok(Group::default());
+    }
+    // RLIMIT_NPROC serves for everybody else.
+    let max = permit.profile.limits.processes;
+    let max = max.filter(|_| setting.identity.uid() == 0);
+    let name = format!("run-{}", std::process::id());
+    setting.cgroups.create(&name, max).map_err(|error| {
+        format!(
+            "cannot set limit_processes, which binds uid 0 through a control group only: {}",
+            report::text(&error)
+        )
     })
 }
 
-impl Script {
+impl Script<'_> {
     fn collect(mut self, setting: &Setting<'_>) -> Response {
         let mut captures = [
             Capture::new(setting.max_output),
             Capture::new(setting.max_output),
         ];
-        let mut kill_at = setting
-            .timeout
-            .and_then(|timeout| Instant::now().checked_add(timeout));
+        // The supervisor has its own clock; this one is for a supervisor that cannot go on.
+        let spare = GRACE + PATIENCE;
+        let mut lost_at = setting
+            .time_limit
+            .and_then(|limit| Instant::now().checked_add(limit)?.checked_add(spare));
         let mut give_up_at = None;
-        let mut timed_out = false;
-        let mut status = None;
+        let mut report = None;
         self.write_input();
         loop {
             let open = self.outputs.iter().any(Option::is_some);
             let now = Instant::now();
-            if status.is_some() && (!open || give_up_at.is_some_and(|at| at <= now)) {
+            if report.is_some() && (!open || give_up_at.is_some_and(|at| at <= now)) {
                 break;
             }
-            if kill_at.is_some_and(|at| at <= now) {
-                let _ = kill_process_group(self.pid, Signal::KILL);
-                (timed_out, kill_at) = (true, None);
+            if lost_at.is_some_and(|at| at <= now) {
+                let _ = kill_process(self.supervisor, Signal::KILL);
+                lost_at = None;
             }
-            self.wait(kill_at.into_iter().chain(give_up_at).min());
-            while sys::next_signal(&self.child_signals).is_some() {}
-            if status.is_none() {
-                status = exit_of(self.pid);
-                if status.is_some() {
-                    (kill_at, self.stdin) = (None, None);
+            self.wait(lost_at.into_iter().chain(give_up_at).min());
+            if report.is_none() {
+                if self.is_cancelled() {
+                    let _ = self.control.write(&[CANCEL]);
+                    self.peer = None;
+                    let at = Instant::now().checked_add(spare);
+                    lost_at = lost_at.into_iter().chain(at).min();
+                }
+                report = self.take_report();
+                if report.is_some() {
+                    (lost_at, self.stdin, self.peer) = (None, None, None);
                     give_up_at = Instant::now().checked_add(LINGER);
                 }
             }
@@ -131,22 +263,25 @@ impl Script {
             self.read_output(&mut captures);
         }
         let [stdout, mut stderr] = captures;
-        if timed_out {
-            let seconds = setting.timeout.unwrap_or_default().as_secs();
-            stderr.push(format!("executor: script killed after {seconds} seconds\n").as_bytes());
+        let report = report.unwrap_or(LOST);
+        if let Some(text) = explanation(&report, setting.time_limit) {
+            stderr.push(format!("executor: {text}\n").as_bytes());
         }
         Response {
-            exit: status.unwrap_or(EXIT_REFUSED),
+            // Death by any signal is 126, as in the reference.
+            exit: report.exit.unwrap_or(EXIT_REFUSED),
             stdout: stdout.finish(),
             stderr: stderr.finish(),
-            ended: None,
+            ended: Some(report.ended),
         }
     }
 
-    /// Waits until something can be read or written, a child ended, or `until`.
+    /// Waits until something can be read or written, the supervisor has something to say, the
+    /// peer asks for something, or `until`.
     fn wait(&self, until: Option<Instant>) {
-        let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
-        let mut fds = vec![PollFd::new(&self.child_signals, PollFlags::IN)];
+        let timeout = until.map(clock::until);
+        let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
+        fds.extend(self.peer.map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(self.stdin.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
         fds.extend(
             self.outputs
@@ -156,6 +291,36 @@ impl Script {
         );
         // An interrupted or failed wait only means another round.
         let _ = poll(&mut fds, timeout.as_ref());
+    }
+
+    /// Whether the peer asks for the script's end. A peer that is gone asks for nothing, then and
+    /// later.
+    fn is_cancelled(&mut self) -> bool {
+        let mut buffer = [0; 64];
+        let Some(mut peer) = self.peer else {
+            return false;
+        };
+        match peer.read(&mut buffer) {
+            Ok(0) => self.peer = None,
+            Ok(count) => return self.cancel.push(&buffer[..count]),
+            Err(error) if is_temporary(&error) => {}
+            Err(_) => self.peer = None,
+        }
+        false
+    }
+
+    fn take_report(&mut self) -> Option<Report> {
+        let mut buffer = [0; REPORT_LEN];
+        match self.control.read(&mut buffer) {
+            Ok(count) if count > 0 => {
+                self.report.extend_from_slice(&buffer[..count]);
+                let report = self.report.first_chunk::<REPORT_LEN>()?;
+                Some(Report::from_bytes(report))
+            }
+            Err(error) if is_temporary(&error) => None,
+            // It ended without a word: somebody killed it.
+            Ok(_) | Err(_) => Some(LOST),
+        }
     }
 
     fn write_input(&mut self) {
@@ -191,16 +356,34 @@ impl Script {
     }
 }
 
-/// The exit status as the caller sees it, once the script has ended.
-fn exit_of(pid: Pid) -> Option<i32> {
-    match waitpid(Some(pid), WaitOptions::NOHANG) {
-        Ok(None) => None,
-        Ok(Some((_, status))) => Some(code(status)),
-        Err(_) => Some(EXIT_REFUSED),
+/// What is known of a run whose supervisor is gone.
+const LOST: Report = Report {
+    exit: None,
+    ended: Ended {
+        signal: None,
+        oom: false,
+        time_limit: false,
+        cancelled: false,
+    },
+};
+
+/// The line that tells the caller why the script did not end by itself.
+fn explanation(report: &Report, time_limit: Option<Duration>) -> Option<String> {
+    if *report == LOST {
+        Some("the script's supervisor was killed; the script may still run".to_owned())
+    } else if report.ended.time_limit {
+        let seconds = time_limit.unwrap_or_default().as_secs();
+        Some(format!("script killed after {seconds} seconds"))
+    } else if report.ended.cancelled {
+        Some("script cancelled".to_owned())
+    } else {
+        None
     }
 }
 
-fn code(status: WaitStatus) -> i32 {
-    // Death by any signal is 126, as in the reference.
-    status.exit_status().unwrap_or(EXIT_REFUSED)
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }

@@ -6,7 +6,8 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -53,6 +54,74 @@ pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     // lists end with a null pointer.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Sends a signal to every process that this one may signal, but not to itself: everything in its
+/// process namespace, of which it must be the first process. Elsewhere nothing is done.
+pub fn signal_all_others(signal: i32) {
+    if std::process::id() == 1 {
+        // SAFETY: a system call without pointers.
+        unsafe { libc::kill(-1, signal) };
+    }
+}
+
+/// Closes a descriptor of a process that will not return to whoever owns it: the copy that a
+/// forked process has of a connection which is its parent's to serve.
+pub fn close_copy(fd: BorrowedFd<'_>) {
+    // SAFETY: only called in a forked process that ends without using or dropping the owner.
+    unsafe { libc::close(fd.as_raw_fd()) };
+}
+
+/// Ignores signals; their effect is inherited by children until they reset it.
+pub fn ignore(signals: &[i32]) {
+    for signal in signals {
+        // SAFETY: setting a standard disposition has no preconditions.
+        unsafe { libc::signal(*signal, libc::SIG_IGN) };
+    }
+}
+
+/// Counters, all zero, that this process and those it forks later share.
+pub fn shared_counters(count: usize) -> io::Result<&'static [AtomicU32]> {
+    let bytes = count
+        .checked_mul(size_of::<AtomicU32>())
+        .ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a new anonymous mapping is asked for, which touches nothing that exists.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping is page-aligned, zeroed, `bytes` long, never unmapped, and other
+    // processes change it through atomics only.
+    Ok(unsafe { std::slice::from_raw_parts(start.cast::<AtomicU32>(), count) })
+}
+
+/// Adds a system call filter (seccomp(2)) to this process and what it becomes.
+pub fn filter_system_calls(program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program lives until the call returns, and its length is the one given.
+    let result = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Gives this process namespaces of its own.
@@ -147,6 +216,33 @@ pub fn user_by_name(name: &str) -> io::Result<Option<User>> {
                     gid: entry.pw_gid,
                 }));
             }
+            code => return Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// Looks a group's id up by name.
+pub fn group_by_name(name: &str) -> io::Result<Option<u32>> {
+    let name = CString::new(name).map_err(io::Error::other)?;
+    // SAFETY: `group` is plain data for which all zeros is a valid value.
+    let mut entry: libc::group = unsafe { std::mem::zeroed() };
+    let mut buffer = vec![0; 4096];
+    loop {
+        let mut found = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call and `buffer`'s length is the one given.
+        let code = unsafe {
+            libc::getgrnam_r(
+                name.as_ptr(),
+                &raw mut entry,
+                buffer.as_mut_ptr(),
+                buffer.len(),
+                &raw mut found,
+            )
+        };
+        match code {
+            libc::ERANGE if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 2, 0),
+            0 | libc::ENOENT | libc::ESRCH if found.is_null() => return Ok(None),
+            0 => return Ok(Some(entry.gr_gid)),
             code => return Err(io::Error::from_raw_os_error(code)),
         }
     }

@@ -185,7 +185,7 @@ fn check_warns_of_configuration_that_others_may_write() {
     fs::set_permissions(site.agent_conf(), open).unwrap();
     let (_, out, _) = site.run(&["--root", "@", "check"]);
     assert!(
-        out.contains("agent.conf: warning: group or others may write it"),
+        out.contains(&site.text("everybody may write @/etc/ctrl-exec-agent/agent.conf")),
         "{out}"
     );
 }

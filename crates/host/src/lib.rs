@@ -11,6 +11,7 @@ pub mod file_name;
 pub mod guarded;
 pub mod hostname;
 pub mod lock;
+pub mod mountinfo;
 pub mod paths;
 pub mod random;
 pub mod stderr;

@@ -46,8 +46,11 @@ pub fn can_mount() -> bool {
         .contains(rustix::thread::CapabilitySet::SYS_ADMIN)
 }
 
-/// A directory below /var/tmp, since a `writable` profile hides /tmp. In texts given to the
-/// methods `@` stands for its path.
+/// The user whom the servers of root tests serve. Not one that scripts run as.
+pub const PEER: &str = "daemon";
+
+/// A directory outside /tmp, which a `writable` profile hides; for root one that only root may
+/// change, as the executor demands. In texts given to the methods `@` stands for its path.
 pub struct Site {
     pub dir: PathBuf,
 }
@@ -56,7 +59,8 @@ impl Site {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = PathBuf::from(format!("/var/tmp/cee-{}-{number}", std::process::id()));
+        let base = if is_root() { "/opt" } else { "/var/tmp" };
+        let dir = PathBuf::from(format!("{base}/cee-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         for sub in [
             "opt",
@@ -65,6 +69,10 @@ impl Site {
             "var/lib/ctrl-exec-agent",
         ] {
             fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        // Whatever the umask was.
+        for sub in ["", "opt", "etc", "etc/ctrl-exec-agent"] {
+            fs::set_permissions(dir.join(sub), fs::Permissions::from_mode(0o755)).unwrap();
         }
         Self { dir }
     }
@@ -93,8 +101,10 @@ impl Site {
     }
 
     pub fn conf(&self, agent: &str, scripts: &str) {
-        fs::write(self.agent_conf(), self.text(agent)).unwrap();
-        fs::write(self.scripts_conf(), self.text(scripts)).unwrap();
+        for (path, text) in [(self.agent_conf(), agent), (self.scripts_conf(), scripts)] {
+            fs::write(&path, self.text(text)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
     }
 
     /// Each of `lines` is a name, an optional profile and a script body.
@@ -149,7 +159,7 @@ impl Site {
     }
 
     pub fn start(&self) -> Server {
-        self.start_command(self.serve("nobody"))
+        self.start_command(self.serve(PEER))
     }
 
     pub fn start_command(&self, mut command: Command) -> Server {
