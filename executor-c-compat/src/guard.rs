@@ -27,6 +27,8 @@ impl Guarded {
     /// OpenWrt `/etc` is an overlay whose upper layer can be reached by another path, so that path
     /// is closed too.
     pub fn new(root: &Path, conf: [&Path; 2], socket: Option<PathBuf>) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let root = absolute(root);
         let mut control_dirs: Vec<PathBuf> = [
             "etc/ctrl-exec-agent",
             "var/lib/ctrl-exec-agent",
@@ -37,7 +39,7 @@ impl Guarded {
         .map(|path| root.join(path))
         .collect();
         for file in conf {
-            let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+            let file = absolute(file);
             if let Some(dir) = file.parent().filter(|dir| dir.parent().is_some()) {
                 if !control_dirs.iter().any(|known| known == dir) {
                     control_dirs.push(dir.to_owned());

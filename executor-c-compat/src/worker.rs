@@ -1,6 +1,6 @@
 //! One connection: read a frame, decide, run, answer. Runs in a process of its own.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -283,4 +283,7 @@ fn send(stream: &mut UnixStream, response: &Response, extended: bool) {
     if !rest.is_empty() {
         log::warn!("a peer went away before its answer");
     }
+    // A connection that is closed with something unread looks broken to the peer.
+    let mut buffer = [0; 1024];
+    while matches!(stream.read(&mut buffer), Ok(1..)) {}
 }
