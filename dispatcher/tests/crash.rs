@@ -173,7 +173,10 @@ fn approving() {
         assert_eq!(root.registry().require(&name).unwrap().paired_cn(), name);
         queue.finish(&id).unwrap();
     }
-    assert_eq!(root.registry().list().unwrap().len(), ROUNDS as usize + 1);
+    assert_eq!(
+        root.registry().list().unwrap().records.len(),
+        ROUNDS as usize + 1
+    );
 }
 
 #[test]

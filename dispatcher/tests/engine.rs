@@ -29,6 +29,7 @@ fn identity(root: &Root) -> Identity {
 
 fn call(identity: &Identity, address: SocketAddr) -> Call {
     let target = Target {
+        obstacle: None,
         name: address.ip().to_string(),
         route: Route::Dial {
             address: address.ip().to_string(),

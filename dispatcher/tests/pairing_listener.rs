@@ -70,6 +70,10 @@ impl Place {
 
     fn desk(&self) -> Desk {
         Desk {
+            issued: ctrl_exec_dispatcher::store::files::issued::Issued::new(
+                self.dir.join("issued"),
+            ),
+            root: ctrl_exec_host::paths::Root::at(self.dir.join("root")),
             queue: Queue::new(self.dir.join("pairing")),
             registry: Registry::new(self.dir.join("agents")),
             ca: self.ca(),

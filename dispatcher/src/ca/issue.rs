@@ -78,6 +78,10 @@ impl Authority {
             return Err(CaError::Days(days));
         }
         let ca = self.facts();
+        let own = ca.subject_cn.as_deref().unwrap_or_default();
+        if wanted.cn.trim().eq_ignore_ascii_case(own.trim()) {
+            return Err(CaError::CaName(wanted.cn.clone()));
+        }
         if now.0 > ca.not_after {
             return Err(CaError::file(
                 &self.dir.cert(),

@@ -90,6 +90,8 @@ pub enum CaError {
     },
     /// The request is for another key than the one expected.
     WrongKey,
+    /// The request is for the CA's own name.
+    CaName(String),
     /// There is a CA already.
     Exists(PathBuf),
     /// A key could not be made.
@@ -137,6 +139,11 @@ impl fmt::Display for CaError {
                 "CSR is for '{}', expected '{}'",
                 found.escape_debug(),
                 expected.escape_debug()
+            ),
+            Self::CaName(name) => write!(
+                f,
+                "'{}' is the name of the CA itself; no certificate is made for it",
+                name.escape_debug()
             ),
             Self::WrongKey => f.write_str("CSR is for another key than the agent uses"),
             Self::Exists(path) => {

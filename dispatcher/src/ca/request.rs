@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::x509::cert::{self, KeyKind};
 use ctrl_exec_protocol::x509::csr::MAX_CN;
 use ctrl_exec_protocol::x509::keys::PrivateKey;
@@ -12,6 +13,7 @@ use ctrl_exec_protocol::x509::pem;
 use ctrl_exec_protocol::x509::verify::{self, SignedError};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
 /// Longest request text, in bytes, as in the reference.
 pub const MAX_TEXT: usize = 10_240;
@@ -52,6 +54,8 @@ pub enum RequestError {
     TooSmall(usize),
     /// A kind of key that is not accepted.
     UnsupportedKey(String),
+    /// An RSA key whose public exponent is below 65537, with which padding faults forge.
+    SmallExponent,
     /// The self-signature does not verify: whoever sent this does not hold the key.
     BadSignature,
     /// None or several common names, or one that is empty, too long or has control characters.
@@ -78,6 +82,9 @@ impl fmt::Display for RequestError {
                     f,
                     "CSR public key too small (RSA {bits} bits, need >= 2048)"
                 )
+            }
+            Self::SmallExponent => {
+                f.write_str("CSR has an RSA key with a public exponent below 65537")
             }
             Self::UnsupportedKey(kind) => write!(
                 f,
@@ -137,6 +144,12 @@ pub fn check_der(input: &[u8]) -> Result<Request, RequestError> {
         KeyKind::Other(kind) => return Err(RequestError::UnsupportedKey(kind.clone())),
         _ => {}
     }
+    if let (KeyKind::Rsa { .. }, Ok(PublicKey::RSA(rsa))) = (&key, info.subject_pki.parsed()) {
+        // What does not fit into 64 bits is large enough.
+        if rsa.try_exponent().is_ok_and(|exponent| exponent < 65_537) {
+            return Err(RequestError::SmallExponent);
+        }
+    }
     match verify::self_signed(info.subject_pki.raw, input, info.raw) {
         Ok(()) => {}
         Err(SignedError::Malformed) => return Err(RequestError::Malformed),
@@ -152,7 +165,9 @@ pub fn check_der(input: &[u8]) -> Result<Request, RequestError> {
     let cn = cert::common_name(info.subject.as_raw())
         .map_err(|_| RequestError::Malformed)?
         .ok_or(RequestError::CommonName("the common name is not text"))?;
-    if cn.is_empty() || cn.len() > MAX_CN || cn.chars().any(char::is_control) {
+    // A name that does not show as it is written can pass for another one on an operator's screen:
+    // controls, bidirectional and invisible characters.
+    if cn.is_empty() || cn.len() > MAX_CN || Untrusted::new(&cn).to_string() != cn {
         return Err(RequestError::CommonName(
             "common name empty, too long or with control characters",
         ));

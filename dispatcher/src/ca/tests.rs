@@ -172,6 +172,36 @@ fn requests_are_bound_to_name_and_key() {
     ));
 }
 
+/// Names that pass for another one, and keys that are weak in a way that size does not show.
+#[test]
+fn names_and_keys_that_are_never_signed() {
+    let temp = TempDir::new();
+    let ca = CaDir::new(temp.path().join("etc"));
+    let authority = setup_ca(&ca, &CaOptions::default(), NOW).unwrap();
+    let sign = |csr: &str| authority.sign_csr(csr, None, None, DAYS_DEFAULT, NOW);
+    for own in ["ctrl-exec CA", "CTRL-EXEC ca", " ctrl-exec CA "] {
+        let error = sign(&request(own).0).unwrap_err();
+        assert!(matches!(error, CaError::CaName(_)), "{own}: {error}");
+    }
+    for odd in [
+        "router\u{202e}1",
+        "a\u{2066}b",
+        "a\u{200e}",
+        "a\u{2028}b",
+        "a\u{7f}",
+        "a\u{85}b",
+        "a\u{200b}b",
+        "a\u{feff}",
+    ] {
+        let error = sign(&request(odd).0).unwrap_err();
+        assert!(matches!(error, CaError::Csr(_)), "{odd:?}: {error}");
+    }
+    assert!(sign(&request("Büro 3").0).is_ok());
+    let weak = include_str!("../../tests/fixtures/csr/rsa-e3.pem");
+    let error = sign(weak).unwrap_err().to_string();
+    assert!(error.contains("exponent below 65537"), "{error}");
+}
+
 #[test]
 fn a_leaf_never_outlives_its_ca() {
     let temp = TempDir::new();

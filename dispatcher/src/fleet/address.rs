@@ -1,7 +1,10 @@
 //! From a host word to where the agent listens (dispatcher.md §7).
 
 use super::call::{Route, Target};
-use crate::store::files::registry::{DEFAULT_PORT, LookupBy, Record, Registry, RegistryError};
+use super::error::Fault;
+use crate::store::files::registry::{
+    DEFAULT_PORT, Damaged, LookupBy, Record, Registry, RegistryError,
+};
 use std::fmt;
 
 /// Why words could not be resolved.
@@ -54,6 +57,18 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
         },
         serial_status: record.serial_status(),
         perl: record.is_perl(),
+        obstacle: record
+            .revoked()
+            .map(|since| Fault::Barred(since.to_owned())),
+    }
+}
+
+/// What stands for an agent whose record cannot be read: its call fails with the reason, and the
+/// others go on.
+fn unreadable(damaged: &Damaged) -> Target {
+    Target {
+        obstacle: Some(Fault::Record(damaged.to_string())),
+        ..target(&Record::new(&damaged.name), None, None)
     }
 }
 
@@ -67,9 +82,11 @@ pub fn resolve<S: AsRef<str>>(
     let mut unknown = Vec::new();
     for word in words {
         let (name, port) = split(word.as_ref());
-        match registry.load(name).map_err(AddressError::Registry)? {
-            Some(record) => targets.push(target(&record, port, option)),
-            None => unknown.push(word.as_ref().to_owned()),
+        match registry.load(name) {
+            Ok(Some(record)) => targets.push(target(&record, port, option)),
+            Ok(None) => unknown.push(word.as_ref().to_owned()),
+            Err(RegistryError::Damaged(damaged)) => targets.push(unreadable(&damaged)),
+            Err(error) => return Err(AddressError::Registry(error)),
         }
     }
     if unknown.is_empty() {
@@ -89,10 +106,12 @@ pub fn resolve_or_pass<S: AsRef<str>>(
         .iter()
         .map(|name| {
             let (name, port) = split(name.as_ref());
-            Ok(match registry.load(name)? {
-                Some(record) => target(&record, port, option),
-                None => target(&Record::new(name), port, option),
-            })
+            match registry.load(name) {
+                Ok(Some(record)) => Ok(target(&record, port, option)),
+                Ok(None) => Ok(target(&Record::new(name), port, option)),
+                Err(RegistryError::Damaged(damaged)) => Ok(unreadable(&damaged)),
+                Err(error) => Err(error),
+            }
         })
         .collect()
 }

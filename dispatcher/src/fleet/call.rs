@@ -31,6 +31,8 @@ pub struct Target {
     pub serial_status: SerialStatus,
     /// Whether the agent is known to be of release 0.12.3 or older.
     pub perl: bool,
+    /// Why it must not be called, or cannot be: the call ends with this before it begins.
+    pub obstacle: Option<Fault>,
 }
 
 impl Target {

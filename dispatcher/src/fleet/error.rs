@@ -70,6 +70,10 @@ pub enum Fault {
     },
     /// It shows a certificate that was revoked here.
     Revoked,
+    /// Its certificates were revoked here, at this time: it is not called.
+    Barred(String),
+    /// Its record cannot be read, in words.
+    Record(String),
     /// The peer closed before it sent anything.
     NoAnswer,
     /// The connection broke in the middle of the answer.
@@ -124,7 +128,9 @@ impl CallError {
             | Fault::TooLarge
             | Fault::BadAnswer(_)
             | Fault::Interrupted => Phase::Http,
-            Fault::NotStarted | Fault::PerlLimit(_) => return None,
+            Fault::NotStarted | Fault::PerlLimit(_) | Fault::Barred(_) | Fault::Record(_) => {
+                return None;
+            }
         })
     }
 }
@@ -199,6 +205,12 @@ impl fmt::Display for CallError {
                 f,
                 "TLS handshake with '{address}' failed: it shows a certificate that was revoked"
             ),
+            Fault::Barred(since) => write!(
+                f,
+                "not called: its certificates were revoked here ({since}); 'ced unrevoke' takes \
+                 that back"
+            ),
+            Fault::Record(text) => f.write_str(text),
             Fault::NoAnswer => {
                 write!(
                     f,

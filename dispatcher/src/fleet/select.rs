@@ -48,7 +48,7 @@ impl Selection {
         } else if let Some(among) = &self.among {
             among.clone()
         } else {
-            registry.names().map_err(SelectError::Registry)?
+            callable(registry)?
         };
         if let (Some(among), false) = (&self.among, self.words.is_empty()) {
             let among: HashSet<&str> = among.iter().map(String::as_str).collect();
@@ -57,11 +57,15 @@ impl Selection {
         if let Some(filter) = &self.tags {
             let mut kept = Vec::new();
             for word in words {
-                let record = registry
-                    .load(address::split(&word).0)
-                    .map_err(SelectError::Registry)?;
-                if record.is_some_and(|record| filter.matches(&record)) {
-                    kept.push(word);
+                match registry.load(address::split(&word).0) {
+                    Ok(record) => {
+                        if record.is_some_and(|record| filter.matches(&record)) {
+                            kept.push(word);
+                        }
+                    }
+                    // Its tags are not known: it is named and counted rather than left out.
+                    Err(RegistryError::Damaged(_)) => kept.push(word),
+                    Err(error) => return Err(SelectError::Registry(error)),
                 }
             }
             words = kept;
@@ -84,7 +88,7 @@ impl Selection {
                 continue;
             }
             if names.is_none() {
-                names = Some(registry.names().map_err(SelectError::Registry)?);
+                names = Some(callable(registry)?);
             }
             let mut any = false;
             for name in names.iter().flatten().filter(|name| glob(word, name)) {
@@ -99,6 +103,17 @@ impl Selection {
         }
         Ok(out)
     }
+}
+
+/// The agents that a selection other than by name means: all but the revoked ones. One whose record
+/// cannot be read is among them, so that it is told of.
+fn callable(registry: &Registry) -> Result<Vec<String>, SelectError> {
+    let listing = registry.list().map_err(SelectError::Registry)?;
+    let records = listing.records.iter().filter(|r| r.revoked().is_none());
+    let mut names: Vec<String> = records.map(|record| record.name().to_owned()).collect();
+    names.extend(listing.damaged.into_iter().map(|damaged| damaged.name));
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// `key=value[,key=value…]`; all must match exactly (dispatcher.md §3.6).

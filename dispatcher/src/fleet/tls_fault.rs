@@ -1,6 +1,7 @@
 //! What a failed handshake means to the people of a fleet: the TLS library's words name its types.
 
 use super::error::Fault;
+use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::time::Utc;
 
 /// How the library reports a certificate that it refuses, before the reason.
@@ -104,10 +105,7 @@ fn plain(text: &str) -> String {
         "peer is incompatible: NoCipherSuitesInCommon" => "it speaks no TLS that is accepted here",
         text => text,
     };
-    text.chars()
-        .take(200)
-        .flat_map(char::escape_debug)
-        .collect()
+    Untrusted::new(text).at_most(200).to_string()
 }
 
 #[cfg(test)]

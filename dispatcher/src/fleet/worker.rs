@@ -441,6 +441,10 @@ impl Worker {
             worker.pacing.closed(&call.target.route);
             worker.end(flight, Err(fault));
         };
+        if let Some(fault) = &call.target.obstacle {
+            refused(self, flight, fault.clone());
+            return;
+        }
         if call.target.perl {
             let size = call.bytes(false).len();
             if size > PERL_REQUEST {

@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::{Approval, LookupBy, Outcome};
 
@@ -14,7 +17,10 @@ use super::{Queue, QueueError, Queued};
 use crate::ca::request;
 use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};
 use crate::jval::Object;
+use crate::store::files::issued::{Issued, IssuedCert, IssuedError};
 use crate::store::files::registry::{DEFAULT_PORT, Record, Registry, RegistryError, SerialStatus};
+use crate::store::files::revoked;
+use crate::tasks::revoke::{Barring, RevokeError};
 
 /// Everything a decision needs.
 #[derive(Debug)]
@@ -23,6 +29,10 @@ pub struct Desk {
     pub queue: Queue,
     /// The registry that approved agents go into.
     pub registry: Registry,
+    /// Every certificate that was given away.
+    pub issued: Issued,
+    /// Where the revocation list is: an agent that is replaced gets onto it.
+    pub root: Root,
     /// The CA that signs.
     pub ca: CaDir,
     /// The dispatcher's certificate, whose serial agents are told to trust.
@@ -40,6 +50,43 @@ pub struct Overrides {
     pub ip: Option<IpAddr>,
     /// `--agent-port`.
     pub port: Option<u16>,
+    /// `--code`: the code that was compared; the request that is signed must have it.
+    pub code: Option<String>,
+    /// `--replace`: take the name from the agent that has it.
+    pub replace: bool,
+}
+
+/// An agent that has the name a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The name.
+    pub name: String,
+    /// Since when, or empty.
+    pub since: String,
+    /// Its address, or empty.
+    pub ip: String,
+    /// Its certificates, as far as they are known.
+    pub certs: Vec<IssuedCert>,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_unknown = |text: &str| match text {
+            "" => "unknown".to_owned(),
+            text => Untrusted::new(text).at_most(64).to_string(),
+        };
+        write!(
+            f,
+            "'{}' is paired already (since {}, address {}, ",
+            self.name,
+            or_unknown(&self.since),
+            or_unknown(&self.ip)
+        )?;
+        match self.certs.iter().max_by_key(|cert| cert.until.0) {
+            Some(cert) => write!(f, "certificate {})", cert.serial),
+            None => f.write_str("certificate unknown)"),
+        }
+    }
 }
 
 /// An approval that was carried out.
@@ -66,6 +113,19 @@ pub enum DeskError {
     Ca(CaError),
     /// The registry.
     Registry(RegistryError),
+    /// The list of issued certificates.
+    Issued(IssuedError),
+    /// Barring the agent that is replaced.
+    Revoke(RevokeError),
+    /// Another agent has the name, and `replace` was not asked for.
+    Taken(Taken),
+    /// The request is not the one whose code was compared.
+    Code {
+        /// What was compared.
+        compared: String,
+        /// The code of the request as it is now.
+        found: String,
+    },
 }
 
 impl fmt::Display for DeskError {
@@ -74,11 +134,36 @@ impl fmt::Display for DeskError {
             Self::Queue(error) => error.fmt(f),
             Self::Ca(error) => error.fmt(f),
             Self::Registry(error) => error.fmt(f),
+            Self::Issued(error) => error.fmt(f),
+            Self::Revoke(error) => error.fmt(f),
+            Self::Taken(taken) => write!(
+                f,
+                "{taken}. If this is another device, or the same one set up anew, --replace takes \
+                 the name from it and bars its certificates"
+            ),
+            Self::Code { compared, found } => write!(
+                f,
+                "the request's code is {found}, not {}: it is not the request that you compared; \
+                 nothing was signed",
+                Untrusted::new(compared).at_most(32)
+            ),
         }
     }
 }
 
 impl std::error::Error for DeskError {}
+
+impl From<IssuedError> for DeskError {
+    fn from(error: IssuedError) -> Self {
+        Self::Issued(error)
+    }
+}
+
+impl From<RevokeError> for DeskError {
+    fn from(error: RevokeError) -> Self {
+        Self::Revoke(error)
+    }
+}
 
 impl From<QueueError> for DeskError {
     fn from(error: QueueError) -> Self {
@@ -101,11 +186,15 @@ impl From<RegistryError> for DeskError {
 impl Desk {
     /// Signs a request, registers the agent and leaves the answer for the listener.
     ///
+    /// The request is read once: what is compared with the code is what is signed, whoever writes
+    /// into the queue meanwhile.
+    ///
     /// The registry is written before the certificate is released (the reference does it the other
     /// way round): an agent that holds a certificate is one that can be listed and unpaired.
     ///
     /// # Errors
-    /// Unknown or decided request, a CSR that cannot be signed, CA or registry trouble.
+    /// Unknown or decided request, another code than the one compared, a name that is taken, a CSR
+    /// that cannot be signed, CA or registry trouble.
     pub fn approve(
         &self,
         id: &str,
@@ -114,10 +203,37 @@ impl Desk {
         now: Utc,
     ) -> Result<Approved, DeskError> {
         let queued = self.queue.undecided(id)?;
+        if let Some(compared) = &overrides.code {
+            if *compared != queued.code {
+                return Err(DeskError::Code {
+                    compared: compared.clone(),
+                    found: queued.code,
+                });
+            }
+        }
+        let taken = self.taken(&queued, now)?;
+        if let (Some(taken), false) = (&taken, overrides.replace) {
+            return Err(DeskError::Taken(taken.clone()));
+        }
         let authority = Authority::load(&self.ca)?;
         let issued = authority.sign_csr(&queued.csr, None, None, DAYS_DEFAULT, now)?;
 
-        let mut warnings = self.warnings(&queued);
+        let mut warnings = differing_name(&queued);
+        if let Some(taken) = &taken {
+            // Barred before the new certificate is noted, which must not be barred with them.
+            let why = format!("{} replaced {}", taken.name, now.iso());
+            self.barring().bar(&taken.certs, &why)?;
+            warnings.push(if taken.certs.is_empty() {
+                format!(
+                    "{taken} was replaced, but its certificate is not known here and so is not \
+                     barred: ced revoke --serial SERIAL"
+                )
+            } else {
+                format!("{taken} was replaced; its certificates are refused from now on")
+            });
+        }
+        self.issued
+            .add(&[IssuedCert::new(&issued.facts, &queued.hostname)])?;
         let serial = ca::trust_serial(&self.cert).unwrap_or_else(|error| {
             warnings.push(format!(
                 "the agent will not trust this dispatcher yet: {error}"
@@ -136,7 +252,8 @@ impl Desk {
             queued,
         };
         let cn = issued.facts.subject_cn.clone().unwrap_or_default();
-        let record = approved.record(&issued.expiry(), &serial, &cn, now);
+        let mut record = approved.record(&issued.expiry(), &serial, &cn, now);
+        record.set("cert_serial", revoked::normal(&issued.facts.serial_hex));
         self.registry.register(&record)?;
         let outcome = Outcome::Approved(Approval {
             cert: issued.pem,
@@ -173,40 +290,61 @@ impl Desk {
         Ok(queued)
     }
 
-    /// What the operator should know about a request before deciding, and after.
+    /// The agent that has the name which a request asks for. A record that this very request made,
+    /// before a crash, is nobody's else.
+    ///
+    /// # Errors
+    /// Registry or list of issued certificates.
+    pub fn taken(&self, queued: &Queued, now: Utc) -> Result<Option<Taken>, DeskError> {
+        let name = &queued.hostname;
+        let (since, ip) = match self.registry.load(name) {
+            Ok(None) => return Ok(None),
+            Ok(Some(old)) if old.text("reqid") == queued.id => return Ok(None),
+            Ok(Some(old)) => (old.text("paired").to_owned(), old.ip().to_owned()),
+            Err(RegistryError::Damaged(_)) => (String::new(), String::new()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Taken {
+            name: name.clone(),
+            since,
+            ip,
+            certs: self.barring().known(name, now)?,
+        }))
+    }
+
+    /// What the operator should know about a request before deciding.
     pub fn warnings(&self, queued: &Queued) -> Vec<String> {
         let mut warnings = Vec::new();
-        match self.registry.load(&queued.hostname) {
-            Ok(Some(old)) => warnings.push(format!(
-                "'{}' is paired already (address {}, since {}); approving replaces that agent",
-                queued.hostname,
-                if old.ip().is_empty() {
-                    "unknown"
-                } else {
-                    old.ip()
-                },
-                old.raw().get("paired").and_then(text).unwrap_or("unknown")
+        match self.taken(queued, Utc::now()) {
+            Ok(Some(taken)) => warnings.push(format!(
+                "{taken}: approving needs --replace, which bars that one's certificates"
             )),
             Ok(None) => {}
             Err(error) => warnings.push(error.to_string()),
         }
-        match request::check(&queued.csr) {
-            Err(error) => warnings.push(format!("cannot be signed: {error}")),
-            Ok(facts) if facts.cn != queued.hostname => warnings.push(format!(
-                "the request is for a certificate of '{}', not '{}'",
-                facts.cn.escape_debug(),
-                queued.hostname
-            )),
-            Ok(_) => {}
-        }
+        warnings.extend(differing_name(queued));
         warnings
+    }
+
+    fn barring(&self) -> Barring<'_> {
+        Barring {
+            root: &self.root,
+            registry: &self.registry,
+            issued: &self.issued,
+        }
     }
 }
 
-fn text(value: &crate::jval::Value) -> Option<&str> {
-    match value {
-        crate::jval::Value::String(text) => Some(text),
-        _ => None,
+/// A request that cannot be signed, or is for another name than the agent's.
+fn differing_name(queued: &Queued) -> Vec<String> {
+    match request::check(&queued.csr) {
+        Err(error) => vec![format!("cannot be signed: {error}")],
+        Ok(facts) if facts.cn != queued.hostname => vec![format!(
+            "the request is for a certificate of '{}', not '{}'",
+            Untrusted::new(&facts.cn),
+            queued.hostname
+        )],
+        Ok(_) => Vec::new(),
     }
 }
 
@@ -268,11 +406,12 @@ impl Approved {
                 self.queued.source_ip
             );
         }
-        if self.queued.reverse_confirmed && !self.queued.reverse_dns.eq_ignore_ascii_case(name) {
+        let found = &self.queued.reverse_dns;
+        let other = names::is_agent_name(found) && !found.eq_ignore_ascii_case(name);
+        if self.queued.reverse_confirmed && other {
             let _ = writeln!(
                 out,
-                "    ctrl-exec-dispatcher edit-agent {name} --rename {}",
-                self.queued.reverse_dns
+                "    ctrl-exec-dispatcher edit-agent {name} --rename {found}"
             );
         }
         for warning in &self.warnings {
@@ -283,7 +422,7 @@ impl Approved {
 }
 
 /// What `list-requests` prints.
-pub fn list_text(pending: &[Queued]) -> String {
+pub fn list_text(pending: &[Queued], desk: &Desk) -> String {
     if pending.is_empty() {
         return "No pending pairing requests.\n".to_owned();
     }
@@ -306,8 +445,8 @@ pub fn list_text(pending: &[Queued]) -> String {
             reverse_text(queued),
             printable(&queued.code)
         );
-        if let Err(error) = request::check(&queued.csr) {
-            let _ = writeln!(out, "  cannot be signed: {error}");
+        for warning in desk.warnings(queued) {
+            let _ = writeln!(out, "  {warning}");
         }
     }
     out.push_str(
@@ -325,9 +464,7 @@ pub(super) fn reverse_text(queued: &Queued) -> String {
     }
 }
 
-/// Text of a queue file for a terminal: control characters shown, not obeyed.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+/// Text of a queue file for a terminal.
+pub(super) fn printable(text: &str) -> Untrusted<'_> {
+    Untrusted::new(text).at_most(253)
 }

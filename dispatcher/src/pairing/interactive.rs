@@ -4,6 +4,7 @@
 //! not take another's number. (The reference looks the position up again: DEVIATE; `a0` acts on
 //! the last one there: refused here.)
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -13,18 +14,21 @@ use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_reactor::Waker;
 
 use super::desk::{printable, reverse_text};
-use super::{Desk, Operator, Overrides, Queued};
+use super::{Desk, DeskError, Operator, Overrides, Queued};
 
 /// Longest line taken from the operator.
 const MAX_LINE: usize = 4096;
 const HELP: &str = "Commands: a [approve], d [deny], s [skip] for a single request; a<n>, d<n> for \
-                    request n of the list; l [list]; q [quit].\n";
+                    request n of the list; r, r<n> [approve and replace the agent of that name]; \
+                    l [list]; q [quit].\n";
 
 /// What a line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reaction {
     /// Approve this request.
     Approve(String),
+    /// Approve this request, and take the name from the agent that has it.
+    Replace(String),
     /// Deny this request.
     Deny(String),
     /// Show the queue.
@@ -37,16 +41,19 @@ pub enum Reaction {
     Nothing,
 }
 
-/// Which ids stand behind the displayed numbers.
+/// Which requests stand behind the displayed numbers, and which codes were displayed with them.
 #[derive(Clone, Debug, Default)]
 pub struct Prompt {
     shown: Vec<String>,
+    codes: HashMap<String, String>,
 }
 
 impl Prompt {
     /// The text that shows the pending requests; their numbers hold until the next call.
     pub fn show(&mut self, pending: &[Queued], desk: &Desk) -> String {
         self.shown = pending.iter().map(|queued| queued.id.clone()).collect();
+        let codes = pending.iter().map(|q| (q.id.clone(), q.code.clone()));
+        self.codes = codes.collect();
         match pending {
             [] => "No pending requests.\n".to_owned(),
             [only] => {
@@ -76,6 +83,11 @@ impl Prompt {
         }
     }
 
+    /// The code that was displayed with a request; what is approved must have it.
+    pub fn code(&self, id: &str) -> Option<String> {
+        self.codes.get(id).cloned()
+    }
+
     /// What a line means now. `pending` are the ids that are still undecided.
     pub fn line(&self, line: &str, pending: &[String]) -> Reaction {
         let line = line.trim();
@@ -87,9 +99,11 @@ impl Prompt {
             "q" | "quit" => return Reaction::Quit,
             "a" | "A" => ('a', None),
             "d" | "D" => ('d', None),
+            "r" | "R" => ('r', None),
             _ => match line.split_at_checked(1) {
                 Some(("a", digits)) => ('a', Some(digits)),
                 Some(("d", digits)) => ('d', Some(digits)),
+                Some(("r", digits)) => ('r', Some(digits)),
                 _ => return say(HELP.trim_end()),
             },
         };
@@ -120,10 +134,11 @@ impl Prompt {
         if !pending.contains(id) {
             return say(&format!("Request {id} is gone."));
         }
-        if verb == 'a' {
-            Reaction::Approve(id.clone())
-        } else {
-            Reaction::Deny(id.clone())
+        let id = id.clone();
+        match verb {
+            'a' => Reaction::Approve(id),
+            'r' => Reaction::Replace(id),
+            _ => Reaction::Deny(id),
         }
     }
 }
@@ -232,15 +247,8 @@ impl<W: Write> Console<W> {
             Reaction::Quit => return true,
             Reaction::List => self.show(),
             Reaction::Say(text) => self.say(&text),
-            Reaction::Approve(id) => {
-                let none = Overrides::default();
-                let text = match self.desk.approve(&id, &none, &self.log, Utc::now()) {
-                    Ok(approved) => approved.text(),
-                    Err(error) => format!("Not approved: {error}\n"),
-                };
-                self.say(&text);
-                self.rest();
-            }
+            Reaction::Approve(id) => self.approve(&id, false),
+            Reaction::Replace(id) => self.approve(&id, true),
             Reaction::Deny(id) => {
                 let text = match self.desk.deny(&id, &self.log) {
                     Ok(queued) => format!("Denied request '{}'.\n", queued.id),
@@ -251,6 +259,25 @@ impl<W: Write> Console<W> {
             }
         }
         false
+    }
+
+    /// Approves what was displayed: not whatever has taken its place meanwhile.
+    fn approve(&mut self, id: &str, replace: bool) {
+        let overrides = Overrides {
+            code: self.prompt.code(id),
+            replace,
+            ..Overrides::default()
+        };
+        let text = match self.desk.approve(id, &overrides, &self.log, Utc::now()) {
+            Ok(approved) => approved.text(),
+            Err(DeskError::Taken(taken)) => format!(
+                "Not approved: {taken}. 'r' (or r<n>) in place of 'a' takes the name from it and \
+                 bars its certificates.\n"
+            ),
+            Err(error) => format!("Not approved: {error}\n"),
+        };
+        self.say(&text);
+        self.rest();
     }
 
     /// Shows what is left after a decision, if anything.

@@ -1,6 +1,8 @@
 use super::*;
 use crate::ca::{CaDir, CaOptions, IdentityFiles, setup_ca, setup_dispatcher};
+use crate::store::files::issued::Issued;
 use crate::store::files::registry::{LookupBy as RecordLookup, Registry, SerialStatus};
+use crate::store::files::revoked;
 use crate::testing::TempDir;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
@@ -33,6 +35,8 @@ fn fixture() -> Fixture {
     let desk = Desk {
         queue: Queue::new(temp.path().join("pairing")),
         registry: Registry::new(temp.path().join("agents")),
+        issued: Issued::new(temp.path().join("issued")),
+        root: Root::at(temp.path()),
         ca,
         cert: files.cert,
         dispatcher_id: "disp".to_owned(),
@@ -213,6 +217,7 @@ fn overrides_and_warnings() {
         lookup_by: Some(LookupBy::Ip),
         ip: Some("::1".parse().unwrap()),
         port: Some(9000),
+        ..Overrides::default()
     };
     let approved = fixture
         .desk
@@ -232,13 +237,35 @@ fn overrides_and_warnings() {
 
     // The same name again: said before and after.
     let again = queue(&fixture, &request("a", "a"));
-    assert!(fixture.desk.warnings(&again)[0].contains("'a' is paired already (address ::1"));
-    // Without the dispatcher's certificate: approved, but said.
-    std::fs::remove_file(&fixture.desk.cert).unwrap();
-    let approved = fixture
+    assert!(fixture.desk.warnings(&again)[0].contains(", address ::1, certificate "));
+    let refused = fixture
         .desk
         .approve(&again.id, &Overrides::default(), &fixture.log, Utc::now())
+        .unwrap_err();
+    assert!(matches!(&refused, DeskError::Taken(taken) if taken.certs.len() == 1));
+    assert!(refused.to_string().contains("--replace"), "{refused}");
+    let old = fixture.desk.issued.of("a", Utc::now()).unwrap().remove(0);
+    let listed = list_text(&fixture.desk.queue.pending().unwrap(), &fixture.desk);
+    assert!(listed.contains(&old.serial), "{listed}");
+    // Without the dispatcher's certificate: approved, but said.
+    std::fs::remove_file(&fixture.desk.cert).unwrap();
+    let replace = Overrides {
+        replace: true,
+        ..Overrides::default()
+    };
+    let approved = fixture
+        .desk
+        .approve(&again.id, &replace, &fixture.log, Utc::now())
         .unwrap();
+    // The old one is barred, the new one is not.
+    let barred = revoked::load(&fixture.desk.root).unwrap();
+    assert_eq!(
+        barred,
+        std::collections::HashSet::from([old.serial.clone()])
+    );
+    let new = fixture.desk.registry.require("a").unwrap();
+    assert!(!barred.contains(new.cert_serial()) && !new.cert_serial().is_empty());
+    assert_eq!(fixture.desk.issued.of("a", Utc::now()).unwrap().len(), 2);
     assert!(
         approved
             .text()
@@ -248,6 +275,122 @@ fn overrides_and_warnings() {
     );
     let record = fixture.desk.registry.require("a").unwrap();
     assert_eq!(record.serial_status(), SerialStatus::Unknown);
+}
+
+/// Whoever may write into the queue cannot have another request signed than the one whose code was
+/// compared, nor show a code of his own.
+#[test]
+fn what_is_signed_is_what_was_compared() {
+    let fixture = fixture();
+    let honest = queue(&fixture, &request("r1", "r1"));
+    let path = fixture.desk.queue.dir().join(format!("{}.json", honest.id));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let escaped = |pem: &str| pem.replace('\n', "\\n");
+    let foreign = request("r1", "r1");
+    // The foreign request under the honest one's id, with the honest code in the file.
+    let swapped = text.replace(&escaped(&honest.csr), &escaped(&foreign.csr));
+    assert_ne!(swapped, text);
+    std::fs::write(&path, &swapped).unwrap();
+    let listed = fixture.desk.queue.pending().unwrap().remove(0);
+    let code = ctrl_exec_protocol::wire::pairing::code;
+    assert_eq!(listed.code, code(&foreign.csr), "computed, not read");
+    let compared = Overrides {
+        code: Some(honest.code.clone()),
+        ..Overrides::default()
+    };
+    let approve = || {
+        fixture
+            .desk
+            .approve(&honest.id, &compared, &fixture.log, Utc::now())
+    };
+    let error = approve().unwrap_err();
+    assert!(matches!(error, DeskError::Code { .. }), "{error}");
+    assert!(fixture.desk.registry.load("r1").unwrap().is_none());
+    assert!(fixture.desk.issued.all(Utc::now()).unwrap().is_empty());
+    // The prompt is bound to what it displayed.
+    let mut prompt = Prompt::default();
+    std::fs::write(&path, &text).unwrap();
+    prompt.show(&fixture.desk.queue.pending().unwrap(), &fixture.desk);
+    std::fs::write(&path, &swapped).unwrap();
+    assert_eq!(prompt.code(&honest.id), Some(honest.code.clone()));
+    // As it was compared: signed.
+    std::fs::write(&path, &text).unwrap();
+    approve().unwrap();
+    let (_, bytes) = fixture.desk.queue.answer(&honest.id).unwrap();
+    let Outcome::Approved(approval) = Outcome::parse(&bytes).unwrap() else {
+        panic!()
+    };
+    let leaf = cert::from_pem(&approval.cert).unwrap();
+    let wanted = crate::ca::request::check(&honest.csr).unwrap();
+    assert_eq!(cert::facts(&leaf).unwrap().spki_der, wanted.spki_der);
+}
+
+/// While one process swaps the file all the time, nothing is ever signed under another code.
+#[test]
+fn a_race_of_swaps_signs_nothing_else() {
+    let fixture = fixture();
+    let honest = queue(&fixture, &request("r1", "r1"));
+    let path = fixture.desk.queue.dir().join(format!("{}.json", honest.id));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let escaped = |pem: &str| pem.replace('\n', "\\n");
+    let swapped = text.replace(&escaped(&honest.csr), &escaped(&request("r1", "r1").csr));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let wanted = crate::ca::request::check(&honest.csr).unwrap().spki_der;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let perm = ctrl_exec_host::durable::Perm::mode(0o644);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for text in [&swapped, &text] {
+                    ctrl_exec_host::durable::write(&path, text.as_bytes(), &perm).unwrap();
+                }
+            }
+        });
+        for _ in 0..200 {
+            let compared = Overrides {
+                code: Some(honest.code.clone()),
+                replace: true,
+                ..Overrides::default()
+            };
+            let approved = fixture
+                .desk
+                .approve(&honest.id, &compared, &fixture.log, Utc::now());
+            if approved.is_ok() {
+                let (_, bytes) = fixture.desk.queue.answer(&honest.id).unwrap();
+                let Outcome::Approved(approval) = Outcome::parse(&bytes).unwrap() else {
+                    panic!()
+                };
+                let leaf = cert::from_pem(&approval.cert).unwrap();
+                assert_eq!(cert::facts(&leaf).unwrap().spki_der, wanted);
+                let answer = fixture
+                    .desk
+                    .queue
+                    .dir()
+                    .join(format!("{}.approved", honest.id));
+                std::fs::remove_file(answer).unwrap();
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn queue_files_are_not_followed_or_waited_for() {
+    let fixture = fixture();
+    let queued = queue(&fixture, &request("a", "a"));
+    let path = fixture.desk.queue.dir().join(format!("{}.json", queued.id));
+    let elsewhere = fixture.temp.path().join("elsewhere");
+    std::fs::rename(&path, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    assert!(fixture.desk.queue.load(&queued.id).is_err());
+    std::fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::Mode::from_raw_mode(0o600),
+    )
+    .unwrap();
+    assert!(fixture.desk.queue.load(&queued.id).is_err());
+    assert!(fixture.desk.queue.pending().unwrap().is_empty());
 }
 
 #[test]
@@ -266,9 +409,9 @@ fn a_request_that_cannot_be_signed_stays_and_is_marked() {
     );
     let pending = fixture.desk.queue.pending().unwrap();
     assert!(
-        list_text(&pending).contains("cannot be signed"),
+        list_text(&pending, &fixture.desk).contains("cannot be signed"),
         "{}",
-        list_text(&pending)
+        list_text(&pending, &fixture.desk)
     );
     assert!(fixture.desk.registry.load("a").unwrap().is_none());
     fixture.desk.deny(&queued.id, &fixture.log).unwrap();
@@ -276,7 +419,7 @@ fn a_request_that_cannot_be_signed_stays_and_is_marked() {
     let (_, bytes) = fixture.desk.queue.answer(&queued.id).unwrap();
     let reason = "rejected by operator".to_owned();
     assert_eq!(Outcome::parse(&bytes).unwrap(), Outcome::Denied { reason });
-    assert!(list_text(&[]).contains("No pending"));
+    assert!(list_text(&[], &fixture.desk).contains("No pending"));
     assert!(fixture.temp.path().exists());
 }
 

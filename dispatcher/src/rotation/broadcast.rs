@@ -43,9 +43,15 @@ impl Rotator {
             matches!(
                 record.serial_status(),
                 SerialStatus::Pending | SerialStatus::Unknown
-            )
+            ) && record.revoked().is_none()
         };
-        let targets: Vec<Record> = self.registry.list()?.into_iter().filter(wanted).collect();
+        let listing = self.registry.list()?;
+        let targets: Vec<Record> = listing.records.into_iter().filter(wanted).collect();
+        for damaged in &listing.damaged {
+            report
+                .failed
+                .push((damaged.name.clone(), damaged.to_string()));
+        }
         if targets.is_empty() {
             return Ok(report);
         }

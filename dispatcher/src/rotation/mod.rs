@@ -135,6 +135,8 @@ pub struct Rotated {
     pub overlap_expires: Utc,
     /// Agents that have to be told.
     pub pending: usize,
+    /// Agents that were left behind (`force`): they must be paired again.
+    pub stale: Vec<String>,
 }
 
 /// Why a rotation step failed.
@@ -149,6 +151,8 @@ pub enum RotationError {
     /// Agents still know only the certificate before the present one; another rotation would cut
     /// them off.
     Unfinished(Vec<String>),
+    /// The records of these agents cannot be read, so that they could not be told.
+    Unreadable(Vec<String>),
 }
 
 impl fmt::Display for RotationError {
@@ -157,6 +161,12 @@ impl fmt::Display for RotationError {
             Self::Ca(error) => error.fmt(f),
             Self::Registry(error) => error.fmt(f),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Unreadable(names) => write!(
+                f,
+                "the record of {} cannot be read, so a rotation would cut it off: 'ced doctor \
+                 --repair' first",
+                names.join(", ")
+            ),
             Self::Unfinished(names) => {
                 let shown: Vec<&str> = names.iter().take(5).map(String::as_str).collect();
                 write!(
@@ -272,6 +282,11 @@ impl Rotator {
         let _lock = self.lock()?;
         self.reconcile_locked(log, now)?;
         let state = self.status(log)?;
+        let damaged = self.registry.list()?.damaged;
+        if !force && !damaged.is_empty() {
+            let names = damaged.into_iter().map(|damaged| damaged.name);
+            return Err(RotationError::Unreadable(names.collect()));
+        }
         let unfinished = self.unfinished()?;
         if !force && !unfinished.is_empty() {
             return Err(RotationError::Unfinished(unfinished));
@@ -287,7 +302,14 @@ impl Rotator {
         }
         self.files.replace(&issued.pem, &key_pem, self.owner)?;
         let (state, pending) = self.adopt(state, old.as_deref(), now)?;
+        // They know only a certificate that is gone now: nothing here can reach them any more.
+        self.registry.update_many(&unfinished, |record| {
+            record.set_serial_status(SerialStatus::Stale);
+            true
+        })?;
+        let pending = pending.saturating_sub(unfinished.len());
         Ok(Rotated {
+            stale: unfinished,
             new_serial: state.current_serial().to_owned(),
             old_serial: old,
             overlap_expires: state.overlap_expires().unwrap_or(now),
@@ -364,14 +386,13 @@ impl Rotator {
         }
         let before = ca::trust_serial(&self.previous().cert)?;
         let only_before = |record: &Record| {
-            record.serial_status() == SerialStatus::Pending && record.dispatcher_serial() == before
+            record.serial_status() == SerialStatus::Pending
+                && record.dispatcher_serial() == before
+                && record.revoked().is_none()
         };
-        let records = self.registry.list()?;
-        Ok(records
-            .iter()
-            .filter(|record| only_before(record))
-            .map(|record| record.name().to_owned())
-            .collect())
+        let listing = self.registry.list()?;
+        let named = listing.records.iter().filter(|record| only_before(record));
+        Ok(named.map(|record| record.name().to_owned()).collect())
     }
 
     /// Marks agents stale that were not told before the overlap ended; returns their names.

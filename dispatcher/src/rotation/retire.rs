@@ -64,9 +64,14 @@ impl Rotator {
         log: &Syslog,
         now: Utc,
     ) -> Result<Retired, RotationError> {
-        let calls: Vec<RotateCall> = self
-            .registry
-            .list()?
+        let listing = self.registry.list()?;
+        let unreadable: Vec<(String, String)> = listing
+            .damaged
+            .iter()
+            .map(|damaged| (damaged.name.clone(), damaged.to_string()))
+            .collect();
+        let calls: Vec<RotateCall> = listing
+            .records
             .into_iter()
             .filter(|record| has_to_forget(record, serial, state))
             .map(|agent| RotateCall {
@@ -86,7 +91,7 @@ impl Rotator {
             agents.rotate_serial(&calls)
         };
         let mut done = Vec::new();
-        let mut failed = Vec::new();
+        let mut failed = unreadable;
         for (call, result) in calls.iter().zip(results) {
             match result {
                 Ok(()) => done.push(call.agent.name().to_owned()),
@@ -139,6 +144,7 @@ impl Rotator {
 fn has_to_forget(record: &Record, serial: &str, state: &RotationState) -> bool {
     let text = |key| crate::jval::str_or_empty(record.raw(), key);
     record.serial_status() == SerialStatus::Current
+        && record.revoked().is_none()
         && text(FORGOTTEN) != serial
         && (text("paired").is_empty() || text("paired") <= state.rotated_at())
 }

@@ -3,7 +3,7 @@
 
 use crate::ca::{Authority, CaDir};
 use crate::config::Config;
-use crate::store::files::registry::{Record, Registry, SerialStatus};
+use crate::store::files::registry::{Registry, SerialStatus};
 use crate::trust;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_protocol::time::{DAY, Utc};
@@ -301,27 +301,28 @@ fn directory(report: &mut Report, dir: &Path) {
 }
 
 fn agents(report: &mut Report, registry: &Registry, now: Utc) {
-    let (records, names) = match (registry.list(), registry.names()) {
-        (Ok(records), Ok(names)) => (records, names),
-        (Err(error), _) | (_, Err(error)) => {
+    let listing = match registry.list() {
+        Ok(listing) => listing,
+        Err(error) => {
             report.add("registry", Grade::Fault, error.to_string());
             return;
         }
     };
+    let records = listing.records;
     report.add("registry", Grade::Ok, format!("{} agent(s)", records.len()));
-    let readable: std::collections::HashSet<&str> = records.iter().map(Record::name).collect();
-    for name in names
-        .iter()
-        .filter(|name| !readable.contains(name.as_str()))
-    {
-        report.add(
-            "registry",
-            Grade::Fault,
-            format!("{name}.json is no readable record: pair '{name}' again or remove the file"),
-        );
+    for damaged in &listing.damaged {
+        report.add("registry", Grade::Fault, damaged.to_string());
     }
     for record in &records {
         let name = record.name();
+        if let Some(since) = record.revoked() {
+            report.add(
+                "agents",
+                Grade::Ok,
+                format!("'{name}' is revoked since {since} and not called"),
+            );
+            continue;
+        }
         match Utc::parse_openssl(record.expiry()) {
             Some(end) if end.0 < now.0 => report.add(
                 "agents",

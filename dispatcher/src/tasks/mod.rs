@@ -7,6 +7,7 @@ pub mod doctor;
 mod ping;
 pub mod renew;
 mod result;
+pub mod revoke;
 mod run;
 
 pub use ping::{
@@ -18,6 +19,7 @@ pub use run::{RunBody, async_entry, async_result, run_call, run_result};
 use crate::fleet::{Answer, CallError, Fault};
 use crate::jval::{self, Object, Value};
 use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_reactor::http::Response;
 use std::time::Duration;
 
@@ -76,7 +78,7 @@ impl Failure {
     fn transport(error: &CallError) -> Self {
         let outcome = match error.fault {
             Fault::NotStarted => Outcome::Skipped,
-            Fault::PerlLimit(_) => Outcome::Refused,
+            Fault::PerlLimit(_) | Fault::Barred(_) => Outcome::Refused,
             _ => Outcome::Unreached,
         };
         Self {
@@ -158,11 +160,7 @@ const MAX_NAME: usize = 253;
 fn finish(result: &mut Object, name: &str, answer: &Answer) {
     if let Some(Value::String(reported)) = result.get("host") {
         if !reported.is_empty() && reported != name {
-            let reported: String = reported
-                .chars()
-                .take(MAX_NAME)
-                .flat_map(char::escape_debug)
-                .collect();
+            let reported = Untrusted::new(reported).at_most(MAX_NAME).to_string();
             result.insert("reported_hostname".to_owned(), jval::string(reported));
         }
     }

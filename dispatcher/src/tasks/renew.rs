@@ -3,8 +3,9 @@
 
 use crate::ca::{Authority, CaDir};
 use crate::config::Config;
-use crate::fleet::{Answer, Call, Engine, Identity, Plan, Target};
+use crate::fleet::{Answer, Call, Engine, Fault, Identity, Plan, Target};
 use crate::jval::{self, Object};
+use crate::store::files::issued::{Issued, IssuedCert};
 use crate::store::files::registry::{Record, Registry};
 use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::time::{DAY, Utc};
@@ -21,6 +22,25 @@ pub struct Renewed {
     pub name: String,
     /// The end of the new certificate, in OpenSSL's form; or why there is none.
     pub result: Result<String, String>,
+    /// When the certificate ended that the agent showed, if that was in the way.
+    pub expired: Option<Utc>,
+}
+
+/// What renewals are made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewal<'a> {
+    /// Makes the calls.
+    pub engine: &'a Engine,
+    /// How.
+    pub plan: &'a Plan,
+    /// `cert_days`.
+    pub config: &'a Config,
+    /// Signs.
+    pub authority: &'a Authority,
+    /// The agents.
+    pub registry: &'a Registry,
+    /// The certificates they are given.
+    pub issued: &'a Issued,
 }
 
 /// Whether an agent that answered a ping is due: less than a third of its certificate's own life
@@ -58,15 +78,15 @@ pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>,
 /// A request is signed only for the common name that was paired, of an agent that shows a
 /// certificate of that name and holds the key of it; so neither a rename nor another agent at the
 /// address can mislead it.
-pub fn renew(
-    engine: &Engine,
-    plan: &Plan,
-    config: &Config,
-    authority: &Authority,
-    registry: &Registry,
-    targets: Vec<(Target, Identity)>,
-    reqid: &str,
-) -> Vec<Renewed> {
+pub fn renew(with: &Renewal<'_>, targets: Vec<(Target, Identity)>, reqid: &str) -> Vec<Renewed> {
+    let Renewal {
+        engine,
+        plan,
+        config,
+        authority,
+        registry,
+        issued,
+    } = *with;
     let days = config.cert_days().ok().flatten().unwrap_or(DEFAULT_DAYS);
     let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
     let calls: Vec<Call> = targets
@@ -79,40 +99,54 @@ pub fn renew(
         })
         .collect();
     let mut renewed = Vec::new();
-    let mut completions = Vec::new();
-    let mut ends = Vec::new();
+    let mut signed = Vec::new();
     for (call, answer) in calls.iter().zip(engine.all(calls.clone(), plan.clone())) {
         let name = &call.target.name;
-        let record = match registry.load(name) {
-            Ok(record) => record.unwrap_or_else(|| Record::new(name)),
-            Err(error) => {
-                renewed.push(Renewed {
-                    name: name.clone(),
-                    result: Err(error.to_string()),
-                });
-                continue;
+        let expired = expired_at(&answer);
+        let certificate = match registry.load(name) {
+            Ok(record) => {
+                let record = record.unwrap_or_else(|| Record::new(name));
+                sign(&answer, authority, &record, days)
             }
+            Err(error) => Err(error.to_string()),
         };
-        match sign(&answer, authority, &record, days) {
-            Ok(issued) => {
-                ends.push(issued.expiry());
-                let body = json::object()
-                    .str("cert", &issued.pem)
-                    .str("ca", authority.pem())
-                    .str("reqid", reqid)
-                    .finish();
-                let (target, identity) = (call.target.clone(), call.identity.clone());
-                completions.push(
-                    Call::post(target, identity, "/renew-complete", body)
-                        .small()
-                        .repeatable(),
-                );
-            }
+        match certificate {
+            Ok(certificate) => signed.push((call, certificate)),
             Err(error) => renewed.push(Renewed {
                 name: name.clone(),
                 result: Err(error),
+                expired,
             }),
         }
+    }
+    // Noted before they are given away, so that they can be barred whatever becomes of the agents.
+    let noted: Vec<IssuedCert> = signed
+        .iter()
+        .map(|(call, certificate)| IssuedCert::new(&certificate.facts, &call.target.name))
+        .collect();
+    if let Err(error) = issued.add(&noted) {
+        renewed.extend(signed.iter().map(|(call, _)| Renewed {
+            name: call.target.name.clone(),
+            result: Err(error.to_string()),
+            expired: None,
+        }));
+        return renewed;
+    }
+    let mut completions = Vec::new();
+    let mut ends = Vec::new();
+    for (call, certificate) in signed {
+        ends.push(certificate.expiry());
+        let body = json::object()
+            .str("cert", &certificate.pem)
+            .str("ca", authority.pem())
+            .str("reqid", reqid)
+            .finish();
+        let (target, identity) = (call.target.clone(), call.identity.clone());
+        completions.push(
+            Call::post(target, identity, "/renew-complete", body)
+                .small()
+                .repeatable(),
+        );
     }
     for ((call, answer), end) in completions
         .iter()
@@ -123,14 +157,31 @@ pub fn renew(
         let result = confirmed(&answer).and_then(|()| {
             registry
                 .update(&name, |record| {
-                    record.set("expiry", &*end);
+                    // The agent shows its old one until it adopts this: `expiry` follows when it
+                    // is seen.
+                    record.set("staged_expiry", &*end);
                 })
                 .map_err(|error| error.to_string())?;
             Ok(end)
         });
-        renewed.push(Renewed { name, result });
+        renewed.push(Renewed {
+            name,
+            result,
+            expired: None,
+        });
     }
     renewed
+}
+
+/// When the certificate ended that an agent showed, if that is why it was not called.
+fn expired_at(answer: &Answer) -> Option<Utc> {
+    match &answer.result {
+        Err(error) => match &error.fault {
+            Fault::Expired { end, .. } => Utc::parse_openssl(end),
+            _ => None,
+        },
+        Ok(_) => None,
+    }
 }
 
 /// The CA that renewal and rotation sign with (`ca_dir`).

@@ -239,6 +239,49 @@ flag!(
     "Contact no agent."
 );
 
+flag!(
+    RAW,
+    "raw",
+    Takes::Nothing,
+    false,
+    "Show script output as it is, also on a terminal, where control characters are shown otherwise."
+);
+flag!(
+    SERIAL,
+    "serial",
+    Takes::Text("SERIAL"),
+    false,
+    "The serial of a certificate, as openssl prints it."
+);
+flag!(
+    REPAIR,
+    "repair",
+    Takes::Nothing,
+    false,
+    "Make new records for those that cannot be read, of what is known."
+);
+flag!(
+    REVOKE,
+    "revoke",
+    Takes::Nothing,
+    false,
+    "Bar the agent's certificates, too."
+);
+flag!(
+    CODE,
+    "code",
+    Takes::Text("123456"),
+    false,
+    "Approve only if this is the code of the request; for scripts."
+);
+flag!(
+    REPLACE,
+    "replace",
+    Takes::Nothing,
+    false,
+    "Take the name from the agent that has it, and bar that one's certificates."
+);
+
 /// Flags every verb takes.
 pub static COMMON: &[&Flag] = &[&CONFIG, &ROOT, &HELP, &VERSION];
 

@@ -13,6 +13,7 @@ mod table;
 mod verbs;
 
 use crate::config::Config;
+use crate::store::files::issued::Issued;
 use crate::store::files::registry::Registry;
 use crate::store::files::runs::RunStore;
 use ctrl_exec_host::paths::Root;
@@ -79,6 +80,11 @@ impl Ctx {
         RunStore::new(self.root.path(crate::store::files::runs::DIR))
     }
 
+    /// The certificates that agents were given.
+    pub fn issued(&self) -> Issued {
+        Issued::at(&self.root)
+    }
+
     /// Where lock files are.
     pub fn locks_dir(&self) -> PathBuf {
         self.root.path(crate::store::files::locks::DIR)
@@ -126,6 +132,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     let root = args.value(&table::ROOT).map_or_else(Root::system, Root::at);
+    out::set_raw(args.has(&table::RAW));
     let ctx = Ctx::new(root, args.value(&table::CONFIG).map(PathBuf::from));
     match (verb.run)(&ctx, &args) {
         Ok(exit) => exit,

@@ -1,8 +1,12 @@
 //! Standard output and standard error. A reader that has gone away is no reason to stop: the work
 //! goes on and the exit status tells.
 
+use crate::store::files::registry::Damaged;
+use ctrl_exec_protocol::text::Untrusted;
+use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A line on standard output.
 pub fn line(text: impl fmt::Display) {
@@ -27,9 +31,67 @@ pub fn error_raw(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Text of a peer, fit for a terminal line: control characters are replaced.
+/// Text of a peer, fit for a terminal line.
 pub fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    Untrusted::new(text).to_string()
+}
+
+/// Whether script output is filtered: it goes to a terminal, and `--raw` was not given.
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// Says whether what scripts wrote is to be shown as it is, whatever it is shown on.
+pub fn set_raw(raw: bool) {
+    FILTERED.store(!raw && io::stdout().is_terminal(), Ordering::Relaxed);
+}
+
+/// The output of a script as it is to be shown.
+pub fn script_output(text: &str) -> Cow<'_, str> {
+    if FILTERED.load(Ordering::Relaxed) {
+        Cow::Owned(filtered(text))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// What our own lines begin with, behind which a script's output is not allowed to hide.
+const OURS: [&str; 4] = ["==>", "    ERROR:", "    STDERR:", "    NOTE:"];
+
+/// Output of a script for a terminal: nothing in it is obeyed, and a line that could pass for one
+/// of ours is marked.
+fn filtered(text: &str) -> String {
+    let shown = Untrusted::new(text).lines().to_string();
+    let mut out = String::with_capacity(shown.len());
+    for line in shown.split_inclusive('\n') {
+        if OURS.iter().any(|ours| line.starts_with(ours)) {
+            out.push_str("| ");
+        }
+        out.push_str(line);
+    }
+    out
+}
+
+/// A warning or error about an agent whose record cannot be read; each verb that meets one says so.
+pub fn damaged(damaged: &[Damaged]) {
+    for damaged in damaged {
+        error(format_args!("Error: {damaged}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filtered;
+
+    #[test]
+    fn a_script_cannot_write_our_lines_or_move_the_cursor() {
+        assert_eq!(
+            filtered("a\tb\n\x1b[2J==> r2\n==> r2  [OK  exit:0]\r\n    ERROR: x\nend"),
+            "a\tb\n\\u{1b}[2J==> r2\n| ==> r2  [OK  exit:0]\r\n|     ERROR: x\nend"
+        );
+        // A carriage return would go back to the beginning of the line and write there.
+        assert_eq!(filtered("x\r==> r2"), "x\\r==> r2");
+        assert_eq!(
+            filtered("\u{2028}==> r2\u{202e}"),
+            "\\u{2028}==> r2\\u{202e}"
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! Results as text, laid out as the reference does.
 
-use super::out::clean;
+use super::out::{clean, script_output};
 use crate::jval::{self, Object};
 use crate::store::files::runs;
 use crate::tasks::Outcome;
@@ -40,17 +40,18 @@ fn body(result: &Object) -> String {
     text
 }
 
-/// Standard output as it is, standard error under its label; blank ones are left out.
+/// Standard output (on a terminal filtered), standard error under its label; blank ones are left
+/// out.
 fn outputs(result: &Object) -> String {
     let mut text = String::new();
-    let stdout = jval::str_or_empty(result, "stdout");
+    let stdout = &*script_output(jval::str_or_empty(result, "stdout"));
     if !stdout.trim().is_empty() {
         text.push_str(stdout);
         if !stdout.ends_with('\n') {
             text.push('\n');
         }
     }
-    let stderr = jval::str_or_empty(result, "stderr");
+    let stderr = &*script_output(jval::str_or_empty(result, "stderr"));
     if !stderr.trim().is_empty() {
         let _ = writeln!(text, "    STDERR: {stderr}");
     }
@@ -299,7 +300,7 @@ mod tests {
         );
         assert_eq!(
             run_result(&bad),
-            "==> vm (vm.x)  [FAIL  exit:-1  1ms  req:r]\n    ERROR: no?[2J [not reached: \
+            "==> vm (vm.x)  [FAIL  exit:-1  1ms  req:r]\n    ERROR: no\\u{1b}[2J [not reached: \
              connect]\n    STDERR: e\n\n"
         );
     }

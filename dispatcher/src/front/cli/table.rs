@@ -70,6 +70,7 @@ pub static VERBS: &[Verb] = &[
             &FAILED_OF,
             &LIST,
             &FOLD,
+            &RAW,
             &SORT,
             &BATCH,
             &MAX_FAILURES,
@@ -86,7 +87,7 @@ pub static VERBS: &[Verb] = &[
         complete: Words::None,
         summary: "Show the state of a run.",
         detail: "Asks the agents that have not finished, and shows what is known.",
-        flags: &[&JSON, &PORT],
+        flags: &[&JSON, &PORT, &RAW],
         run: verbs::follow::status,
     },
     Verb {
@@ -97,7 +98,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Wait for an asynchronous run.",
         detail: "Exit status: 0 when complete and nothing failed, 1 when complete with a failure \
                  or not found, 2 when still pending at the time limit (default 300 s).",
-        flags: &[&JSON, &PORT, &TIMEOUT],
+        flags: &[&JSON, &PORT, &TIMEOUT, &RAW],
         run: verbs::follow::wait,
     },
     Verb {
@@ -168,7 +169,8 @@ pub static VERBS: &[Verb] = &[
         words: (0, 0),
         complete: Words::None,
         summary: "List pending pairing requests.",
-        detail: "Compare the code with the one the agent shows before you approve.",
+        detail: "Compare the code with the one the agent shows before you approve. It is computed \
+                 of the request that would be signed.",
         flags: &[&JSON],
         run: verbs::pairing::list_requests,
     },
@@ -178,8 +180,11 @@ pub static VERBS: &[Verb] = &[
         words: (1, 1),
         complete: Words::Requests,
         summary: "Approve a pairing request.",
-        detail: "Signs the agent's certificate and registers it.",
-        flags: &[&LOOKUP_BY, &IP, &AGENT_PORT],
+        detail: "Signs the agent's certificate and registers it. On a terminal the code that the \
+                 agent shows is asked for; elsewhere --code binds the approval to it, and without \
+                 --code the request is signed as it lies there. A name that another agent has needs \
+                 --replace.",
+        flags: &[&CODE, &REPLACE, &LOOKUP_BY, &IP, &AGENT_PORT],
         run: verbs::pairing::approve,
     },
     Verb {
@@ -239,21 +244,46 @@ pub static VERBS: &[Verb] = &[
         words: (1, 1),
         complete: Words::Agents,
         summary: "Forget an agent.",
-        detail: "Its certificate stays valid; see revoke.",
-        flags: &[],
+        detail: "Shows its certificates, which stay valid unless they are barred as well: on a \
+                 terminal you are asked, elsewhere --revoke does it.",
+        flags: &[&REVOKE],
         run: verbs::agents::unpair,
     },
     Verb {
         name: "revoke",
-        usage: "<name>",
-        words: (1, 1),
+        usage: "[<name>]",
+        words: (0, 1),
         complete: Words::Agents,
-        summary: "Forget an agent and say how to shut its certificate out.",
-        detail: "Removes the agent from the registry and shows its certificate's serial and the \
-                 line for the revocation list of the other agents. Agents keep that list in a \
-                 file of their own; the protocol has no request that changes it.",
-        flags: &[&JSON, &PORT],
+        summary: "Bar every certificate of an agent that was lost, stolen or taken over.",
+        detail: "Every certificate ever given to that name and not ended is refused from now on, \
+                 whether the agent answers or not; the agent is not called any more, and its record \
+                 stays, marked revoked. With --serial one certificate, whoever has it. Exit status 1 \
+                 when nothing could be barred.\n\n\
+                 Agents keep a list of their own, of dispatchers' certificates as a rule: the text \
+                 shows the lines for it.",
+        flags: &[&JSON, &PORT, &SERIAL],
         run: verbs::revoke::revoke,
+    },
+    Verb {
+        name: "list-revoked",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "List the certificates that are refused.",
+        detail: "",
+        flags: &[&JSON],
+        run: verbs::revoke::list_revoked,
+    },
+    Verb {
+        name: "unrevoke",
+        usage: "[<name>]",
+        words: (0, 1),
+        complete: Words::Agents,
+        summary: "Take a revocation back.",
+        detail: "Certificates that were barred because another agent took the name stay barred; \
+                 --serial frees any one.",
+        flags: &[&JSON, &SERIAL],
+        run: verbs::revoke::unrevoke,
     },
     Verb {
         name: "list-locks",
@@ -313,8 +343,10 @@ pub static VERBS: &[Verb] = &[
         words: (0, 0),
         complete: Words::None,
         summary: "Check configuration, certificates, clock, permissions and reachability.",
-        detail: "Exit status 1 when something is wrong.",
-        flags: &[&JSON, &OFFLINE],
+        detail: "Exit status 1 when something is wrong. --repair makes new records for those that \
+                 cannot be read, of what is left in the file and of the certificates that were \
+                 given to the agent; the old file is kept beside it.",
+        flags: &[&JSON, &OFFLINE, &REPAIR],
         run: verbs::doctor::doctor,
     },
     Verb {

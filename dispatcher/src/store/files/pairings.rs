@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::random;
 use ctrl_exec_protocol::json::{self, Bounds};
@@ -349,7 +350,9 @@ impl Queued {
             lookup_by: json::str_of(&object, "lookup_by").and_then(LookupBy::parse),
             port: json::port_of(&object, "port"),
             received: text("received"),
-            code: text("code"),
+            // Not the one in the file: others may write there, and what is compared must be what
+            // would be signed.
+            code: pairing::code(&text("csr")),
             reverse_dns: text("reverse_dns"),
             reverse_confirmed: json::truthy(&object, "reverse_confirmed"),
         };
@@ -380,17 +383,14 @@ impl Queued {
     }
 }
 
+/// Whole, or an error: a part of a request is none. The directory is a group's, so links are not
+/// followed and nothing is waited for.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use io::Read;
-    let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_FILE)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Bounded::new(MAX_FILE).no_follow().read(path)
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).ok()?.modified().ok()
+    fs::symlink_metadata(path).ok()?.modified().ok()
 }
 
 fn is_stale(time: SystemTime, now: SystemTime) -> bool {

@@ -1,15 +1,18 @@
 //! `list-agents`, `edit-agent`, `unpair`, `list-locks` (dispatcher.md §3.6–3.8, §3.12).
 
 use crate::fleet::select::TagFilter;
-use crate::front::cli::table::{AGENT_PORT, IP, JSON, LOOKUP_BY, RENAME, TAGS};
+use crate::front::cli::table::{AGENT_PORT, IP, JSON, LOOKUP_BY, RENAME, REVOKE, TAGS};
 use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
 use crate::jval;
+use crate::store::files::issued::IssuedCert;
 use crate::store::files::locks;
 use crate::store::files::registry::Record;
+use crate::tasks::revoke::Barring;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
 use std::fmt::Write;
+use std::io::IsTerminal;
 
 /// Lists registered agents.
 pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
@@ -18,7 +21,11 @@ pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         .map(TagFilter::parse)
         .transpose()
         .map_err(Fatal)?;
-    let mut agents = ctx.registry().list()?;
+    let listing = ctx.registry().list()?;
+    let mut agents = listing.records;
+    // Told of whatever the filter: they are registered, and their tags are not known.
+    out::damaged(&listing.damaged);
+    let exit = Exit::from(!listing.damaged.is_empty());
     if let Some(filter) = &filter {
         agents.retain(|record| filter.matches(record));
     }
@@ -26,9 +33,9 @@ pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         // Made by hand: cloning 50,000 records into one value would only cost.
         let records: Vec<String> = agents.iter().map(Record::to_json).collect();
         out::line(format_args!("[{}]", records.join(",")));
-        return Ok(0);
+        return Ok(exit);
     }
-    if agents.is_empty() {
+    if agents.is_empty() && listing.damaged.is_empty() {
         out::line(if filter.is_some() {
             "No agents match."
         } else {
@@ -57,11 +64,25 @@ pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             record.lookup_by().word(),
             &out::clean(record.text("paired")),
             &out::clean(record.expiry()),
-            &days,
+            &note(record, days),
         ]));
     }
     out::raw(&text);
-    Ok(0)
+    Ok(exit)
+}
+
+/// The days left, and what else there is to say of an agent's certificate.
+fn note(record: &Record, days: String) -> String {
+    if let Some(since) = record.revoked() {
+        return format!("REVOKED {}", out::clean(since));
+    }
+    match record.staged_expiry() {
+        "" => days,
+        end => format!(
+            "{days}  (renewed until {}, not adopted yet)",
+            out::clean(end)
+        ),
+    }
 }
 
 fn row([name, ip, port, lookup, paired, expiry, days]: [&str; 7]) -> String {
@@ -100,7 +121,13 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     };
     let registry = ctx.registry();
     let record = match rename {
-        Some(new) => registry.rename(name, new, change)?,
+        Some(new) => {
+            let record = registry.rename(name, new, change)?;
+            if new != name {
+                ctx.issued().rename(name, new)?;
+            }
+            record
+        }
         None => registry.update(name, change)?,
     };
     let mut line = Line::new("edit-agent").field("AGENT", record.name());
@@ -131,27 +158,91 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     Ok(0)
 }
 
-/// Forgets an agent.
+/// Forgets an agent. Its certificates are shown and can be barred in the same step.
 pub fn unpair(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let name = &args.words[0];
-    let record = ctx.registry().remove(name)?;
-    let expiry = out::clean(record.expiry());
+    let (registry, issued) = (ctx.registry(), ctx.issued());
+    let record = registry.require(name)?;
+    let barring = Barring {
+        root: &ctx.root,
+        registry: &registry,
+        issued: &issued,
+    };
+    let certs = barring.known(name, Utc::now())?;
+    let mut text = String::new();
+    for cert in &certs {
+        let _ = writeln!(text, "  {}  until {}", cert.serial, until(cert));
+    }
+    let wanted = args.has(&REVOKE) || (!certs.is_empty() && asked(name, &text));
+    if wanted {
+        // Barred before it is forgotten: a crash in between leaves it listed and refused.
+        let barred = barring.revoke(name, Utc::now(), |_| None)?;
+        ctx.log(
+            Level::Info,
+            &Line::new("revoke")
+                .field("AGENT", name)
+                .field("SERIALS", serials(&barred.certs)),
+        );
+    }
+    registry.remove(name)?;
     ctx.log(
         Level::Info,
         &Line::new("unpair")
             .field("AGENT", name)
-            .field("EXPIRY", &expiry),
+            .field("EXPIRY", out::clean(record.expiry()))
+            .field("SERIALS", serials(&certs)),
     );
-    let until = if expiry.is_empty() {
-        "unknown"
+    let mut message = format!("Unregistered '{name}'.\n");
+    if wanted {
+        let _ = write!(message, "Its certificates are refused from now on:\n{text}");
+    } else if certs.is_empty() {
+        let until = match record.expiry() {
+            "" => "unknown".to_owned(),
+            expiry => out::clean(expiry),
+        };
+        let _ = writeln!(
+            message,
+            "WARNING: Agent certificate remains valid until: {until}\nDecommission the agent \
+             promptly or add its serial to the revocation list."
+        );
     } else {
-        &expiry
-    };
-    out::raw(&format!(
-        "Unregistered '{name}'.\nWARNING: Agent certificate remains valid until: {until}\n\
-         Decommission the agent promptly or add its serial to the revocation list.\n"
-    ));
+        let _ = write!(
+            message,
+            "WARNING: its certificates remain valid:\n{text}To refuse them, also now that it is \
+             forgotten: ced revoke {name}\n"
+        );
+    }
+    out::raw(&message);
     Ok(0)
+}
+
+/// On a terminal: whether the certificates are to be barred. Elsewhere nobody is asked.
+fn asked(name: &str, certs: &str) -> bool {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return false;
+    }
+    out::error_raw(&format!(
+        "Certificates of '{name}' that have not ended:\n{certs}Refuse them from now on? [y/N] "
+    ));
+    let mut line = String::new();
+    let _ = stdin.read_line(&mut line);
+    matches!(line.trim(), "y" | "Y")
+}
+
+/// The end of a certificate for people.
+pub fn until(cert: &IssuedCert) -> String {
+    if cert.until.0 == i64::MAX {
+        "unknown".to_owned()
+    } else {
+        cert.until.openssl()
+    }
+}
+
+/// Serials for a log line.
+pub fn serials(certs: &[IssuedCert]) -> String {
+    let serials: Vec<&str> = certs.iter().map(|cert| cert.serial.as_str()).collect();
+    serials.join(",")
 }
 
 /// Lists locks held by running commands.

@@ -3,22 +3,32 @@
 use crate::fleet::Call;
 use crate::fleet::address;
 use crate::front::cli::session::{self, Session};
-use crate::front::cli::table::{JSON, OFFLINE};
+use crate::front::cli::table::{JSON, OFFLINE, REPAIR};
 use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
 use crate::jval;
 use crate::tasks;
 use crate::tasks::doctor::{self, Grade, Report};
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 
 /// Checks everything and says what is wrong.
 pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let config = ctx.config()?;
     let registry = ctx.registry();
+    let repaired = if args.has(&REPAIR) {
+        repair(ctx)?
+    } else {
+        Vec::new()
+    };
     let mut report = doctor::examine(&ctx.root, &config, &registry, Utc::now());
     if !args.has(&OFFLINE) {
         if let Err(Fatal(error)) = reach(ctx, args, &mut report) {
             report.add("reachability", Grade::Fault, error);
         }
+    }
+    for message in repaired {
+        report.add("repair", Grade::Warning, message);
     }
     let bad = report.worst() == Grade::Fault;
     if args.has(&JSON) {
@@ -48,11 +58,50 @@ pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     Ok(u8::from(bad))
 }
 
+/// Makes new records for those that cannot be read; says of each what became of it.
+fn repair(ctx: &Ctx) -> Result<Vec<String>, Fatal> {
+    let (registry, issued) = (ctx.registry(), ctx.issued());
+    let now = Utc::now();
+    let mut messages = Vec::new();
+    for damaged in registry.list()?.damaged {
+        let certs = issued.of(&damaged.name, now)?;
+        let newest = certs.iter().max_by_key(|cert| cert.until.0);
+        let repaired = registry.repair(&damaged.name, now, |record| {
+            if let (Some(cert), "") = (newest, record.cert_serial()) {
+                record.set("cert_serial", &*cert.serial);
+            }
+            if let (Some(cert), "") = (newest, record.expiry()) {
+                record.set("expiry", cert.until.openssl());
+            }
+        })?;
+        let Some(repaired) = repaired else { continue };
+        let saved = match repaired.saved.as_slice() {
+            [] => "nothing".to_owned(),
+            fields => fields.join(", "),
+        };
+        let line = Line::new("registry-repair")
+            .field("AGENT", &damaged.name)
+            .field("SAVED", &saved)
+            .field("KEPT", repaired.kept.display());
+        ctx.log(Level::Warning, &line);
+        let message = format!(
+            "'{}' has a new record; saved of the old one: {saved}; the file is kept as {}. Check it \
+             with list-agents, set its address with edit-agent if that is lost, then ping it",
+            damaged.name,
+            repaired.kept.display()
+        );
+        messages.push(message);
+    }
+    Ok(messages)
+}
+
 /// Pings every agent; renews nothing.
 fn reach(ctx: &Ctx, args: &Args, report: &mut Report) -> Result<(), Fatal> {
     let session = Session::open(ctx, ctx.config()?, args, false)?;
     let reqid = session::new_reqid()?;
-    let records = ctx.registry().list()?;
+    // Damaged records are told of by the checks of files.
+    let mut records = ctx.registry().list()?.records;
+    records.retain(|record| record.revoked().is_none());
     let calls: Vec<Call> = records
         .iter()
         .map(|record| {

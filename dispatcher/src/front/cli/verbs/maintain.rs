@@ -13,7 +13,7 @@ use crate::jval::{self, Value};
 use crate::rotation::{Broadcast, Rotator};
 use crate::store::files::registry::Record;
 use crate::tasks::Outcome;
-use crate::tasks::renew;
+use crate::tasks::renew::{self, Renewal};
 use crate::trust;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
@@ -32,22 +32,31 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let session = Session::open(ctx, config, args, false)?;
     let registry = ctx.registry();
     let reqid = session::new_reqid()?;
+    let issued = ctx.issued();
+    let with = Renewal {
+        engine: &session.engine,
+        plan: &session.plan,
+        config: &session.config,
+        authority: &authority,
+        registry: &registry,
+        issued: &issued,
+    };
     let mut renewed = Vec::new();
     if args.has(&EXPIRED) {
         // One identity each: its clock stands where that agent's certificate was still valid.
         for target in targets {
             let record = registry.require(&target.name)?;
-            let end = Utc::parse_openssl(record.expiry());
-            let target = vec![(target, identity_for_expired(&session, end)?)];
-            renewed.extend(renew::renew(
-                &session.engine,
-                &session.plan,
-                &session.config,
-                &authority,
-                &registry,
-                target,
-                &reqid,
-            ));
+            let at = |end: Option<Utc>| -> Result<Vec<renew::Renewed>, Fatal> {
+                let target = vec![(target.clone(), identity_for_expired(&session, end)?)];
+                Ok(renew::renew(&with, target, &reqid))
+            };
+            let mut tried = at(Utc::parse_openssl(record.expiry()))?;
+            // The registry may say another end than the agent shows: it was renewed and lost what
+            // was staged.
+            if let Some(end) = tried.iter().find_map(|renewed| renewed.expired) {
+                tried = at(Some(end))?;
+            }
+            renewed.extend(tried);
         }
     } else {
         let targets = targets
@@ -57,15 +66,7 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
                 (target, identity)
             })
             .collect();
-        renewed = renew::renew(
-            &session.engine,
-            &session.plan,
-            &session.config,
-            &authority,
-            &registry,
-            targets,
-            &reqid,
-        );
+        renewed = renew::renew(&with, targets, &reqid);
     }
     let mut failed = false;
     let mut results = Vec::new();
@@ -204,7 +205,10 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             ctx.syslog(),
         )?,
     };
-    let agents = ctx.registry().list()?;
+    let listing = ctx.registry().list()?;
+    out::damaged(&listing.damaged);
+    let exit = Exit::from(!listing.damaged.is_empty());
+    let agents = listing.records;
     if args.has(&JSON) {
         let state = state.map_or(Value::Null, |state| Value::Object(state.raw().clone()));
         let agents = agents.into_iter().map(Record::into_raw);
@@ -212,7 +216,7 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
             ("state", state),
             ("agents", jval::objects(agents)),
         ])));
-        return Ok(0);
+        return Ok(exit);
     }
     let mut text = match &state {
         None => "No rotation has been performed.\n\n".to_owned(),
@@ -255,7 +259,7 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         .map(|line| format!("{}\n", line.trim_end()))
         .collect();
     out::raw(&text);
-    Ok(0)
+    Ok(exit)
 }
 
 /// Periodic work. Each phase is on its own: what fails is said and logged, and the next one is
@@ -288,6 +292,7 @@ pub fn maintain(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         }
     }
     work.phase("purge", |_| {
+        ctx.issued().prune(Utc::now())?;
         Ok(ctx.runs().purge(SystemTime::now()).map(|_| ())?)
     });
     let failed = work.failed;
@@ -375,7 +380,12 @@ impl Maintenance<'_> {
 
     /// Pings all agents and renews what is due; returns how many answered as they should.
     fn ping(&mut self) -> Result<usize, Fatal> {
-        let records = self.ctx.registry().list()?;
+        let listing = self.ctx.registry().list()?;
+        let damaged = listing.damaged.iter();
+        let damaged = damaged.map(|damaged| (damaged.name.clone(), damaged.to_string()));
+        self.hosts("registry", damaged.collect());
+        let mut records = listing.records;
+        records.retain(|record| record.revoked().is_none());
         if records.is_empty() {
             return Ok(0);
         }

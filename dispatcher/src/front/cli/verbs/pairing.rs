@@ -2,7 +2,7 @@
 
 use crate::ca::CaDir;
 use crate::config::{Config, DEFAULT_DIR};
-use crate::front::cli::table::{AGENT_PORT, IP, JSON, LOOKUP_BY, PORT, TIMEOUT};
+use crate::front::cli::table::{AGENT_PORT, CODE, IP, JSON, LOOKUP_BY, PORT, REPLACE, TIMEOUT};
 use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
 use crate::jval;
 use crate::pairing::{
@@ -178,11 +178,25 @@ pub fn list_requests(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let _ = queue.expire();
     let pending = queue.pending()?;
     if !args.has(&JSON) {
-        out::raw(&pairing::list_text(&pending));
+        out::raw(&pairing::list_text(&pending, &looking(ctx)));
         return Ok(0);
     }
+    let desk = looking(ctx);
     let requests = pending.iter().map(|queued| {
+        let taken = desk.taken(queued, Utc::now()).ok().flatten();
+        let taken = taken.map(|taken| {
+            let serials = taken.certs.iter().map(|cert| cert.serial.as_str());
+            jval::object([
+                ("since", jval::string(&*taken.since)),
+                ("ip", jval::string(&*taken.ip)),
+                ("serials", jval::strings(serials)),
+            ])
+        });
         jval::object([
+            (
+                "taken",
+                taken.map_or(jval::Value::Null, jval::Value::Object),
+            ),
             ("id", jval::string(&*queued.id)),
             ("hostname", jval::string(&*queued.hostname)),
             ("ip", jval::string(&*queued.ip)),
@@ -216,11 +230,40 @@ pub fn approve(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         lookup_by: args.value(&LOOKUP_BY).and_then(LookupBy::parse),
         ip,
         port: args.number(&AGENT_PORT),
+        code: compared(ctx, args, id)?,
+        replace: args.has(&REPLACE),
     };
     let desk = desk(ctx, &ctx.config()?);
     let approved = desk.approve(id, &overrides, ctx.syslog(), Utc::now())?;
     out::raw(&approved.text());
+    if overrides.code.is_none() {
+        out::line(format_args!(
+            "  The request that was signed has the code {}; --code binds an approval to one.",
+            approved.queued.code
+        ));
+    }
     Ok(0)
+}
+
+/// The code that was compared: given, or asked for on a terminal.
+fn compared(ctx: &Ctx, args: &Args, id: &str) -> Result<Option<String>, Fatal> {
+    if let Some(code) = args.value(&CODE) {
+        return Ok(Some(code.trim().to_owned()));
+    }
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Ok(None);
+    }
+    let desk = looking(ctx);
+    let queued = desk.queue.undecided(id)?;
+    out::error_raw(&format!("Request {id} of '{}'.\n", queued.hostname));
+    for warning in desk.warnings(&queued) {
+        out::error(format_args!("Warning: {warning}"));
+    }
+    out::error_raw("Type the six digits that the agent shows: ");
+    let mut line = String::new();
+    stdin.read_line(&mut line)?;
+    Ok(Some(line.trim().to_owned()))
 }
 
 /// Denies a request.
@@ -247,11 +290,22 @@ fn request_id(args: &Args) -> Result<&str, Fatal> {
 /// Decisions use the CA in the default directory, whatever `ca_dir` says, as the reference does.
 fn desk(ctx: &Ctx, config: &Config) -> Desk {
     Desk {
-        queue: queue(ctx),
-        registry: ctx.registry(),
-        ca: CaDir::new(ctx.root.path(DEFAULT_DIR)),
         cert: config.cert(),
         dispatcher_id: config.dispatcher_id(),
+        ..looking(ctx)
+    }
+}
+
+/// A desk at which requests can be looked at, without a configuration.
+fn looking(ctx: &Ctx) -> Desk {
+    Desk {
+        queue: queue(ctx),
+        registry: ctx.registry(),
+        issued: ctx.issued(),
+        root: ctx.root.clone(),
+        ca: CaDir::new(ctx.root.path(DEFAULT_DIR)),
+        cert: std::path::PathBuf::new(),
+        dispatcher_id: String::new(),
     }
 }
 

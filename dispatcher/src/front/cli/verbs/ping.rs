@@ -1,18 +1,25 @@
 //! `ping` and `discover` (dispatcher.md §3.4, §9.2, §9.3).
 
 use super::run::{strict_exit, summary};
+use crate::fleet::select::{SelectError, Selection};
 use crate::fleet::{Call, Identity, Target};
 use crate::front::cli::dispatch::{Fanout, Results};
 use crate::front::cli::session::{self, Session};
 use crate::front::cli::table::{ALL, JSON, JSON_LINES, QUIET, SORT, STRICT, TAGS};
 use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args, render};
 use crate::jval::{self, Object, Value};
-use crate::store::files::registry::{AGENT_VERSION, is_perl_version};
-use crate::tasks::renew;
+use crate::store::files::issued::IssuedCert;
+use crate::store::files::registry::{
+    AGENT_VERSION, MAX_TAG, MAX_TAGS, Record, bounded_tags, is_perl_version,
+};
+use crate::store::files::revoked;
+use crate::tasks::renew::{self, Renewal};
 use crate::tasks::{self, Outcome};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use std::collections::HashMap;
 use std::fmt::Write;
 
 /// Tests mutual TLS with agents.
@@ -78,51 +85,112 @@ pub fn fan_out(
         })
         .collect();
     let mut due = Vec::new();
-    let mut versions = std::collections::HashMap::new();
+    let mut told = HashMap::new();
     let results = Fanout::new(session, calls, args)?.run(
         move |call, answer| {
             let result = tasks::ping_result(&call.target.name, &answer);
             let is_due = renew::is_due(&result, answer.certificate.as_deref(), cert_days, now);
-            (result, is_due)
+            let shown = answer.certificate.as_deref();
+            let shown = shown.and_then(|der| cert::facts(der).ok());
+            (result, (is_due, shown))
         },
-        |call, result, is_due| {
+        |call, result, (is_due, shown)| {
             if is_due {
                 due.push((call.target.clone(), call.identity.clone()));
             }
             // Only agents of the reference, and those that were, need a note in their record.
             let version = jval::str_or_empty(result, "version");
-            if !version.is_empty() && (call.target.perl || is_perl_version(version)) {
-                versions.insert(call.target.name.clone(), version.to_owned());
+            let version = (!version.is_empty()
+                && version.len() <= MAX_VERSION
+                && (call.target.perl || is_perl_version(version)))
+            .then(|| version.to_owned());
+            if version.is_some() || shown.is_some() {
+                told.insert(call.target.name.clone(), Told { version, shown });
             }
             log_ping(ctx, call, result, &reqid);
             arrived(result);
         },
     )?;
-    note_versions(ctx, &versions);
+    note(ctx, &told);
     // A name given twice is renewed once.
     due.sort_by(|a, b| a.0.name.cmp(&b.0.name));
     due.dedup_by(|a, b| a.0.name == b.0.name);
     Ok(Pinged { results, due })
 }
 
-/// Keeps the versions agents told, so that requests can be made to fit them.
-fn note_versions(ctx: &Ctx, versions: &std::collections::HashMap<String, String>) {
-    let registry = ctx.registry();
-    let changed: Vec<&String> = versions
-        .iter()
-        .filter(|(name, version)| {
-            let known = registry.load(name).ok().flatten();
-            known.is_some_and(|record| record.text(AGENT_VERSION) != version.as_str())
-        })
-        .map(|(name, _)| name)
-        .collect();
-    let noted = registry.update_many(&changed, |record| {
-        let Some(version) = versions.get(record.name()) else {
-            return false;
+/// Longest version that is kept of an agent.
+const MAX_VERSION: usize = 64;
+
+/// What a ping told of an agent that its record should say.
+struct Told {
+    version: Option<String>,
+    shown: Option<CertFacts>,
+}
+
+impl Told {
+    /// Brings a record up to date; whether anything was new.
+    fn apply(&self, record: &mut Record) -> bool {
+        let mut new = false;
+        let mut set = |record: &mut Record, key: &str, value: &str| {
+            if record.text(key) != value {
+                record.set(key, value);
+                new = true;
+            }
         };
-        record.set(AGENT_VERSION, version.as_str());
-        true
-    });
+        if let Some(version) = &self.version {
+            set(record, AGENT_VERSION, version);
+        }
+        // Another agent may answer at that address: its certificate is not this one's.
+        if let Some(shown) = self.shown_of(record) {
+            let end = Utc(shown.not_after);
+            set(record, "cert_serial", &revoked::normal(&shown.serial_hex));
+            set(record, "expiry", &end.openssl());
+            let staged = Utc::parse_openssl(record.staged_expiry());
+            if staged.is_some_and(|staged| end.0 >= staged.0) {
+                record.unset("staged_expiry");
+                new = true;
+            }
+        }
+        new
+    }
+
+    fn shown_of(&self, record: &Record) -> Option<&CertFacts> {
+        let shown = self.shown.as_ref()?;
+        (shown.subject_cn.as_deref() == Some(record.paired_cn())).then_some(shown)
+    }
+}
+
+/// Keeps what pings told: versions, so that requests can be made to fit them, and the certificates
+/// that agents show. A certificate that was not noted when it was given away is noted now.
+fn note(ctx: &Ctx, told: &HashMap<String, Told>) {
+    let registry = ctx.registry();
+    let mut changed = Vec::new();
+    let mut certs = Vec::new();
+    for (name, told) in told {
+        let Ok(Some(mut record)) = registry.load(name) else {
+            continue;
+        };
+        if told.apply(&mut record) {
+            changed.push(name.as_str());
+            certs.extend(
+                told.shown_of(&record)
+                    .map(|shown| IssuedCert::new(shown, name)),
+            );
+        }
+    }
+    let noted = ctx
+        .issued()
+        .add(&certs)
+        .map_err(|error| error.to_string())
+        .and_then(|()| {
+            let update = |record: &mut Record| {
+                let told = told.get(record.name());
+                told.is_some_and(|told| told.apply(record))
+            };
+            registry
+                .update_many(&changed, update)
+                .map_err(|error| error.to_string())
+        });
     // Whoever may not write the registry can still ping.
     if let Err(error) = noted {
         ctx.log(
@@ -148,21 +216,22 @@ pub fn renew_due(
             let failed = due.iter().map(|(target, _)| renew::Renewed {
                 name: target.name.clone(),
                 result: Err(error.clone()),
+                expired: None,
             });
             return Ok(failed.collect());
         }
     };
     let reqid = session::new_reqid()?;
     let registry = ctx.registry();
-    let renewed = renew::renew(
-        &session.engine,
-        &session.plan,
-        &session.config,
-        &authority,
-        &registry,
-        due.to_vec(),
-        &reqid,
-    );
+    let with = Renewal {
+        engine: &session.engine,
+        plan: &session.plan,
+        config: &session.config,
+        authority: &authority,
+        registry: &registry,
+        issued: &ctx.issued(),
+    };
+    let renewed = renew::renew(&with, due.to_vec(), &reqid);
     for renewed in &renewed {
         log_renewal(ctx, renewed, &reqid);
     }
@@ -186,11 +255,14 @@ pub fn log_renewal(ctx: &Ctx, renewed: &renew::Renewed, reqid: &str) {
 pub fn discover(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     let config = ctx.config()?;
     let words = if args.words.is_empty() && !args.has(&ALL) && !args.has(&TAGS) {
-        let names = ctx.registry().names()?;
-        if names.is_empty() {
-            return Err(Fatal("no agent is registered".to_owned()));
-        }
-        names
+        let all = Selection {
+            all: true,
+            ..Selection::default()
+        };
+        all.words(&ctx.registry()).map_err(|error| match error {
+            SelectError::Nobody => Fatal("no agent is registered".to_owned()),
+            error => error.into(),
+        })?
     } else {
         session::select(ctx, args, &args.words)?
     };
@@ -234,15 +306,18 @@ pub fn discover(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 fn cache_tags(ctx: &Ctx, results: &Results) -> Result<(), Fatal> {
-    let tags: std::collections::HashMap<&str, &Object> = results
+    let mut left_out = Vec::new();
+    let tags: HashMap<&str, Object> = results
         .results
         .iter()
         .filter(|(_, result)| jval::str_or_empty(result, "status") == "ok")
         .filter_map(|(_, result)| {
-            Some((
-                jval::str_or_empty(result, "host"),
-                jval::sub_object(result, "tags")?,
-            ))
+            let host = jval::str_or_empty(result, "host");
+            let (tags, dropped) = bounded_tags(jval::sub_object(result, "tags")?);
+            if dropped > 0 {
+                left_out.push((host, dropped));
+            }
+            Some((host, tags))
         })
         .collect();
     let registry = ctx.registry();
@@ -253,12 +328,22 @@ fn cache_tags(ctx: &Ctx, results: &Results) -> Result<(), Fatal> {
             return false;
         };
         let changed =
-            jval::sub_object(record.raw(), "tags").map(jval::line) != Some(jval::line(*tags));
+            jval::sub_object(record.raw(), "tags").map(jval::line) != Some(jval::line(tags));
         if changed {
-            record.set_tags((*tags).clone());
+            record.set_tags(tags.clone());
         }
         changed
     });
+    for (host, dropped) in left_out {
+        let line = Line::new("tags-dropped")
+            .field("AGENT", host)
+            .field("COUNT", dropped);
+        ctx.log(Level::Warning, &line);
+        out::error(format_args!(
+            "Warning: {host}: {dropped} tag(s) not kept: at most {MAX_TAGS} are, of at most \
+             {MAX_TAG} bytes"
+        ));
+    }
     if let Err(error) = written {
         out::error(format_args!("Warning: tags were not cached: {error}"));
     }

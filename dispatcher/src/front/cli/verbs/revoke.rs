@@ -1,60 +1,137 @@
-//! `revoke`: unpair an agent and shut its certificate out.
+//! `revoke`, `list-revoked`, `unrevoke`.
 
+use super::agents::{serials, until};
 use crate::fleet::address;
 use crate::front::cli::session::Session;
-use crate::front::cli::table::{JSON, PORT};
+use crate::front::cli::table::{JSON, PORT, SERIAL};
 use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
 use crate::jval;
-use crate::store::files::registry::Record;
+use crate::store::files::issued::IssuedCert;
+use crate::store::files::registry::{Record, RegistryError};
 use crate::store::files::revoked;
 use crate::tasks;
+use crate::tasks::revoke::{Barred, Barring, RevokeError};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::x509::cert;
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
-/// Removes an agent, bars its certificate here, and says what is left to do elsewhere.
-pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
-    let name = &args.words[0];
-    let registry = ctx.registry();
-    let record = registry.require(name)?;
-    let serial = match record.text("cert_serial") {
-        "" => shown_serial(ctx, args, &record),
-        serial => Some(serial.to_owned()),
-    };
-    // Barred first: a crash in between leaves an agent that is listed and refused, not one that
-    // is forgotten and accepted.
-    if let Some(serial) = &serial {
-        revoked::add(&ctx.root, serial, name).map_err(|error| {
+/// What a command is about.
+enum Subject<'a> {
+    Name(&'a str),
+    Serial(String),
+}
+
+fn subject(args: &Args) -> Result<Subject<'_>, Fatal> {
+    match (args.words.first(), args.value(&SERIAL)) {
+        (Some(name), None) => Ok(Subject::Name(name)),
+        (None, Some(text)) => revoked::read(text).map(Subject::Serial).ok_or_else(|| {
             Fatal(format!(
-                "cannot write {}: {error}",
-                revoked::path(&ctx.root).display()
+                "option --serial: '{}' is no serial (hex, as openssl x509 -serial prints it)",
+                out::clean(text)
             ))
-        })?;
+        }),
+        _ => Err(Fatal(
+            "name an agent, or give one certificate with --serial".to_owned(),
+        )),
     }
-    registry.remove(name)?;
-    let line = Line::new("revoke")
-        .field("AGENT", name)
-        .field("SERIAL", serial.as_deref().unwrap_or("unknown"))
-        .field("EXPIRY", record.expiry());
-    ctx.log(Level::Info, &line);
-    let others = registry.names()?;
-    if args.has(&JSON) {
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("agent", jval::string(name.as_str())),
-            ("serial", jval::string(serial.unwrap_or_default())),
-            ("expiry", jval::string(record.expiry())),
-            ("agents", jval::strings(&others)),
-        ])));
-    } else {
-        out::raw(&instructions(name, &record, serial.as_deref(), &others));
+}
+
+/// Bars an agent's certificates, or one certificate.
+pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let (registry, issued) = (ctx.registry(), ctx.issued());
+    let barring = Barring {
+        root: &ctx.root,
+        registry: &registry,
+        issued: &issued,
+    };
+    let now = Utc::now();
+    match subject(args)? {
+        Subject::Serial(serial) => {
+            let cert = IssuedCert {
+                serial,
+                until: Utc(i64::MAX),
+                name: String::new(),
+            };
+            let new = barring.bar(
+                std::slice::from_ref(&cert),
+                &format!("by serial {}", now.iso()),
+            )?;
+            report(ctx, args, "", &[cert], new);
+        }
+        Subject::Name(name) => {
+            let barred = barring.revoke(name, now, |record| shown(ctx, args, record));
+            let Barred {
+                certs,
+                new,
+                registered,
+            } = match barred {
+                Ok(barred) => barred,
+                Err(error @ RevokeError::NoSerial(_)) => return Ok(nothing(args, name, &error)),
+                Err(error) => return Err(error.into()),
+            };
+            report(ctx, args, name, &certs, new);
+            if !args.has(&JSON) {
+                out::raw(&instructions(name, &certs, registered));
+            }
+        }
     }
     Ok(0)
 }
 
-/// The serial of the certificate the agent shows now; older records do not hold it.
-fn shown_serial(ctx: &Ctx, args: &Args, record: &Record) -> Option<String> {
+fn nothing(args: &Args, name: &str, error: &RevokeError) -> Exit {
+    if args.has(&JSON) {
+        out::line(jval::line(&jval::object([
+            ("ok", jval::int(0)),
+            ("agent", jval::string(name)),
+            ("error", jval::string(error.to_string())),
+        ])));
+    } else {
+        out::error(format_args!("Error: {error}"));
+    }
+    1
+}
+
+fn report(ctx: &Ctx, args: &Args, name: &str, certs: &[IssuedCert], new: usize) {
+    let line = Line::new("revoke")
+        .field("AGENT", name)
+        .field("SERIALS", serials(certs));
+    ctx.log(Level::Warning, &line);
+    if args.has(&JSON) {
+        let certs: Vec<jval::Object> = certs.iter().map(object).collect();
+        out::line(jval::line(&jval::object([
+            ("ok", jval::int(1)),
+            ("agent", jval::string(name)),
+            ("new", jval::count(new)),
+            ("certificates", jval::objects(certs)),
+        ])));
+        return;
+    }
+    let mut text = String::from("Refused from now on:\n");
+    for cert in certs {
+        let _ = writeln!(text, "  {}  until {}", cert.serial, until(cert));
+    }
+    if new == 0 {
+        text.push_str("(all of them were before)\n");
+    }
+    out::raw(&text);
+}
+
+fn object(cert: &IssuedCert) -> jval::Object {
+    let until = match cert.until.0 {
+        i64::MAX => String::new(),
+        _ => cert.until.iso(),
+    };
+    jval::object([
+        ("serial", jval::string(&*cert.serial)),
+        ("until", jval::string(until)),
+    ])
+}
+
+/// The certificate the agent shows now.
+fn shown(ctx: &Ctx, args: &Args, record: &Record) -> Option<CertFacts> {
     let session = Session::open(ctx, ctx.config().ok()?, args, false).ok()?;
     let target = address::target(record, None, args.number(&PORT));
     let identity = session.identity(&target);
@@ -62,38 +139,130 @@ fn shown_serial(ctx: &Ctx, args: &Args, record: &Record) -> Option<String> {
     let answers = session.engine.all(vec![call], session.plan.clone());
     let facts = cert::facts(answers.first()?.certificate.as_deref()?).ok()?;
     // Another agent may answer at that address: its certificate must not be barred.
-    (facts.subject_cn.as_deref() == Some(record.paired_cn())).then_some(facts.serial_hex)
+    (facts.subject_cn.as_deref() == Some(record.paired_cn())).then_some(facts)
 }
 
-fn instructions(name: &str, record: &Record, serial: Option<&str>, others: &[String]) -> String {
-    let expiry = match record.expiry() {
-        "" => "unknown".to_owned(),
-        expiry => out::clean(expiry),
-    };
-    let mut text = format!("Unregistered '{name}'. Its certificate is valid until: {expiry}\n");
-    match serial {
-        Some(serial) => {
-            let _ = writeln!(
-                text,
-                "Serial {serial} is refused by this dispatcher from now on."
-            );
-        }
-        None => text.push_str(
-            "WARNING: its serial is not known (the agent did not answer), so nothing is refused \
-             yet.\nFind it on the agent with: openssl x509 -noout -serial -in \
-             /etc/ctrl-exec-agent/agent.crt\nand add it to the revocation list of this dispatcher \
-             and of the other agents.\n",
-        ),
+fn instructions(name: &str, certs: &[IssuedCert], registered: bool) -> String {
+    let mut text = String::new();
+    if registered {
+        let _ = writeln!(
+            text,
+            "'{name}' is marked revoked and is not called any more. 'ced unrevoke {name}' takes it \
+             back, 'ced unpair {name}' forgets it."
+        );
     }
-    let serial = serial.unwrap_or("<serial>");
-    let _ = write!(
+    text.push_str(
+        "\nAgents trust dispatchers by serial, so these certificates open no other agent. To have \
+         one refuse them\nbefore it reads a request, run on it:\n",
+    );
+    for cert in certs {
+        let _ = writeln!(
+            text,
+            "  echo '{}' >> /etc/ctrl-exec-agent/revoked-serials",
+            cert.serial
+        );
+    }
+    let _ = writeln!(
         text,
-        "\nAgents trust dispatchers by serial, so this certificate opens no other agent. To have \
-         them refuse it\nbefore they read a request, run on each of the {} other agent(s):\n  \
-         echo '{serial}' >> /etc/ctrl-exec-agent/revoked-serials\nand reload the agent (SIGHUP; \
-         systemctl reload ctrl-exec-agent, or /etc/init.d/ctrl-exec-agent reload).\nOn '{name}' \
-         itself, if you still have it: stop the agent and remove /etc/ctrl-exec-agent/agent.key.\n",
-        others.len()
+        "and reload the agent (systemctl reload ctrl-exec-agent, or /etc/init.d/ctrl-exec-agent \
+         reload).\nOn '{name}' itself, if you still have it: stop the agent and remove \
+         /etc/ctrl-exec-agent/agent.key."
     );
     text
+}
+
+/// Lists what is refused.
+pub fn list_revoked(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let entries = revoked::entries(&ctx.root).map_err(|error| list_error(ctx, &error))?;
+    let known: HashMap<String, IssuedCert> = ctx
+        .issued()
+        .all(Utc(0))?
+        .into_iter()
+        .map(|cert| (cert.serial.clone(), cert))
+        .collect();
+    let end = |serial: &str| known.get(serial).map(until);
+    if args.has(&JSON) {
+        let list = entries.iter().map(|entry| {
+            let cert = known.get(&entry.serial);
+            jval::object([
+                ("serial", jval::string(&*entry.serial)),
+                ("note", jval::string(&*entry.comment)),
+                ("agent", jval::string(cert.map_or("", |cert| &cert.name))),
+                (
+                    "until",
+                    jval::string(end(&entry.serial).unwrap_or_default()),
+                ),
+            ])
+        });
+        out::line(jval::line(&jval::object([
+            ("ok", jval::int(1)),
+            ("revoked", jval::objects(list)),
+        ])));
+        return Ok(0);
+    }
+    if entries.is_empty() {
+        out::line("No certificate is revoked.");
+        return Ok(0);
+    }
+    let mut text = format!("{:<34}  {:<24}  NOTE\n", "SERIAL", "UNTIL");
+    for entry in &entries {
+        let _ = writeln!(
+            text,
+            "{:<34}  {:<24}  {}",
+            entry.serial,
+            end(&entry.serial).unwrap_or_else(|| "?".to_owned()),
+            out::clean(&entry.comment)
+        );
+    }
+    out::raw(&text);
+    Ok(0)
+}
+
+/// Takes a revocation back.
+pub fn unrevoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+    let (registry, issued) = (ctx.registry(), ctx.issued());
+    let barring = Barring {
+        root: &ctx.root,
+        registry: &registry,
+        issued: &issued,
+    };
+    let (name, freed) = match subject(args)? {
+        Subject::Serial(serial) => ("", barring.unbar(&HashSet::from([serial]))?),
+        Subject::Name(name) => match barring.unrevoke(name) {
+            Ok(freed) => (name, freed),
+            Err(RevokeError::Registry(RegistryError::Unknown(_))) => {
+                return Err(Fatal(format!(
+                    "nothing of '{}' is revoked",
+                    out::clean(name)
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let line = Line::new("unrevoke")
+        .field("AGENT", name)
+        .field("SERIALS", freed.join(","));
+    ctx.log(Level::Warning, &line);
+    if args.has(&JSON) {
+        out::line(jval::line(&jval::object([
+            (
+                "ok",
+                jval::int(i64::from(!freed.is_empty() || !name.is_empty())),
+            ),
+            ("agent", jval::string(name)),
+            ("serials", jval::strings(&freed)),
+        ])));
+    } else if freed.is_empty() {
+        out::line("No certificate was revoked for that reason.");
+    } else {
+        out::line(format_args!("Accepted again: {}", freed.join(", ")));
+    }
+    Ok(u8::from(freed.is_empty() && name.is_empty()))
+}
+
+fn list_error(ctx: &Ctx, error: &std::io::Error) -> Fatal {
+    Fatal(format!(
+        "cannot read {}: {error}",
+        revoked::path(&ctx.root).display()
+    ))
 }

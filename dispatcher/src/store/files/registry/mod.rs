@@ -2,17 +2,22 @@
 //! of the reference (dispatcher.md §6), so both may work on one directory.
 
 mod record;
+mod repair;
 
-pub use record::{AGENT_VERSION, DEFAULT_PORT, LookupBy, Record, SerialStatus, is_perl_version};
+pub use record::{
+    AGENT_VERSION, DEFAULT_PORT, LookupBy, MAX_TAG, MAX_TAGS, Record, SerialStatus, bounded_tags,
+    is_perl_version,
+};
+pub use repair::Repaired;
 
 use crate::jval;
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_host::lock::{self, Kind, Lock};
 use ctrl_exec_protocol::names;
-use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Where the registry lives, below the root.
@@ -31,8 +36,10 @@ pub struct Registry {
 pub enum RegistryError {
     /// Not a name an agent can have.
     BadName(String),
-    /// No such agent, or its file is not readable as JSON.
+    /// No such agent.
     Unknown(String),
+    /// There is a file, and it is no record. The agent is registered all the same.
+    Damaged(Damaged),
     /// The new name is taken.
     Exists(String),
     /// The operating system said no.
@@ -46,6 +53,39 @@ pub enum RegistryError {
     },
 }
 
+/// A record that cannot be read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Damaged {
+    /// Registry name of the agent.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub fault: String,
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the record of '{}' is unreadable ({}: {}); 'ced doctor --repair' makes a new one of \
+             what is known",
+            self.name,
+            self.path.display(),
+            self.fault
+        )
+    }
+}
+
+/// What the registry holds.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The records, by host name.
+    pub records: Vec<Record>,
+    /// The agents whose record cannot be read, by name.
+    pub damaged: Vec<Damaged>,
+}
+
 impl Registry {
     /// The registry in `dir`; nothing is touched yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -57,22 +97,47 @@ impl Registry {
         &self.dir
     }
 
-    /// The record of `name`, if there is one that can be read. A name that no agent can have is
-    /// not registered, whatever lies at that path.
+    /// The record of `name`, if there is one. A name that no agent can have is not registered,
+    /// whatever lies at that path.
+    ///
+    /// # Errors
+    /// The operating system's; [`RegistryError::Damaged`] for a file that is empty, cut, too large
+    /// or otherwise no record.
     pub fn load(&self, name: &str) -> Result<Option<Record>, RegistryError> {
         if !names::is_agent_name(name) {
             return Ok(None);
         }
         let path = self.path(name);
-        match read_bounded(&path) {
-            Ok(bytes) => Ok(jval::parse_object(&bytes).map(|raw| Record::from_raw(name, raw))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        match Bounded::new(MAX_FILE).no_follow().optional(&path) {
+            Ok(None) => Ok(None),
+            Ok(Some(bytes)) => match jval::parse_object(&bytes) {
+                Some(raw) => Ok(Some(Record::from_raw(name, raw))),
+                None if bytes.is_empty() => Err(self.damaged(name, "empty")),
+                None => Err(self.damaged(name, "no JSON object, or cut")),
+            },
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput
+                ) || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) =>
+            {
+                Err(self.damaged(name, &error.to_string()))
+            }
             Err(error) => Err(io_error("read", &path, error)),
         }
     }
 
+    fn damaged(&self, name: &str, fault: &str) -> RegistryError {
+        RegistryError::Damaged(Damaged {
+            name: name.to_owned(),
+            path: self.path(name),
+            fault: fault.to_owned(),
+        })
+    }
+
     /// Like [`load`](Self::load), but an agent that is not there is an error.
     pub fn require(&self, name: &str) -> Result<Record, RegistryError> {
+        self.check_name(name)?;
         self.load(name)?
             .ok_or_else(|| RegistryError::Unknown(name.to_owned()))
     }
@@ -101,37 +166,51 @@ impl Registry {
         Ok(found)
     }
 
-    /// All readable records, sorted by host name. Files that are no JSON are left out, as is one
-    /// that goes away meanwhile.
-    pub fn list(&self) -> Result<Vec<Record>, RegistryError> {
+    /// All records, and the files that are none. One that goes away meanwhile is left out.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn list(&self) -> Result<Listing, RegistryError> {
         let names = self.names()?;
         let threads = match std::thread::available_parallelism() {
             Ok(n) if names.len() > 2_000 => n.get().min(8),
             _ => 1,
         };
         let share = names.len().div_ceil(threads).max(1);
-        let mut records = Vec::with_capacity(names.len());
+        let mut listing = Listing::default();
+        listing.records.reserve(names.len());
         std::thread::scope(|scope| {
             let workers: Vec<_> = names
                 .chunks(share)
                 .map(|chunk| {
                     scope.spawn(move || {
-                        let loaded: Result<Vec<_>, _> =
-                            chunk.iter().map(|name| self.load(name)).collect();
-                        loaded
+                        let mut part = Listing::default();
+                        for name in chunk {
+                            match self.load(name) {
+                                Ok(record) => part.records.extend(record),
+                                Err(RegistryError::Damaged(damaged)) => part.damaged.push(damaged),
+                                Err(error) => return Err(error),
+                            }
+                        }
+                        Ok(part)
                     })
                 })
                 .collect();
             for worker in workers {
                 match worker.join() {
-                    Ok(loaded) => records.extend(loaded?.into_iter().flatten()),
+                    Ok(part) => {
+                        let part = part?;
+                        listing.records.extend(part.records);
+                        listing.damaged.extend(part.damaged);
+                    }
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
             Ok::<(), RegistryError>(())
         })?;
-        records.sort_by(|a, b| a.hostname().cmp(b.hostname()));
-        Ok(records)
+        let by_host = |a: &Record, b: &Record| a.hostname().cmp(b.hostname());
+        listing.records.sort_by(by_host);
+        Ok(listing)
     }
 
     /// Writes a whole record, new or over an old one, as pairing does.
@@ -158,7 +237,9 @@ impl Registry {
     }
 
     /// Changes many records under one lock; `change` says whether a record is to be written.
-    /// Returns how many were. Agents that are gone are left out.
+    /// Returns how many were. Agents that are gone are left out, and so are records that cannot be
+    /// read: one of them must not stop what concerns the others, and [`list`](Self::list) names
+    /// it.
     pub fn update_many<S: AsRef<str>>(
         &self,
         names: &[S],
@@ -170,11 +251,14 @@ impl Registry {
         let _lock = self.lock()?;
         let mut written = 0;
         for name in names {
-            if let Some(mut record) = self.load(name.as_ref())? {
-                if change(&mut record) {
-                    self.write(&record)?;
-                    written += 1;
-                }
+            let mut record = match self.load(name.as_ref()) {
+                Ok(Some(record)) => record,
+                Ok(None) | Err(RegistryError::Damaged(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            if change(&mut record) {
+                self.write(&record)?;
+                written += 1;
             }
         }
         Ok(written)
@@ -206,12 +290,16 @@ impl Registry {
         Ok(record)
     }
 
-    /// Removes an agent and returns what its record said (an empty one if unreadable).
+    /// Removes an agent and returns what its record said.
+    ///
+    /// # Errors
+    /// The operating system's, no such agent, or a record that cannot be read: what is lost with it
+    /// should be looked at first.
     pub fn remove(&self, name: &str) -> Result<Record, RegistryError> {
         self.check_name(name)?;
         self.check_there(name)?;
         let _lock = self.lock()?;
-        let record = self.load(name)?.unwrap_or_else(|| Record::new(name));
+        let record = self.require(name)?;
         self.unlink(name)?;
         Ok(record)
     }
@@ -266,26 +354,15 @@ impl Registry {
     }
 
     /// Takes the registry lock, waiting for it. A lock file of root's that we may only read is
-    /// locked through a read-only descriptor; the reference would go ahead without (DEVIATE).
-    fn lock(&self) -> Result<RegistryLock, RegistryError> {
+    /// locked through a read-only descriptor; the reference would go ahead without (DEVIATE). The
+    /// directory is a group's, so a link in the lock's place is not followed.
+    fn lock(&self) -> Result<Lock, RegistryError> {
         let path = self.dir.join(".registry.lock");
-        let flags = OFlags::CLOEXEC | OFlags::APPEND | OFlags::WRONLY | OFlags::CREATE;
-        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o660))
-            .or_else(|_| rustix::fs::open(&path, OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty()))
-            .map_err(|error| io_error("lock", &path, error.into()))?;
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(RegistryLock { _file: file }),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(io_error("lock", &path, error.into())),
-            }
-        }
+        lock::open(&path, 0o660)
+            .or_else(|_| lock::open_existing(&path))
+            .and_then(|file| lock::wait(file, Kind::Exclusive))
+            .map_err(|error| io_error("lock", &path, error))
     }
-}
-
-/// Held while it lives.
-struct RegistryLock {
-    _file: OwnedFd,
 }
 
 fn io_error(doing: &'static str, path: &Path, error: io::Error) -> RegistryError {
@@ -294,15 +371,6 @@ fn io_error(doing: &'static str, path: &Path, error: io::Error) -> RegistryError
         path: path.to_owned(),
         error,
     }
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use io::Read;
-    let mut bytes = Vec::with_capacity(1024);
-    fs::File::open(path)?
-        .take(MAX_FILE)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 impl fmt::Display for RegistryError {
@@ -315,6 +383,7 @@ impl fmt::Display for RegistryError {
                 name.escape_debug()
             ),
             Self::Unknown(name) => write!(f, "no agent named '{}'", name.escape_debug()),
+            Self::Damaged(damaged) => damaged.fmt(f),
             Self::Exists(name) => write!(f, "an agent named '{name}' already exists"),
             Self::Io { doing, path, error } => {
                 write!(f, "cannot {doing} {}: {error}", path.display())?;

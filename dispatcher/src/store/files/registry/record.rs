@@ -18,6 +18,31 @@ pub fn is_perl_version(version: &str) -> bool {
     }
 }
 
+/// Most tags that are kept of an agent.
+pub const MAX_TAGS: usize = 64;
+/// Longest tag, and longest value of one, in bytes.
+pub const MAX_TAG: usize = 256;
+
+/// The tags an agent sent, as far as they are kept: names and values that are text, within
+/// [`MAX_TAGS`] and [`MAX_TAG`]. The number says how many were left out.
+pub fn bounded_tags(sent: &Object) -> (Object, usize) {
+    let mut kept = Object::new();
+    let mut total = 0;
+    for (key, value) in sent.iter() {
+        total += 1;
+        let fits = match value {
+            Value::String(text) => text.len() <= MAX_TAG,
+            Value::Number(number) => number.as_str().len() <= MAX_TAG,
+            _ => false,
+        };
+        if fits && key.len() <= MAX_TAG && kept.len() < MAX_TAGS {
+            kept.insert(key.to_owned(), value.clone());
+        }
+    }
+    let left_out = total - kept.len();
+    (kept, left_out)
+}
+
 /// How an agent's address is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LookupBy {
@@ -165,6 +190,33 @@ impl Record {
             "" => &self.name,
             name => name,
         }
+    }
+
+    /// Since when the agent's certificates are barred, if they are. Ours only; the record stays, so
+    /// that nobody takes the name for a free one.
+    pub fn revoked(&self) -> Option<&str> {
+        match self.text("revoked") {
+            "" => None,
+            since => Some(since),
+        }
+    }
+
+    /// Serial of the certificate the agent showed last, or was given at pairing, in lower-case hex;
+    /// `""` when none was seen. Ours only.
+    pub fn cert_serial(&self) -> &str {
+        self.text("cert_serial")
+    }
+
+    /// End of a renewed certificate that the agent has and does not show yet, in OpenSSL's form, or
+    /// `""`. Ours only.
+    pub fn staged_expiry(&self) -> &str {
+        self.text("staged_expiry")
+    }
+
+    /// Removes a field.
+    pub fn unset(&mut self, key: &str) -> &mut Self {
+        self.raw.remove(key);
+        self
     }
 
     /// Whether the agent's version, as its last ping told, is the reference's: `0.12` or older, or

@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::TempDir;
+use ctrl_exec_protocol::time::Utc;
 
 fn registry() -> (TempDir, Registry) {
     let dir = TempDir::new();
@@ -33,8 +34,9 @@ fn updates_keep_what_they_do_not_know() {
     );
 }
 
+/// An agent must not get out of sight by what it makes us write about it.
 #[test]
-fn corrupt_files_are_not_registered_and_not_listed() {
+fn unreadable_records_are_registered_and_told_of() {
     let (_dir, registry) = registry();
     put(&registry, "bad", "{");
     put(&registry, "list", "[]");
@@ -42,15 +44,99 @@ fn corrupt_files_are_not_registered_and_not_listed() {
     put(&registry, "a", "{}");
     fs::write(registry.dir().join("Xy12345678"), "temp of the reference").unwrap();
     fs::write(registry.dir().join(".hidden.json"), "{}").unwrap();
-    assert!(registry.load("bad").unwrap().is_none());
-    let names: Vec<_> = registry
-        .list()
-        .unwrap()
-        .iter()
-        .map(|r| r.hostname().to_owned())
-        .collect();
+    put(&registry, "empty", "");
+    put(&registry, "huge", &"x".repeat(2 << 20));
+    std::os::unix::fs::symlink("/etc/passwd", registry.path("link")).unwrap();
+    fs::create_dir(registry.path("dir")).unwrap();
+    let listing = registry.list().unwrap();
+    let names: Vec<_> = listing.records.iter().map(Record::hostname).collect();
     assert_eq!(names, ["a", "b"]);
-    assert_eq!(registry.names().unwrap(), ["a", "b", "bad", "list"]);
+    let damaged: Vec<_> = listing.damaged.iter().map(|d| d.name.as_str()).collect();
+    assert_eq!(damaged, ["bad", "dir", "empty", "huge", "link", "list"]);
+    for name in damaged {
+        let errors = [
+            registry.load(name).unwrap_err(),
+            registry.update(name, |_| ()).unwrap_err(),
+            registry.remove(name).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(
+                matches!(error, RegistryError::Damaged(_)),
+                "{name}: {error}"
+            );
+            assert!(error.to_string().contains("doctor --repair"), "{error}");
+        }
+    }
+    // What concerns the others is done.
+    let all = registry.names().unwrap();
+    let touch = |record: &mut Record| {
+        record.set("x", "y");
+        true
+    };
+    assert_eq!(registry.update_many(&all, touch).unwrap(), 2);
+}
+
+#[test]
+fn a_damaged_record_is_made_anew_of_what_is_left() {
+    let (_dir, registry) = registry();
+    let now = Utc(1_800_000_000);
+    let whole = r#"{"dispatcher_serial":"4a","expiry":"Feb 24 13:32:16 2029 GMT","hostname":"r","ip":"10.0.0.7","lookup_by":"ip","paired":"2026-11-22T13:32:16Z","paired_cn":"old","port":7600,"serial_status":"current","tags":{}}"#;
+    // Cut at every length: what is whole before the cut is saved, nothing else is made up.
+    for cut in 0..whole.len() {
+        put(&registry, "r", &whole[..cut]);
+        let repaired = registry.repair("r", now, |_| ()).unwrap().unwrap();
+        assert!(repaired.kept.exists());
+        let record = registry.require("r").unwrap();
+        for field in ["ip", "paired_cn", "expiry", "serial_status"] {
+            let whole = jval::parse_object(whole.as_bytes()).unwrap();
+            let saved = record.text(field);
+            let default = field == "serial_status" && saved == "unknown";
+            assert!(
+                saved.is_empty() || default || saved == jval::str_or_empty(&whole, field),
+                "{cut}: {field} {saved}"
+            );
+        }
+        assert!([7443, 7600].contains(&record.port()), "{cut}");
+        if cut > whole.find("7600").unwrap() + 4 {
+            assert_eq!((record.ip(), record.port()), ("10.0.0.7", 7600));
+        }
+    }
+    // Tags that an agent made too large go, everything else stays.
+    let tags = format!(
+        r#"{{"hostname":"r","tags":{{"a":"b","big":"{}"}}}}"#,
+        "x".repeat(2 << 20)
+    );
+    put(&registry, "r", &tags);
+    let repaired = registry.repair("r", now, |_| ()).unwrap().unwrap();
+    assert_eq!(repaired.record.tag("a").as_deref(), Some("b"));
+    assert!(repaired.record.tag("big").is_none());
+    assert!(registry.repair("r", now, |_| ()).unwrap().is_none());
+    assert!(registry.repair("none", now, |_| ()).is_err());
+}
+
+#[test]
+fn tags_are_bounded() {
+    let mut sent = jval::Object::new();
+    for n in 0..100 {
+        sent.insert(format!("t{n:03}"), jval::string("v"));
+    }
+    sent.insert("a-long".into(), jval::string("v".repeat(257)));
+    sent.insert("b".repeat(257), jval::string("v"));
+    sent.insert("c-object".into(), jval::Value::Object(jval::Object::new()));
+    sent.insert("d-number".into(), jval::int(5));
+    let (kept, left_out) = bounded_tags(&sent);
+    assert_eq!((kept.len(), left_out), (64, 40));
+    assert!(kept.contains_key("d-number") && !kept.contains_key("c-object"));
+}
+
+#[test]
+fn the_lock_is_no_link() {
+    let (dir, registry) = registry();
+    put(&registry, "a", "{}");
+    let target = dir.path().join("target");
+    std::os::unix::fs::symlink(&target, registry.dir().join(".registry.lock")).unwrap();
+    assert!(registry.update("a", |_| ()).is_err());
+    assert!(!target.exists(), "nothing is made through a link");
 }
 
 #[test]
@@ -109,6 +195,7 @@ fn an_absent_directory_is_an_empty_registry() {
         Registry::new(dir.path().join("none"))
             .list()
             .unwrap()
+            .records
             .is_empty()
     );
 }
