@@ -174,6 +174,85 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_is_as_asked() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: only root gives files away");
+            return;
+        }
+        let dir = TempDir::new("durable-owner");
+        let path = dir.file("f");
+        let owner = |path| {
+            let meta = std::fs::metadata(path).unwrap();
+            (meta.uid(), meta.gid())
+        };
+        let perm = Perm::mode(0o640).owned_by(1234, 4321);
+        write(&path, b"x", &perm).unwrap();
+        assert_eq!(owner(&path), (1234, 4321));
+        // Without an owner it is the writer's, whoever had it before.
+        write(&path, b"y", &Perm::mode(0o640)).unwrap();
+        assert_eq!(owner(&path).0, 0);
+        assert_eq!(perm.mode, 0o640);
+    }
+
+    #[test]
+    fn the_right_directory_is_synced() {
+        let dir = TempDir::new("durable-sync");
+        let below = dir.file("below");
+        std::fs::create_dir(&below).unwrap();
+        let trace = dir.file("trace");
+        // This test again, watched from outside: what is synced, and in which order.
+        if std::env::var_os(CHILD).is_some() {
+            write(
+                &PathBuf::from(std::env::var_os(CHILD).unwrap()),
+                b"x",
+                &Perm::mode(0o600),
+            )
+            .unwrap();
+            return;
+        }
+        let path = below.join("file");
+        let traced = std::process::Command::new("strace")
+            .args([
+                "-f",
+                "-y",
+                "-e",
+                "trace=fsync,rename,renameat,renameat2",
+                "-o",
+            ])
+            .arg(&trace)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "durable::tests::the_right_directory_is_synced"])
+            .env(CHILD, &path)
+            .output();
+        let Ok(output) = traced else {
+            eprintln!("SKIPPED: no strace");
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        let calls: Vec<&str> = trace
+            .lines()
+            .filter(|line| line.contains(below.to_str().unwrap()))
+            .collect();
+        let [content, rename, directory] = calls[..] else {
+            panic!("{trace}");
+        };
+        assert!(
+            content.contains("fsync(") && content.contains(".tmp>)"),
+            "{trace}"
+        );
+        assert!(rename.contains("rename"), "{trace}");
+        let expected = format!("{}>)", below.display());
+        assert!(
+            directory.contains("fsync(") && directory.contains(&expected),
+            "{trace}"
+        );
+    }
+
+    /// Names the file that a traced copy of the test has to write.
+    const CHILD: &str = "CTRL_EXEC_TEST_WRITE";
+
+    #[test]
     fn a_failed_replacement_keeps_the_old_file() {
         let dir = TempDir::new("durable-fail");
         let path = dir.file("target");

@@ -12,8 +12,16 @@ mod frame_response;
 #[cfg(feature = "json")]
 #[path = "../../../fuzz/entry/json.rs"]
 mod json;
+#[cfg(feature = "json")]
+#[path = "../../../fuzz/entry/pairing.rs"]
+mod pairing;
 #[path = "../../../fuzz/entry/scripts_conf.rs"]
 mod scripts_conf;
+#[path = "../../../fuzz/entry/serial.rs"]
+mod serial;
+#[cfg(feature = "json")]
+#[path = "../../../fuzz/entry/wire.rs"]
+mod wire;
 
 #[test]
 fn agent_conf_seeds() {
@@ -39,6 +47,23 @@ fn frame_response_seeds() {
 #[test]
 fn json_seeds() {
     each("json", json::run);
+}
+
+#[test]
+fn serial_seeds() {
+    each("serial", serial::run);
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn pairing_seeds() {
+    each("pairing", pairing::run);
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn wire_seeds() {
+    each("wire", wire::run);
 }
 
 /// Runs every seed, every beginning of it and every single-bit change near its start.

@@ -9,7 +9,7 @@ use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::keys::{self, KeyType};
 use ctrl_exec_protocol::x509::pem;
-use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock, Role, VerifyError};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock, Role, TrustError, VerifyError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Eku, IsCa, Issuer,
     KeyPair, KeyUsagePurpose as Ku, SerialNumber,
@@ -339,6 +339,38 @@ fn dates_are_judged_by_the_injected_clock() {
         .verify(leaf.leaf_der(), Role::Client, NOW)
         .unwrap_err();
     assert_eq!(fault, VerifyError::CaOutOfDate);
+}
+
+#[test]
+fn a_ca_that_may_not_sign_or_is_constrained_is_refused() {
+    let trust = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut ca = Ca::new(KeyType::EcdsaP256);
+        change(&mut ca.params);
+        let certificate = ca.params.self_signed(&ca.key).unwrap();
+        ChainVerifier::from_pem(&pem::encode("CERTIFICATE", certificate.der())).map(|_| ())
+    };
+    assert_eq!(
+        trust(&|p| p.key_usages = vec![Ku::KeyCertSign, Ku::CrlSign]),
+        Ok(())
+    );
+    assert!(matches!(
+        trust(&|p| p.key_usages = vec![Ku::CrlSign, Ku::DigitalSignature]),
+        Err(TrustError::NotACa(_))
+    ));
+    // Critical or not: names that it would exclude are never looked at.
+    for critical in [true, false] {
+        let refused = trust(&|p| {
+            let names = [0x30, 0x08, 0xa0, 0x06, 0x30, 0x04, 0x82, 0x02, b'a', b'b'];
+            let mut extension =
+                rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], names.to_vec());
+            extension.set_criticality(critical);
+            p.custom_extensions = vec![extension];
+        });
+        assert!(
+            matches!(refused, Err(TrustError::Unusable(_))),
+            "{critical}"
+        );
+    }
 }
 
 #[test]

@@ -119,5 +119,7 @@ mod tests {
             .filter_map(|name| Cap::parse(name))
             .collect();
         assert_eq!(mask(&caps), 0x401);
+        let twice = [caps.clone(), caps].concat();
+        assert_eq!(mask(&twice), 0x401);
     }
 }

@@ -139,6 +139,25 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_digits_only() {
+        for entry in [
+            "10.0.0.0/+8",
+            "10.0.0.0/ 8",
+            "10.0.0.0/-8",
+            "::/+0",
+            "+1.2.3.4",
+            "1.2.3.+4",
+            "0001.2.3.4",
+            "1.2.3.4.5",
+            "1.2.3.",
+        ] {
+            let (list, bad) = IpList::parse(entry);
+            assert!(list.is_empty() && bad.len() == 1, "{entry}");
+        }
+        assert!(allows("001.002.003.004/032", "1.2.3.4"));
+    }
+
+    #[test]
     fn bad_entries_are_named_and_never_open_the_list() {
         let (list, bad) =
             IpList::parse("10.0.0.256, 1.2.3, 10.0.0.0/33, 10.0.0.0/, x, ::g, ::/129");

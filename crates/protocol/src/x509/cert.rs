@@ -352,11 +352,37 @@ fn modulus_bits(modulus: &[u8]) -> usize {
     }
 }
 
+/// Most bytes of a serial number (RFC 5280 §4.1.2.2).
+const MAX_SERIAL: usize = 20;
+
 fn serial_text(integer: &[u8]) -> Result<String, CertError> {
     let negative = integer.first().is_none_or(|byte| byte & 0x80 != 0);
-    // Twenty bytes of number; a leading zero that keeps it positive may come on top.
-    if negative || integer.len() > 21 {
+    // A leading zero that keeps it positive may come on top.
+    let magnitude = integer.strip_prefix(&[0]).unwrap_or(integer);
+    if negative || magnitude.len() > MAX_SERIAL {
         return Err(CertError::Serial);
     }
     Ok(serial::live_hex(integer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_have_at_most_twenty_bytes_and_no_sign() {
+        assert_eq!(serial_text(&[0x7f; 20]).unwrap(), "7f".repeat(20));
+        let padded = [&[0][..], &[0xff; 20]].concat();
+        assert_eq!(serial_text(&padded).unwrap(), "ff".repeat(20));
+        for refused in [&[][..], &[0x80], &[0xff; 20], &[0x7f; 21], &[0; 22]] {
+            assert_eq!(serial_text(refused), Err(CertError::Serial), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn length_is_bounded_before_anything_is_read() {
+        assert_eq!(facts(&vec![0; MAX_DER]), Err(CertError::Malformed));
+        let length = MAX_DER + 1;
+        assert_eq!(facts(&vec![0; length]), Err(CertError::TooLong(length)));
+    }
 }

@@ -174,6 +174,20 @@ mod tests {
         assert!(read(&[0x30, 0x05, 0x00]).is_none(), "short");
         assert!(read(&[0x1f, 0x01, 0x00]).is_none(), "long tag");
         assert!(read(&[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]).is_none());
+        // A long form that ends within its length.
+        for cut in [
+            &[0x30][..],
+            &[0x30, 0x81],
+            &[0x30, 0x82],
+            &[0x30, 0x82, 0x01],
+            &[0x30, 0x83, 0x01, 0x00],
+        ] {
+            assert!(read(cut).is_none(), "{cut:?}");
+        }
+        // Three bytes of length are read, four are not, though all of the value be there.
+        let value = |head: &[u8], length: usize| [head, &vec![0; length]].concat();
+        assert!(read(&value(&[0x30, 0x83, 0x01, 0x00, 0x00], 0x1_0000)).is_some());
+        assert!(read(&value(&[0x30, 0x84, 0x01, 0x00, 0x00, 0x00], 0x100_0000)).is_none());
     }
 
     #[test]
