@@ -23,10 +23,9 @@
 
 use std::net::IpAddr;
 
-use super::agent_conf_reader::Reader;
+use super::ConfigError;
 use super::ip_list::IpList;
 use super::profile::Profile;
-use super::{ConfigError, MAX_FILE_BYTES, Warning};
 use crate::sorted_map::SortedMap;
 
 /// Most profiles in one file (executor.md §6.1).
@@ -37,6 +36,10 @@ pub const MAX_SCRIPT_DIRS: usize = 32;
 pub const MAX_SCRIPT_WRITERS: usize = 32;
 /// Most tags; a bound of our own.
 pub const MAX_TAGS: usize = 256;
+
+/// The keys that may be overridden: what says where and as whom the agent listens, to whom, and what
+/// it logs. What it may run is said in `agent.conf` and `scripts.conf` alone.
+pub(super) const OVERRIDABLE: [&str; 5] = ["port", "bind", "allowed_ips", "hostname", "log_level"];
 
 /// Everything `agent.conf` says. Keys whose default is a path are `None` when absent: the caller
 /// applies the default, since `--root` moves it.
@@ -198,26 +201,6 @@ pub struct Listener<'a> {
 }
 
 impl AgentConf {
-    /// Reads the whole file. `file` is its name for messages.
-    ///
-    /// The keys that only the front-end needs may be missing here, see [`AgentConf::listener`];
-    /// apart from that a file is valid for both halves or for neither.
-    ///
-    /// # Errors
-    /// The first fault, with its line.
-    pub fn parse(text: &str, file: &str) -> Result<(Self, Vec<Warning>), ConfigError> {
-        if text.len() > MAX_FILE_BYTES {
-            return Err(ConfigError::whole(file, "file is larger than 1 MiB"));
-        }
-        let mut reader = Reader::default();
-        for (index, line) in text.lines().enumerate() {
-            reader
-                .line(index + 1, line)
-                .map_err(|fault| ConfigError::at(file, index + 1, fault))?;
-        }
-        Ok(reader.finish())
-    }
-
     /// The keys the front-end needs to listen.
     ///
     /// # Errors

@@ -3,17 +3,38 @@
 use std::net::IpAddr;
 
 use super::agent_conf::{
-    AgentConf, LogLevel, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_SCRIPT_WRITERS, MAX_TAGS, RateLimit,
+    AgentConf, LogLevel, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_SCRIPT_WRITERS, MAX_TAGS, OVERRIDABLE,
+    RateLimit,
 };
 use super::ip_list::IpList;
 use super::lines::{Line, classify, is_space};
-use super::{MAX_NAME, MAX_VALUE, Subject, Warning, keys, shown};
+use super::{ConfigError, MAX_FILE_BYTES, MAX_NAME, MAX_VALUE, Subject, Warning, keys, shown};
 
 /// Reads the value of a number, given the key for messages.
 type ReadNumber = fn(&str, &str) -> Result<u32, String>;
 
-/// Keys of one kind, so that each kind has its code once.
 impl AgentConf {
+    /// Reads the whole file. `file` is its name for messages.
+    ///
+    /// The keys that only the front-end needs may be missing here, see [`AgentConf::listener`];
+    /// apart from that a file is valid for both halves or for neither.
+    ///
+    /// # Errors
+    /// The first fault, with its line.
+    pub fn parse(text: &str, file: &str) -> Result<(Self, Vec<Warning>), ConfigError> {
+        if text.len() > MAX_FILE_BYTES {
+            return Err(ConfigError::whole(file, "file is larger than 1 MiB"));
+        }
+        let mut reader = Reader::default();
+        for (index, line) in text.lines().enumerate() {
+            reader
+                .line(index + 1, line)
+                .map_err(|fault| ConfigError::at(file, index + 1, fault))?;
+        }
+        Ok(reader.finish())
+    }
+
+    /// Keys of one kind, so that each kind has its code once.
     fn text(&mut self, key: &str) -> Option<&mut Option<String>> {
         Some(match key {
             "cert" => &mut self.cert,
@@ -151,7 +172,7 @@ impl Reader {
     }
 
     fn top(&mut self, key: &str, value: &str) -> Result<(), String> {
-        if self.overriding && !super::overrides::KEYS.contains(&key) {
+        if self.overriding && !OVERRIDABLE.contains(&key) {
             return Err(format!("'{}' cannot be overridden", shown(key)));
         }
         if self.seen.iter().any(|seen| seen == key) {

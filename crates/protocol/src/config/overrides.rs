@@ -2,20 +2,16 @@
 //!
 //! `agent.conf` names it (`overrides = PATH`), so nothing overrides it behind its owner's back. It is
 //! for settings that another place keeps: on OpenWrt the init script writes it from uci. The file
-//! holds `key = value` lines with the keys of [`KEYS`] and nothing else.
+//! holds `key = value` lines with the keys of `agent_conf::OVERRIDABLE` and nothing else.
 
 use super::agent_conf_reader::Reader;
 use super::{AgentConf, ConfigError, MAX_FILE_BYTES, Warning};
-
-/// The keys that may be overridden: what says where and as whom the agent listens, to whom, and what
-/// it logs. What it may run is said in `agent.conf` and `scripts.conf` alone.
-pub const KEYS: [&str; 5] = ["port", "bind", "allowed_ips", "hostname", "log_level"];
 
 impl AgentConf {
     /// Takes over what a file of overrides says. `file` is its name for messages.
     ///
     /// # Errors
-    /// The first fault, with its line; any key that is not in [`KEYS`] is one.
+    /// The first fault, with its line; any key that is not `OVERRIDABLE` is one.
     pub fn overridden(
         self,
         text: &str,
