@@ -1,6 +1,6 @@
 //! The TLS configurations the dispatcher calls agents with.
 
-use crate::ca::{CaError, IdentityFiles};
+use crate::ca::{CaError, IdentityFiles, WebPki};
 use crate::config::Config;
 use ctrl_exec_protocol::tls;
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, Clock, system_clock};
@@ -61,8 +61,12 @@ pub fn client_config_of(
 ) -> Result<Arc<ClientConfig>, TrustFileError> {
     let identity = files.load()?;
     let ca = config.ca();
-    let verifier = ChainVerifier::from_pem(&read(&ca)?)
-        .map_err(|error| TrustFileError(format!("{}: {error}", ca.display())))?;
+    let named = |error: &dyn fmt::Display| TrustFileError(format!("{}: {error}", ca.display()));
+    let text = read(&ca)?;
+    let second = WebPki::from_pem(&text).map_err(|error| named(&error))?;
+    let verifier = ChainVerifier::from_pem(&text)
+        .map_err(|error| named(&error))?
+        .confirmed_by(Box::new(second));
     tls::dispatcher_client_config(&identity, Arc::new(verifier), clock, resumption)
         .map_err(|error| TrustFileError(error.to_string()))
 }

@@ -6,6 +6,7 @@
 
 mod authority;
 mod issue;
+mod judge;
 mod pair;
 pub mod request;
 mod serial;
@@ -13,6 +14,7 @@ mod setup;
 
 pub use authority::Authority;
 pub use issue::{DAYS_DEFAULT, DAYS_RENEWAL, Issued};
+pub use judge::WebPki;
 pub use pair::{IdentityFiles, Owner};
 pub use serial::{live_serial, trust_serial};
 pub(crate) use setup::new_identity;

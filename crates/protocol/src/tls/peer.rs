@@ -229,7 +229,8 @@ fn tls_error(error: VerifyError) -> Error {
         | VerifyError::UnsupportedSignature
         | VerifyError::IsCa
         | VerifyError::CaOutOfDate
-        | VerifyError::CriticalExtension => CertificateError::Other(OtherError(Arc::new(error))),
+        | VerifyError::CriticalExtension
+        | VerifyError::Disputed(_) => CertificateError::Other(OtherError(Arc::new(error))),
     };
     Error::InvalidCertificate(kind)
 }

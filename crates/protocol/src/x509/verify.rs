@@ -95,6 +95,8 @@ pub enum VerifyError {
     WrongPurpose,
     /// A critical extension that is not understood.
     CriticalExtension,
+    /// Accepted here, but refused by the second [`Judge`], in its words.
+    Disputed(String),
 }
 
 impl fmt::Display for VerifyError {
@@ -125,17 +127,33 @@ impl fmt::Display for VerifyError {
             Self::CriticalExtension => {
                 f.write_str("certificate has a critical extension that is not supported")
             }
+            Self::Disputed(words) => {
+                write!(
+                    f,
+                    "certificate was accepted by one verifier and refused by another: {words}"
+                )
+            }
         }
     }
 }
 
 impl std::error::Error for VerifyError {}
 
+/// A second opinion on version 3 leaves, for programs that can afford one: both must accept.
+pub trait Judge: Send + Sync {
+    /// Judges the DER of a leaf at `now`, in Unix seconds.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    fn judge(&self, leaf: &[u8], role: Role, now: i64) -> Result<(), String>;
+}
+
 /// The configured CA (or several, in one file), against which leaf certificates are checked.
 pub struct ChainVerifier {
     authorities: Vec<CertFacts>,
     /// Certificates may begin as late as this says.
     latest: Option<Clock>,
+    second: Option<Box<dyn Judge>>,
 }
 
 impl fmt::Debug for ChainVerifier {
@@ -169,7 +187,17 @@ impl ChainVerifier {
         Ok(Self {
             authorities,
             latest: None,
+            second: None,
         })
+    }
+
+    /// Asks `second` too about every version 3 leaf that is accepted here.
+    #[must_use]
+    pub fn confirmed_by(self, second: Box<dyn Judge>) -> Self {
+        Self {
+            second: Some(second),
+            ..self
+        }
     }
 
     /// Judges the beginning of certificates by `latest` where that is later than the time their end
@@ -211,6 +239,11 @@ impl ChainVerifier {
             return Err(VerifyError::CriticalExtension);
         }
         self.issued(facts, &parsed.signed, now, latest)?;
+        if let Some(second) = self.second.as_ref().filter(|_| facts.version == 3) {
+            second
+                .judge(leaf, role, now)
+                .map_err(VerifyError::Disputed)?;
+        }
         Ok(parsed.facts)
     }
 
