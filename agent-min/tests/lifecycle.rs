@@ -472,3 +472,42 @@ fn a_setting_beyond_what_the_tables_hold_is_said_to_act_as_their_size() {
     assert!(log.contains("ACTION=config-warn KEY=max_children"), "{log}");
     assert_eq!(host.caller().post("/ping", "{}").0, 200);
 }
+
+#[test]
+fn a_port_that_is_taken_is_named_and_waited_for_without_a_flood() {
+    let mut host = Host::new(&Ca::new());
+    let taken = std::net::TcpListener::bind(("127.0.0.1", host.port)).unwrap();
+    let (code, _, stderr) = run(&host, &["serve"]);
+    assert_eq!(code, Some(3));
+    let named = format!("cannot listen on 127.0.0.1:{}: Address", host.port);
+    assert!(stderr.contains(&named), "{stderr}");
+
+    let log = fs::File::create(host.path("agent.log")).unwrap();
+    let child = host
+        .command(&["serve", "--wait-for-port"])
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    host.running = Some(child);
+    host.wait_log("ACTION=listen-wait");
+    drop(taken);
+    host.wait_log("ACTION=start");
+    assert_eq!(host.log().matches("listen").count(), 1, "{}", host.log());
+    assert_eq!(host.caller().post("/ping", "{}").0, 200);
+}
+
+#[test]
+fn a_revocation_list_that_was_never_there_is_not_mentioned_at_each_reload() {
+    let mut host = Host::new(&Ca::new());
+    host.start();
+    host.reload();
+    host.reload();
+    let said = |host: &Host| host.log().matches("revoked-serials-absent").count();
+    assert_eq!(said(&host), 1, "{}", host.log());
+    host.write("etc/ctrl-exec-agent/revoked-serials", "");
+    host.reload();
+    assert_eq!(said(&host), 1);
+    fs::remove_file(host.path("etc/ctrl-exec-agent/revoked-serials")).unwrap();
+    host.reload();
+    assert_eq!(said(&host), 2, "one that is gone now is worth a word");
+}

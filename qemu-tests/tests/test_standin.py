@@ -180,7 +180,7 @@ class OurScripts(unittest.TestCase):
             made[0][3]["instances"],
             {
                 "instance1": {
-                    "command": ["/usr/bin/ctrl-exec-agent", "serve"],
+                    "command": ["/usr/bin/ctrl-exec-agent", "serve", "--wait-for-port"],
                     "file": ["/usr/bin/ctrl-exec-agent"],
                     "user": "ctrl-exec-agent",
                     "group": "ctrl-exec-agent",

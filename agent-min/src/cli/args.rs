@@ -21,6 +21,7 @@ pub(super) struct Args {
     pub(super) root: Option<PathBuf>,
     pub(super) version: bool,
     pub(super) help: bool,
+    pub(super) wait_for_port: bool,
     pub(super) pairing: Options,
     given: Vec<&'static Spec>,
 }
@@ -63,7 +64,7 @@ const MODES: [(&str, &str); 8] = [
 const EVERY: &[&str] = &[];
 const PAIRING: &[&str] = &["request-pairing", WAIT];
 
-const OPTIONS: [Spec; 13] = [
+const OPTIONS: [Spec; 14] = [
     Spec {
         name: "--config",
         short: "",
@@ -116,6 +117,17 @@ const OPTIONS: [Spec; 13] = [
         help: "print this text",
         set: |args, _| {
             args.help = true;
+            Ok(())
+        },
+    },
+    Spec {
+        name: "--wait-for-port",
+        short: "",
+        value: "",
+        modes: &["serve"],
+        help: "of serve: wait for a port that another program has",
+        set: |args, _| {
+            args.wait_for_port = true;
             Ok(())
         },
     },
@@ -269,7 +281,7 @@ pub(super) fn usage() -> String {
     for (title, of_pairing) in [("options", false), ("options of request-pairing", true)] {
         let _ = writeln!(out, "\n{title}:");
         for spec in &OPTIONS {
-            if spec.modes.is_empty() != of_pairing {
+            if spec.modes.contains(&"request-pairing") == of_pairing {
                 let _ = writeln!(out, "  {:18}  {}", spec.shown(), spec.help);
             }
         }

@@ -47,7 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
     let paths = Paths::new(args.root(), args.config.clone(), args.allowlist.clone());
     match mode {
-        "serve" => serve::serve(paths),
+        "serve" => serve::serve(paths, args.wait_for_port),
         "request-pairing" => pairing::run(&paths, &args.pairing, &without_mode(&all, mode)),
         pairing::WAIT => pairing::wait(&paths, &args.pairing),
         "pairing-status" => checks::pairing_status(&paths),

@@ -200,7 +200,7 @@ impl Loaded {
         install::add_pending_trust(paths, &mut trusted);
         let revoked_path = paths.revoked(&conf);
         let revoked = Revoked::load(&revoked_path).map_err(|e| named(&revoked_path, &e))?;
-        note_trust(&trusted, &revoked, &revoked_path, notes);
+        note_trust(&trusted, &revoked, notes);
 
         let text = |path: &Path| {
             read_bounded(path)
@@ -328,7 +328,7 @@ fn note_clock(clock: &DeviceClock, notes: &mut Notes) {
     }
 }
 
-fn note_trust(trusted: &TrustMap, revoked: &Revoked, path: &Path, notes: &mut Notes) {
+fn note_trust(trusted: &TrustMap, revoked: &Revoked, notes: &mut Notes) {
     let mut warn = |entry: &str, message: &str| {
         notes.stderr.push(format!("{entry}: {message}"));
         let line = Line::new("config-warn")
@@ -350,12 +350,6 @@ fn note_trust(trusted: &TrustMap, revoked: &Revoked, path: &Path, notes: &mut No
     }
     for line in revoked.bad_lines() {
         warn(line, "not a serial; revokes nothing");
-    }
-    if revoked.is_absent() {
-        let line = Line::new("revoked-serials-absent")
-            .field("PATH", path.display())
-            .field("REASON", "file does not exist; nothing is revoked");
-        notes.lines.push((Level::Info, line));
     }
 }
 

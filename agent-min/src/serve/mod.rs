@@ -20,7 +20,7 @@ use ctrl_exec_reactor::{
     ChildId, Config, ConnId, Event, ListenerId, Reactor, ServerLimits, Signal,
 };
 use log::{error, warn};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,13 +38,22 @@ const DRAIN_TOKEN: u64 = 1;
 /// The most connections that any configuration may ask for.
 const CONNS: usize = 3 * in_flight::MOST + conns::CONTROL + admission::MOST + 16;
 
-/// Runs the server until it is told to stop. The result is the exit code.
-pub fn serve(paths: Paths) -> u8 {
+/// How long after a port that cannot be had it is tried again, and after how many tries that is said
+/// again: once an hour.
+const RETRY: Duration = Duration::from_secs(10);
+const SAID_AGAIN: u32 = 360;
+
+/// Runs the server until it is told to stop. With `wait` a port that another program has is waited
+/// for, and said once instead of at every restart. The result is the exit code.
+pub fn serve(paths: Paths, wait: bool) -> u8 {
     let log = Syslog::open("ctrl-exec-agent", &paths.root);
     let mut notes = Notes::default();
     let loaded = Loaded::load(&paths, &mut notes);
     if let Ok(loaded) = &loaded {
         log.set_least(least(loaded));
+        if loaded.revoked.is_absent() {
+            notes.lines.push((Level::Info, no_list(&paths, loaded)));
+        }
     }
     report(&log, notes);
     let loaded = match loaded {
@@ -63,7 +72,7 @@ pub fn serve(paths: Paths) -> u8 {
         );
         return EXIT_CONFIG;
     }
-    match Server::start(paths, loaded, log) {
+    match Server::start(paths, loaded, log, wait) {
         Ok(mut server) => match server.run() {
             Ok(()) => 0,
             Err(error) => {
@@ -74,7 +83,7 @@ pub fn serve(paths: Paths) -> u8 {
             }
         },
         Err(error) => {
-            error!("cannot listen: {error}");
+            error!("{error}");
             EXIT_FATAL
         }
     }
@@ -96,7 +105,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(paths: Paths, loaded: Loaded, log: Syslog) -> io::Result<Server> {
+    fn start(paths: Paths, loaded: Loaded, log: Syslog, wait: bool) -> io::Result<Server> {
         let budget = loaded.conf.memory_budget as usize;
         let max_conns = max_conns(&loaded);
         let mut reactor = Reactor::new(Config {
@@ -104,8 +113,9 @@ impl Server {
             max_buffered: budget,
             ..Config::default()
         })?;
+        // Signals come after it: who waits for the port is ended by them as any program is.
+        let listener = listen_or_wait(&mut reactor, &loaded, &log, wait)?;
         reactor.watch_signals(&[Signal::Hup, Signal::Term, Signal::Int])?;
-        let listener = listen(&mut reactor, loaded.conf.bind, loaded.port)?;
         // The port may have needed a privilege; nothing from here on does.
         let restrictions = restrict::apply(Extent::of(&loaded.conf));
         log.log(Level::Info, &Line::new("start").field("PORT", loaded.port));
@@ -208,6 +218,11 @@ impl Server {
                 self.reactor.set_max_conns(max_conns(&loaded));
                 self.state.host = host_name(&loaded.conf);
                 self.log.set_least(least(&loaded));
+                // What was never there is not worth a word at each reload; what is gone now is.
+                if loaded.revoked.is_absent() && !self.state.loaded.revoked.is_absent() {
+                    let line = no_list(&self.state.paths, &loaded);
+                    notes.lines.push((Level::Warning, line));
+                }
                 self.state.loaded = loaded;
                 notes
                     .lines
@@ -257,6 +272,13 @@ fn least(loaded: &Loaded) -> Level {
     }
 }
 
+/// The line that says that nobody is revoked.
+fn no_list(paths: &Paths, loaded: &Loaded) -> Line {
+    Line::new("revoked-serials-absent")
+        .field("PATH", paths.revoked(&loaded.conf).display())
+        .field("REASON", "file does not exist; nothing is revoked")
+}
+
 /// Explains on standard error why the server does not start (agent.md §7.6).
 fn explain(paths: &Paths, error: &LoadError) {
     let (config, allowlist) = (paths.config.display(), paths.allowlist.display());
@@ -277,6 +299,39 @@ fn explain(paths: &Paths, error: &LoadError) {
             ));
             error!("{text}");
         }
+    }
+}
+
+fn listen_or_wait(
+    reactor: &mut Reactor,
+    loaded: &Loaded,
+    log: &Syslog,
+    wait: bool,
+) -> io::Result<ListenerId> {
+    let (bind, port) = (loaded.conf.bind, loaded.port);
+    let address = SocketAddr::new(bind.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), port);
+    let mut tries = 0u32;
+    loop {
+        let error = match listen(reactor, bind, port) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => error,
+        };
+        let passes = matches!(
+            error.kind(),
+            ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable
+        );
+        if !(wait && passes) {
+            return Err(io::Error::new(
+                error.kind(),
+                format!("cannot listen on {address}: {error}"),
+            ));
+        }
+        if tries % SAID_AGAIN == 0 {
+            let line = Line::new("listen-wait").field("ADDRESS", address);
+            log.log(Level::Err, &line.field("ERROR", error));
+        }
+        tries = tries.wrapping_add(1);
+        std::thread::sleep(RETRY);
     }
 }
 

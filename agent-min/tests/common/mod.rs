@@ -170,7 +170,7 @@ pub struct Host {
     pub ca_pem: String,
     pub dispatcher: Leaf,
     pub agent: Leaf,
-    running: Option<Child>,
+    pub running: Option<Child>,
 }
 
 /// The program under test; `CTRL_EXEC_AGENT_BIN` names another one, for another architecture, say.
