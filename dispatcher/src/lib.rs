@@ -5,7 +5,7 @@ pub mod ca;
 pub mod config;
 pub mod fleet;
 pub mod front;
-pub mod jval;
+pub mod model;
 pub mod pairing;
 pub mod rotation;
 pub mod store;

@@ -4,7 +4,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::jval;
+use ctrl_exec_dispatcher::model::json as jval;
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::csr;
 use ctrl_exec_protocol::x509::keys::PrivateKey;

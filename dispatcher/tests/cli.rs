@@ -3,7 +3,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::jval;
+use ctrl_exec_dispatcher::model::json as jval;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
@@ -427,7 +427,8 @@ fn an_interrupt_tells_who_runs_and_a_second_ends_it() {
             .unwrap();
         text(result, "outcome")
     };
-    assert_eq!((outcome("quick"), outcome("slow")), ("ok", "unreached"));
+    // The request had gone out, so it may still be running there.
+    assert_eq!((outcome("quick"), outcome("slow")), ("ok", "unknown"));
 }
 
 #[test]

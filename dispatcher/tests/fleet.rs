@@ -4,7 +4,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::jval;
+use ctrl_exec_dispatcher::model::json as jval;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

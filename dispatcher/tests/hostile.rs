@@ -5,7 +5,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::jval::{self, Object, Value};
+use ctrl_exec_dispatcher::model::json::{self as jval, Object, Value};
 use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use rustls::{ServerConfig, ServerConnection};
@@ -469,5 +469,9 @@ fn a_reader_that_stops_is_no_reason_to_hang() {
         .collect();
     let ended = within(LIMIT, "run", || root.run(&args));
     assert_eq!(ended.exit, 1, "{ended:?}");
-    assert!(ended.stdout.contains("not reached"), "{ended:?}");
+    // The system's buffers may have taken all of it: then nobody can say that nothing runs.
+    assert!(
+        ended.stdout.contains("not reached") || ended.stdout.contains("may still be running"),
+        "{ended:?}"
+    );
 }

@@ -5,7 +5,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::jval::{self, Object, Value};
+use ctrl_exec_dispatcher::model::json::{self as jval, Object, Value};
 use ctrl_exec_protocol::json::{Bounds, parse_value};
 use ctrl_exec_protocol::tls::Identity;
 use std::collections::BTreeMap;

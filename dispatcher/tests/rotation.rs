@@ -3,7 +3,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::jval::{self, Object};
+use ctrl_exec_dispatcher::model::json::{self as jval, Object};
 use ctrl_exec_protocol::http::Request;
 use ctrl_exec_protocol::serial;
 use ctrl_exec_protocol::tls::Identity;
@@ -237,7 +237,7 @@ fn a_ping_renews_what_is_due_and_nothing_else() {
     let pinged = root.json(&["ping", "old", "--json"]);
     assert_eq!(text(support::items(&pinged, "results")[0], "status"), "ok");
     assert!(old.staged.lock().unwrap().is_some(), "due");
-    let renewed_until = text(&root.record("old"), "expiry").to_owned();
+    let renewed_until = text(&root.record("old"), "staged_expiry").to_owned();
     assert!(
         renewed_until.ends_with(" GMT") && !renewed_until.contains("2029"),
         "{renewed_until}"
@@ -250,7 +250,7 @@ fn a_ping_renews_what_is_due_and_nothing_else() {
     assert_eq!(facts.subject_cn.as_deref(), Some("fresh"));
     assert_eq!(text(&staged, "ca"), root.ca_pem());
     let expiry = ctrl_exec_protocol::time::Utc(facts.not_after).openssl();
-    assert_eq!(text(&root.record("fresh"), "expiry"), expiry);
+    assert_eq!(text(&root.record("fresh"), "staged_expiry"), expiry);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn the_reference_agents_request_is_signed_when_due() {
         .into_iter()
         .find(|case| text(case, "case") == "ping triggers renewal")
         .unwrap();
-    let ctrl_exec_dispatcher::jval::Value::Array(answers) = &case["agent_answers"] else {
+    let ctrl_exec_dispatcher::model::json::Value::Array(answers) = &case["agent_answers"] else {
         panic!()
     };
     let body = |n: usize| match &answers[n] {
@@ -340,7 +340,7 @@ fn the_reference_agents_request_is_signed_when_due() {
     assert_eq!(facts.subject_cn.as_deref(), Some("vm"));
     assert_eq!(seen[2].reads.len(), 1, "one record");
     let expiry = ctrl_exec_protocol::time::Utc(facts.not_after).openssl();
-    assert_eq!(text(&root.record("vm"), "expiry"), expiry);
+    assert_eq!(text(&root.record("vm"), "staged_expiry"), expiry);
 }
 
 #[test]

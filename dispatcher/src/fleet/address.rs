@@ -2,6 +2,7 @@
 
 use super::call::{Route, Target};
 use super::error::Fault;
+pub use crate::model::host_word::split;
 use crate::store::files::registry::{
     DEFAULT_PORT, Damaged, LookupBy, Record, Registry, RegistryError,
 };
@@ -14,20 +15,6 @@ pub enum AddressError {
     Unknown(Vec<String>),
     /// The registry could not be read.
     Registry(RegistryError),
-}
-
-/// Splits `name:digits` at the last colon. Digits out of range are the default port, given
-/// explicitly; anything else after a colon belongs to the name.
-pub fn split(word: &str) -> (&str, Option<u16>) {
-    match word.rsplit_once(':') {
-        Some((name, digits))
-            if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
-        {
-            let port = digits.parse().ok().filter(|port| *port != 0);
-            (name, Some(port.unwrap_or(DEFAULT_PORT)))
-        }
-        _ => (word, None),
-    }
 }
 
 /// The target of a registered agent, for a word with or without port and an optional `--port`.

@@ -155,7 +155,7 @@ impl Call {
 }
 
 /// What came of a call.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     /// From the first step to the last byte.
     pub rtt: Duration,

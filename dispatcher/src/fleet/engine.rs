@@ -3,6 +3,7 @@
 use super::batch::{Batch, Judge, Mailbox, Plan, Report, Shared, lock};
 use super::call::{Answer, Call};
 use super::error::Fault;
+use super::options::EngineOptions;
 use super::worker::{Part, Worker};
 use ctrl_exec_reactor::Waker;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,28 +14,6 @@ use std::time::Duration;
 
 /// From how many calls on more than one loop pays.
 const MANY: usize = 128;
-
-/// What an engine is allowed.
-#[derive(Clone, Debug)]
-pub struct EngineOptions {
-    /// Loops, each a thread; started when they are first needed.
-    pub loops: usize,
-    /// Connections at once, over everything it does, idle ones included.
-    pub connections: usize,
-    /// How long a connection is kept for the next call to the same agent. `None`: only while
-    /// such a call waits, as a program wants it that ends after one run.
-    pub keep: Option<Duration>,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            loops: std::thread::available_parallelism().map_or(1, usize::from),
-            connections: 65_536,
-            keep: None,
-        }
-    }
-}
 
 /// Makes calls. Copies are handles of one engine; with the last one its loops end, and calls under
 /// way are given up.

@@ -1,40 +1,13 @@
 //! What can go wrong with a call, told apart by kind and never by text (dispatcher.md §10).
 
-use super::call::Call;
-use super::tls_fault;
-use ctrl_exec_reactor::http::HttpError;
-use ctrl_exec_reactor::{CloseReason, Phase as ConnPhase, SLOWEST};
+use crate::model::Phase;
+use ctrl_exec_reactor::SLOWEST;
 use std::fmt;
 use std::time::Duration;
 
 /// Largest request, head and body, that an agent of the reference reads: one TLS record
 /// (dispatcher.md §8).
 pub const PERL_REQUEST: usize = 16_384;
-
-/// How far a failed call got.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Phase {
-    /// Finding the address.
-    Name,
-    /// Connecting.
-    Connect,
-    /// The TLS handshake, or what the peer thought of our certificate.
-    Tls,
-    /// The request was sent; its answer did not come or made no sense.
-    Http,
-}
-
-impl Phase {
-    /// The word shown and put into JSON.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Http => "http",
-        }
-    }
-}
 
 /// What went wrong.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -243,67 +216,6 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
-
-/// Classifies the end of a connection that should have brought an answer.
-pub(super) fn fault_of(reason: &CloseReason, step: Duration, call: &Call) -> Fault {
-    match reason {
-        CloseReason::Refused => Fault::Refused,
-        CloseReason::Unreachable => Fault::Unreachable,
-        CloseReason::Timeout(ConnPhase::Connect) => Fault::ConnectTimeout,
-        CloseReason::Timeout(ConnPhase::Handshake) => Fault::TlsTimeout,
-        CloseReason::Timeout(_) => Fault::ReadTimeout(step),
-        CloseReason::TooSlow { bytes, .. } => Fault::TooSlow(*bytes),
-        CloseReason::Tls { text, .. } => tls_fault::explain(text, &call.target.name),
-        CloseReason::Eof {
-            phase: ConnPhase::Handshake,
-            ..
-        }
-        | CloseReason::Reset {
-            phase: ConnPhase::Handshake,
-        } => Fault::Tls(
-            "the agent closed the connection (not an agent, or its rate limit, address list or \
-             connection limit)"
-                .to_owned(),
-        ),
-        CloseReason::Eof { partial: true, .. } | CloseReason::Http(HttpError::Truncated) => {
-            Fault::Truncated
-        }
-        CloseReason::Eof { .. }
-        | CloseReason::PeerClosed
-        | CloseReason::Done
-        | CloseReason::Http(HttpError::Empty) => Fault::NoAnswer,
-        CloseReason::Http(HttpError::BodyTooLarge) | CloseReason::TooLarge => Fault::TooLarge,
-        CloseReason::Http(HttpError::Overloaded) => Fault::NoRoom,
-        CloseReason::Http(error) => Fault::BadAnswer(error.to_string()),
-        CloseReason::Reset {
-            phase: ConnPhase::Connect,
-        } => Fault::Refused,
-        CloseReason::Io {
-            phase: ConnPhase::Connect,
-            ..
-        }
-        | CloseReason::Full
-        | CloseReason::Local => Fault::Local(reason.to_string()),
-        CloseReason::Reset { .. } | CloseReason::Io { .. } => Fault::BadAnswer(reason.to_string()),
-    }
-}
-
-/// Whether a connection that ended so had taken the whole of a request that was given to it. An
-/// alert is the agent's word that it would not talk to us: nothing was acted on.
-pub(super) fn is_sent(reason: &CloseReason) -> bool {
-    match reason {
-        CloseReason::Timeout(phase)
-        | CloseReason::Reset { phase }
-        | CloseReason::Eof { phase, .. }
-        | CloseReason::Io { phase, .. }
-        | CloseReason::TooSlow { phase, .. } => *phase == ConnPhase::Response,
-        CloseReason::Tls { phase, text } => {
-            *phase == ConnPhase::Response && !text.contains("received fatal alert")
-        }
-        CloseReason::Refused | CloseReason::Unreachable | CloseReason::Full => false,
-        _ => true,
-    }
-}
 
 #[cfg(test)]
 mod tests {

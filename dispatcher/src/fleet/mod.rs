@@ -8,8 +8,10 @@
 pub mod address;
 mod batch;
 mod call;
+mod close;
 mod engine;
 mod error;
+mod options;
 mod pacing;
 mod pool;
 pub mod select;
@@ -18,8 +20,9 @@ mod worker;
 
 pub use batch::{Batch, Control, Plan, Report};
 pub use call::{Answer, Call, Identity, Route, Target};
-pub use engine::{Engine, EngineOptions};
-pub use error::{CallError, Fault, PERL_REQUEST, Phase};
+pub use engine::Engine;
+pub use error::{CallError, Fault, PERL_REQUEST};
+pub use options::EngineOptions;
 
 /// Largest answer, in bytes, to a request whose answer is a few lines: ping, renewal, rotation.
 pub const SMALL_ANSWER: usize = 64 << 10;

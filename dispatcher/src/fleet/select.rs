@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn tag_filters() {
         let mut record = Record::new("a");
-        let tags = crate::jval::parse_object(br#"{"site":"lab","n":3,"e":""}"#).unwrap();
+        let tags = crate::model::json::parse_object(br#"{"site":"lab","n":3,"e":""}"#).unwrap();
         record.set_tags(tags);
         for (filter, expected) in [
             ("site=lab", true),
@@ -281,7 +281,10 @@ mod tests {
         let registry = Registry::new(dir.path());
         for (name, site) in [("r1", "a"), ("r2", "b"), ("s1", "a")] {
             let mut record = Record::new(name);
-            record.set_tags(crate::jval::object([("site", crate::jval::string(site))]));
+            record.set_tags(crate::model::json::object([(
+                "site",
+                crate::model::json::string(site),
+            )]));
             registry.register(&record).unwrap();
         }
         let select = |words: &[&str], all, tags: Option<&str>, among: Option<&[&str]>| {

@@ -3,8 +3,9 @@
 use super::SMALL_ANSWER;
 use super::batch::Shared;
 use super::call::{Answer, Call, Route};
-use super::engine::EngineOptions;
-use super::error::{Fault, PERL_REQUEST, fault_of, is_sent};
+use super::close::{fault_of, is_sent};
+use super::error::{Fault, PERL_REQUEST};
+use super::options::EngineOptions;
 use super::pacing::{Leave, Pacing};
 use super::pool::{Kept, Pool};
 use crate::store::files::revoked;

@@ -16,7 +16,7 @@ use ctrl_exec_protocol::wire::pairing::{Approval, LookupBy, Outcome};
 use super::{Queue, QueueError, Queued};
 use crate::ca::request;
 use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};
-use crate::jval::Object;
+use crate::model::json::Object;
 use crate::store::files::issued::{Issued, IssuedCert, IssuedError};
 use crate::store::files::registry::{DEFAULT_PORT, Record, Registry, RegistryError, SerialStatus};
 use crate::store::files::revoked;

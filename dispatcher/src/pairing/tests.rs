@@ -86,27 +86,28 @@ fn queue_files_are_the_references() {
         .unwrap();
     let path = fixture.desk.queue.dir().join(format!("{}.json", queued.id));
     let text = std::fs::read_to_string(path).unwrap();
-    let ours = crate::jval::parse_object(text.as_bytes()).unwrap();
+    let ours = crate::model::json::parse_object(text.as_bytes()).unwrap();
     // The members, and their JSON types, of a recorded file.
     let recorded = include_str!("../../tests/fixtures/pairing-transcripts.json");
     let wrapped = format!("{{\"all\":{recorded}}}");
-    let all = crate::jval::parse_object(wrapped.as_bytes()).unwrap();
-    let crate::jval::Value::Array(cases) = &all["all"] else {
+    let all = crate::model::json::parse_object(wrapped.as_bytes()).unwrap();
+    let crate::model::json::Value::Array(cases) = &all["all"] else {
         panic!()
     };
-    let crate::jval::Value::Object(case) = &cases[0] else {
+    let crate::model::json::Value::Object(case) = &cases[0] else {
         panic!()
     };
-    let theirs = crate::jval::sub_object(case, "queue_file").unwrap();
-    let keys = |object: &crate::jval::Object| object.keys().map(str::to_owned).collect::<Vec<_>>();
+    let theirs = crate::model::json::sub_object(case, "queue_file").unwrap();
+    let keys =
+        |object: &crate::model::json::Object| object.keys().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(keys(&ours), keys(theirs));
     for (key, value) in theirs.iter() {
-        let kind = |value: &crate::jval::Value| std::mem::discriminant(value);
+        let kind = |value: &crate::model::json::Value| std::mem::discriminant(value);
         assert_eq!(kind(&ours[key]), kind(value), "{key}");
     }
     // A file of theirs is read.
     let id = "d8e1eeea3bf5ffd8";
-    let line = crate::jval::line(theirs);
+    let line = crate::model::json::line(theirs);
     std::fs::write(fixture.desk.queue.dir().join(format!("{id}.json")), line).unwrap();
     let read = fixture.desk.queue.load(id).unwrap();
     assert_eq!((read.code.as_str(), read.port), ("269049", Some(7443)));

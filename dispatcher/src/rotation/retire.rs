@@ -142,7 +142,7 @@ impl Rotator {
 /// Agents that trust the present serial and may still trust `serial`. One that was paired after
 /// the last rotation never knew it.
 fn has_to_forget(record: &Record, serial: &str, state: &RotationState) -> bool {
-    let text = |key| crate::jval::str_or_empty(record.raw(), key);
+    let text = |key| crate::model::json::str_or_empty(record.raw(), key);
     record.serial_status() == SerialStatus::Current
         && record.revoked().is_none()
         && text(FORGOTTEN) != serial

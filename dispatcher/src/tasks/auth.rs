@@ -1,115 +1,194 @@
 //! The auth hook (dispatcher.md §14): asked before a command does anything, and anything but a
 //! clean exit 0 is a denial.
 
+use super::dispatcher::Dispatcher;
+use crate::model::{AppError, Kind};
+use ctrl_exec_host::exec_bit;
+use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
-use std::ffi::OsString;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_reactor::{ChildExit, ChildSpec, Config, Event, Output, Reactor};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+/// How long a hook without a limit may take to read its standard input.
+const READING: Duration = Duration::from_secs(3600);
+
+/// Proof that the hook was asked and agreed, or that there is none. Tasks ask for it.
+#[derive(Debug)]
+pub struct Permit(());
 
 /// What came of asking.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Verdict {
+pub struct Answer {
     /// Allowed, or why not.
     pub result: Result<(), Denial>,
     /// Whether the hook had to be killed for taking too long.
     pub timed_out: bool,
 }
 
-/// Runs the hook and waits for it. It gets our environment without any `ENVEXEC_*`, the variables
-/// of the contract and one JSON object on standard input, which it need not read. A request that
-/// does not fit the environment is denied. The limit covers writing and waiting;
-/// then the hook's whole process group is killed.
-pub fn ask(hook: &Path, limit: Option<Duration>, request: &HookRequest) -> Verdict {
-    let executable = std::fs::metadata(hook)
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-    if !executable {
-        let denial = Denial::not_executable(&hook.display().to_string());
-        return Verdict {
-            result: Err(denial),
-            timed_out: false,
-        };
-    }
-    let env = match request.environment(std::env::vars_os()) {
-        Ok(env) => env,
-        Err(denial) => {
-            return Verdict {
+/// A question that is to be put to the hook. A front end with a loop of its own spawns the child
+/// there and hands its end back; [`authorise`] does both on a loop made for it.
+#[derive(Debug)]
+pub enum Question {
+    /// There is no hook: go on.
+    None(Permit),
+    /// Start this, and give its end to [`conclude`].
+    Ask(Box<ChildSpec>),
+}
+
+/// Looks whether the hook has to be asked, and how.
+///
+/// # Errors
+/// A hook that is not executable, which is a denial, or a bad setting.
+pub fn question(dispatcher: &Dispatcher, request: &HookRequest) -> Result<Question, AppError> {
+    let Some(hook) = dispatcher.config.auth_hook() else {
+        let line = line(request, "pass", "no hook configured").field("DISPATCHER", "");
+        dispatcher.log.log(Level::Info, &line);
+        return Ok(Question::None(Permit(())));
+    };
+    let limit = dispatcher.config.auth_hook_timeout()?;
+    match child(hook, limit, request) {
+        Ok(spec) => Ok(Question::Ask(Box::new(spec))),
+        Err(denial) => decide(
+            dispatcher,
+            request,
+            Answer {
                 result: Err(denial),
                 timed_out: false,
-            };
+            },
+        )
+        .map(Question::None),
+    }
+}
+
+/// Decides by how the hook ended; `None` when it could not be started.
+///
+/// # Errors
+/// A denial.
+pub fn conclude(
+    dispatcher: &Dispatcher,
+    request: &HookRequest,
+    exit: Option<ChildExit>,
+) -> Result<Permit, AppError> {
+    decide(dispatcher, request, answer(exit))
+}
+
+/// Asks the hook, if there is one, and waits for it.
+///
+/// # Errors
+/// A denial, with the hook's exit status as its code; or a bad setting.
+pub fn authorise(dispatcher: &Dispatcher, request: &HookRequest) -> Result<Permit, AppError> {
+    match question(dispatcher, request)? {
+        Question::None(permit) => Ok(permit),
+        Question::Ask(spec) => conclude(dispatcher, request, wait_for(*spec)),
+    }
+}
+
+/// Runs a hook by itself and waits for it.
+pub fn ask(hook: &Path, limit: Option<Duration>, request: &HookRequest) -> Answer {
+    match child(hook, limit, request) {
+        Ok(spec) => answer(wait_for(spec)),
+        Err(denial) => Answer {
+            result: Err(denial),
+            timed_out: false,
+        },
+    }
+}
+
+/// The hook as a child. It gets our environment without any `ENVEXEC_*`, the variables of the
+/// contract and one JSON object on standard input, which it need not read. A request that does not
+/// fit the environment is denied. The limit covers writing and waiting; then its whole
+/// process group is killed.
+fn child(hook: &Path, limit: Option<Duration>, request: &HookRequest) -> Result<ChildSpec, Denial> {
+    let not_executable = || Denial::not_executable(&hook.display().to_string());
+    exec_bit::check(hook).map_err(|_| not_executable())?;
+    let program = std::path::absolute(hook).map_err(|_| not_executable())?;
+    let env = request.environment(std::env::vars_os())?;
+    Ok(ChildSpec {
+        env: env.into(),
+        stdin: request.stdin_json().into_bytes(),
+        stdin_timeout: limit.unwrap_or(READING),
+        stdout: Output::Null,
+        stderr: Output::Null,
+        timeout: limit,
+        grace: Duration::ZERO,
+        ..ChildSpec::new(program)
+    })
+}
+
+fn wait_for(spec: ChildSpec) -> Option<ChildExit> {
+    let mut reactor = Reactor::new(Config::default()).ok()?;
+    reactor.spawn(spec).ok()?;
+    loop {
+        if let Some(Event::Child { result, .. }) = reactor.next(None).ok()? {
+            return Some(result.exit);
         }
+    }
+}
+
+fn answer(exit: Option<ChildExit>) -> Answer {
+    let end = match exit {
+        None => HookEnd::NotStarted,
+        Some(ChildExit::Code(code)) => HookEnd::Exited(code),
+        Some(ChildExit::Signal(_)) => HookEnd::Signalled,
+        Some(ChildExit::TimedOut) => HookEnd::TimedOut,
     };
-    let end = run(hook, limit, env, request);
-    Verdict {
+    Answer {
         result: end.verdict(),
         timed_out: end == HookEnd::TimedOut,
     }
 }
 
-fn run(
-    hook: &Path,
-    limit: Option<Duration>,
-    env: Vec<(OsString, OsString)>,
+fn decide(
+    dispatcher: &Dispatcher,
     request: &HookRequest,
-) -> HookEnd {
-    let deadline = limit.map(|limit| Instant::now() + limit);
-    let child = Command::new(hook)
-        .env_clear()
-        .envs(env)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn();
-    let Ok(mut child) = child else {
-        return HookEnd::NotStarted;
-    };
-    if let Some(mut stdin) = child.stdin.take() {
-        let text = request.stdin_json();
-        // Its own thread, as a hook that reads nothing must not hold us up; it ends when the
-        // hook's end of the pipe closes. A hook that does not read is fine.
-        std::thread::spawn(move || {
-            let _ = stdin.write_all(text.as_bytes());
-        });
+    answer: Answer,
+) -> Result<Permit, AppError> {
+    let log = &dispatcher.log;
+    if answer.timed_out {
+        let limit = dispatcher.config.auth_hook_timeout()?.unwrap_or_default();
+        let line = Line::new("auth-hook-timeout").field("TIMEOUT", limit.as_secs());
+        log.log(Level::Warning, &line);
     }
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                return status.code().map_or(HookEnd::Signalled, HookEnd::Exited);
-            }
-            Ok(None) => {}
-            Err(_) => return HookEnd::NotStarted,
+    let hook = dispatcher.config.auth_hook().unwrap_or(Path::new(""));
+    match answer.result {
+        Ok(()) => {
+            let line = line(request, "pass", "").field("HOOK", hook.display());
+            log.log(Level::Info, &line);
+            Ok(Permit(()))
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            kill(&mut child);
-            return HookEnd::TimedOut;
+        Err(denial) => {
+            let line = line(request, "deny", &denial.reason).field("HOOK", hook.display());
+            log.log(Level::Warning, &line);
+            Err(AppError {
+                code: Some(denial.code),
+                ..AppError::new(Kind::Denied, denial.reason)
+            })
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 
-fn kill(child: &mut Child) {
-    // The hook is not reaped yet, so its process id cannot be somebody else's.
-    if let Some(group) = i32::try_from(child.id())
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    {
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    }
-    let _ = child.kill();
-    let _ = child.wait().map(|status| status.signal());
+fn line(request: &HookRequest, result: &str, reason: &str) -> Line {
+    let user = match request.username.as_str() {
+        "" => "(none)",
+        user => user,
+    };
+    Line::new("auth")
+        .field("RESULT", result)
+        .field("REASON", reason)
+        .field("AUTHACTION", request.action)
+        .field("USER", user)
+        .field("IP", &request.source_ip)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::TempDir;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
+    use std::time::Instant;
 
     fn hook(dir: &TempDir, body: &str) -> PathBuf {
         let path = dir.path().join("hook");
@@ -135,9 +214,9 @@ mod tests {
     fn outcome(body: &str, limit: Option<Duration>) -> Result<(), (i32, String)> {
         let dir = TempDir::new();
         for _ in 0..50 {
-            let verdict = ask(&hook(&dir, body), limit, &request());
+            let answer = ask(&hook(&dir, body), limit, &request());
             // Another test's fork may hold the script open for an instant.
-            match verdict.result {
+            match answer.result {
                 Err(denial) if denial.code == 1 && body == "exit 0" => continue,
                 result => return result.map_err(|d| (d.code, d.reason)),
             }
@@ -170,9 +249,9 @@ mod tests {
         let dir = TempDir::new();
         let started = Instant::now();
         let path = hook(&dir, "sleep 300 & sleep 300");
-        let verdict = ask(&path, Some(Duration::from_millis(300)), &request());
-        assert!(verdict.timed_out);
-        assert_eq!(verdict.result.unwrap_err().code, 1);
+        let answer = ask(&path, Some(Duration::from_millis(300)), &request());
+        assert!(answer.timed_out);
+        assert_eq!(answer.result.unwrap_err().code, 1);
         assert!(started.elapsed() < Duration::from_secs(60));
     }
 
@@ -232,8 +311,7 @@ mod tests {
         for padding in [10, 66_000, 131_072, 1 << 20] {
             let mut request = request();
             request.args = vec!["forbidden".into(), "x".repeat(padding)];
-            let verdict = ask(&path, LONG, &request);
-            assert!(verdict.result.is_err(), "{padding}");
+            assert!(ask(&path, LONG, &request).result.is_err(), "{padding}");
         }
     }
 }

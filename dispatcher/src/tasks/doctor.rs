@@ -1,8 +1,13 @@
 //! Checks of a dispatcher's files, certificates and clock. Each finding says what is wrong and what
 //! to do; nothing is changed.
 
+use super::dispatcher::{Dispatcher, Limits, new_reqid};
+use super::ping::{ping_call, ping_result};
 use crate::ca::{Authority, CaDir};
 use crate::config::Config;
+use crate::fleet::Call;
+use crate::fleet::address;
+use crate::model::AppError;
 use crate::store::files::registry::{Registry, SerialStatus};
 use crate::trust;
 use ctrl_exec_host::paths::Root;
@@ -369,4 +374,48 @@ pub fn clock_of(der: &[u8], now: Utc) -> Option<String> {
             Utc(facts.not_before).iso()
         )
     })
+}
+
+/// Pings every agent; renews nothing.
+///
+/// # Errors
+/// Certificates or settings; agents that do not answer are findings.
+pub fn reach(dispatcher: &Dispatcher, report: &mut Report) -> Result<(), AppError> {
+    // Damaged records are told of by the checks of files.
+    let mut records = dispatcher.agents().list()?.records;
+    records.retain(|record| record.revoked().is_none());
+    let identities = dispatcher.identities(false)?;
+    let plan = dispatcher.plan(&Limits::default(), records.len())?;
+    let reqid = new_reqid()?;
+    let calls: Vec<Call> = records
+        .iter()
+        .map(|record| {
+            let target = address::target(record, None, None);
+            let identity = identities.of(&target);
+            ping_call(target, identity, &reqid)
+        })
+        .collect();
+    let total = calls.len();
+    let mut reached = 0;
+    let answers = dispatcher.engine().all(calls.clone(), plan);
+    for (call, answer) in calls.iter().zip(answers) {
+        let certificate = answer.certificate.clone();
+        let result = ping_result(call, answer);
+        let name = &result.host;
+        if let Some(skew) = certificate.and_then(|der| clock_of(&der, Utc::now())) {
+            report.add("clock", Grade::Warning, format!("'{name}': {skew}"));
+        }
+        match result.error() {
+            None => reached += 1,
+            Some(error) => {
+                report.add("reachability", Grade::Fault, format!("'{name}': {error}"));
+            }
+        }
+    }
+    report.add(
+        "reachability",
+        Grade::Ok,
+        format!("{reached} of {total} agent(s) answer"),
+    );
+    Ok(())
 }

@@ -1,14 +1,290 @@
-//! `POST /ping`, `GET /capabilities` and `POST /rotate-serial` (dispatcher.md §9.2, §9.3, §9.5).
+//! `ping` (dispatcher.md §9.2): reaches agents, notes what they tell of themselves, and finds out
+//! whose certificate is due.
 
-use super::{Failure, Outcome, finish, is_success, put_outcome, status_line};
-use crate::fleet::{Answer, Call, Identity, Target};
-use crate::jval::{self, Object};
-use ctrl_exec_protocol::json;
+use super::auth::Permit;
+use super::dispatcher::{Dispatcher, Limits, new_reqid};
+use super::fanout::{Event, Failure, Fanout, Step, Task, answered, failed, is_success};
+use super::log::Log;
+use super::renew;
+use crate::fleet::address;
+use crate::fleet::{Answer, Call, Control, Identity, Target};
+use crate::model::json;
+use crate::model::{AppError, HostResult, Outcome, Pong, Reply};
+use crate::store::files::issued::{Issued, IssuedCert};
+use crate::store::files::registry::{AGENT_VERSION, Record, Registry, is_perl_version};
+use crate::store::files::revoked;
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::hook::HookRequest;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Whom to ask, and for whom.
+#[derive(Clone, Debug, Default)]
+pub struct Inquiry {
+    /// Host words, as [`Dispatcher::select`] gives them.
+    pub words: Vec<String>,
+    /// Port in place of the default one.
+    pub port: Option<u16>,
+    /// Who asks; advisory.
+    pub username: String,
+    /// Token for hooks.
+    pub token: String,
+    /// Address the question came from.
+    pub source_ip: String,
+}
+
+impl Inquiry {
+    /// The question to the auth hook: `action` is `ping` or `discovery`.
+    pub fn hook_request(&self, action: &'static str) -> HookRequest {
+        HookRequest {
+            action,
+            hosts: self.words.clone(),
+            username: self.username.clone(),
+            token: self.token.clone(),
+            source_ip: self.source_ip.clone(),
+            timestamp: Utc::now().iso(),
+            ..HookRequest::default()
+        }
+    }
+}
+
+/// Pings under way.
+#[derive(Debug)]
+pub struct Ping {
+    reqid: String,
+    fanout: Fanout<Pong, (bool, Option<CertFacts>)>,
+    agents: Registry,
+    log: Arc<Log>,
+    warnings: Vec<String>,
+    due: Vec<(Target, Identity)>,
+    issued: Issued,
+    /// By registry name.
+    told: HashMap<String, Told>,
+    noted: bool,
+}
+
+/// Begins to ping.
+///
+/// # Errors
+/// Unknown agents, or certificates that do not do.
+pub fn start(
+    dispatcher: &Dispatcher,
+    inquiry: &Inquiry,
+    _permit: &Permit,
+    limits: Limits,
+) -> Result<Ping, AppError> {
+    let targets = address::resolve(&dispatcher.agents(), &inquiry.words, inquiry.port)?;
+    of_targets(dispatcher, targets, limits)
+}
+
+/// Begins to ping, on the dispatcher's own behalf.
+///
+/// # Errors
+/// Certificates that do not do.
+pub(super) fn of_targets(
+    dispatcher: &Dispatcher,
+    targets: Vec<Target>,
+    limits: Limits,
+) -> Result<Ping, AppError> {
+    let reqid = new_reqid()?;
+    let identities = dispatcher.identities(limits.resumption)?;
+    let plan = dispatcher.plan(&limits, targets.len())?;
+    let cert_days = dispatcher.config.cert_days()?;
+    let now = Utc::now();
+    let calls = targets
+        .into_iter()
+        .map(|target| {
+            let identity = identities.of(&target);
+            ping_call(target, identity, &reqid)
+        })
+        .collect();
+    let judge = move |call: &Call, answer: Answer| {
+        let certificate = answer.certificate.clone();
+        let result = ping_result(call, answer);
+        let due = renew::is_due(&result, certificate.as_deref(), cert_days, now);
+        let shown = certificate.and_then(|der| cert::facts(&der).ok());
+        (result, (due, shown))
+    };
+    Ok(Ping {
+        reqid,
+        fanout: Fanout::start(dispatcher.engine(), calls, plan, limits.notify, judge),
+        agents: dispatcher.agents(),
+        log: Arc::clone(&dispatcher.log),
+        warnings: identities.warning.into_iter().collect(),
+        due: Vec::new(),
+        issued: dispatcher.issued(),
+        told: HashMap::new(),
+        noted: false,
+    })
+}
+
+impl Ping {
+    /// Targets whose certificate is due, each once, with the identity they know us by.
+    pub fn due(mut self) -> Vec<(Target, Identity)> {
+        let mut due = std::mem::take(&mut self.due);
+        due.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+        due.dedup_by(|a, b| a.0.name == b.0.name);
+        due
+    }
+
+    fn ended(
+        &mut self,
+        index: usize,
+        result: &HostResult<Pong>,
+        (due, shown): (bool, Option<CertFacts>),
+    ) {
+        let call = self.fanout.call(index);
+        if due {
+            self.due.push((call.target.clone(), call.identity.clone()));
+        }
+        // Only agents of the reference, and those that were, need a note of the version.
+        let version = result.reply.version.clone().filter(|version| {
+            let fits = !version.is_empty() && version.len() <= MAX_VERSION;
+            fits && (call.target.perl || is_perl_version(version))
+        });
+        if version.is_some() || shown.is_some() {
+            let name = call.target.name.clone();
+            self.told.insert(name, Told { version, shown });
+        }
+        let line = Line::new("ping")
+            .field("AGENT", &result.host)
+            .field("TARGET", &result.target)
+            .field("RTT", result.rtt_text())
+            .field("REQID", &self.reqid);
+        match result.error() {
+            None => self.log.log(Level::Info, &line.field("RESULT", "ok")),
+            Some(error) => self.log.log(Level::Err, &line.field("ERROR", error)),
+        }
+    }
+
+    /// Keeps what pings told: versions, so that requests can be made to fit them, and the
+    /// certificates that agents show. A certificate that was not noted when it was given away is
+    /// noted now.
+    fn note(&mut self) {
+        if std::mem::replace(&mut self.noted, true) || self.told.is_empty() {
+            return;
+        }
+        let told = &self.told;
+        let mut changed = Vec::new();
+        let mut certs = Vec::new();
+        for (name, told) in told {
+            let Ok(Some(mut record)) = self.agents.load(name) else {
+                continue;
+            };
+            if told.apply(&mut record) {
+                changed.push(name.as_str());
+                let shown = told.shown_of(&record);
+                certs.extend(shown.map(|shown| IssuedCert::new(shown, name)));
+            }
+        }
+        let noted = self
+            .issued
+            .add(&certs)
+            .map_err(|error| error.to_string())
+            .and_then(|()| {
+                let update = |record: &mut Record| {
+                    let told = told.get(record.name());
+                    told.is_some_and(|told| told.apply(record))
+                };
+                let updated = self.agents.update_many(&changed, update);
+                updated.map_err(|error| error.to_string())
+            });
+        // Whoever may not write the registry can still ping.
+        if let Err(error) = noted {
+            let line = Line::new("registry-fail").field("ERROR", error);
+            self.log.log(Level::Warning, &line);
+        }
+    }
+}
+
+/// Longest version that is kept of an agent.
+const MAX_VERSION: usize = 64;
+
+/// What a ping told of an agent that its record should say.
+#[derive(Debug)]
+struct Told {
+    version: Option<String>,
+    shown: Option<CertFacts>,
+}
+
+impl Told {
+    /// Brings a record up to date; whether anything was new.
+    fn apply(&self, record: &mut Record) -> bool {
+        let mut new = false;
+        let mut set = |record: &mut Record, key: &str, value: &str| {
+            if record.text(key) != value {
+                record.set(key, value);
+                new = true;
+            }
+        };
+        if let Some(version) = &self.version {
+            set(record, AGENT_VERSION, version);
+        }
+        // Another agent may answer at that address: its certificate is not this one's.
+        if let Some(shown) = self.shown_of(record) {
+            let end = Utc(shown.not_after);
+            set(record, "cert_serial", &revoked::normal(&shown.serial_hex));
+            set(record, "expiry", &end.openssl());
+            let staged = Utc::parse_openssl(record.staged_expiry());
+            if staged.is_some_and(|staged| end.0 >= staged.0) {
+                record.unset("staged_expiry");
+                new = true;
+            }
+        }
+        new
+    }
+
+    fn shown_of(&self, record: &Record) -> Option<&CertFacts> {
+        let shown = self.shown.as_ref()?;
+        (shown.subject_cn.as_deref() == Some(record.paired_cn())).then_some(shown)
+    }
+}
+
+impl Task for Ping {
+    type Reply = Pong;
+
+    fn next(&mut self, timeout: Duration) -> Option<Event<Pong>> {
+        let event = match self.fanout.next(timeout) {
+            None => None,
+            Some(Step::Begun(name)) => Some(Event::Begun(name)),
+            Some(Step::Ended(index, result, found)) => {
+                self.ended(index, &result, found);
+                Some(Event::Ended(Box::new(result)))
+            }
+        };
+        if self.fanout.left() == 0 {
+            self.note();
+        }
+        event
+    }
+
+    fn left(&self) -> usize {
+        self.fanout.left()
+    }
+
+    fn total(&self) -> usize {
+        self.fanout.calls().len()
+    }
+
+    fn control(&self) -> Control {
+        self.fanout.control()
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
 
 /// The ping of an agent; its certificate is wanted, for renewal.
 pub fn ping_call(target: Target, identity: Identity, reqid: &str) -> Call {
-    let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
+    let body: Arc<str> = ctrl_exec_protocol::json::object()
+        .str("reqid", reqid)
+        .finish()
+        .into();
     Call {
         want_certificate: true,
         ..Call::post(target, identity, "/ping", body)
@@ -18,105 +294,62 @@ pub fn ping_call(target: Target, identity: Identity, reqid: &str) -> Call {
 }
 
 /// Its result.
-pub fn ping_result(name: &str, answer: &Answer) -> Object {
-    status_result(name, answer, Failure::status)
+pub fn ping_result(call: &Call, answer: Answer) -> HostResult<Pong> {
+    let judge = |pong: &Pong, _| {
+        if pong.is_ok() {
+            Outcome::Ok
+        } else {
+            Outcome::Failed
+        }
+    };
+    status_result(call, answer, judge, Failure::status)
 }
 
-/// The question what an agent offers.
-pub fn capabilities_call(target: Target, identity: Identity) -> Call {
-    Call::get(target, identity, "/capabilities")
-}
-
-/// Its result. Other than for ping, the reference keeps the raw status line of a 403.
-pub fn capabilities_result(name: &str, answer: &Answer) -> Object {
-    status_result(name, answer, |response| match response.status {
-        403 => Failure::refused(status_line(response)),
-        _ => Failure::answer(status_line(response)),
-    })
-}
-
-/// Tells an agent to trust (`add`) or forget (`remove`) a serial.
-pub fn rotate_call(target: Target, identity: Identity, serial: &str, action: &str) -> Call {
-    let body = json::object()
-        .str("serial", serial)
-        .str("action", action)
-        .finish();
-    Call::post(target, identity, "/rotate-serial", body)
-        .small()
-        .repeatable()
-}
-
-/// Its result; `exit` is 0 when the agent confirmed.
-pub fn rotate_result(name: &str, answer: &Answer) -> Object {
-    let mut result = status_result(name, answer, Failure::status);
-    let confirmed = jval::str_or_empty(&result, "status") == "ok";
-    let exit = jval::int(if confirmed { 0 } else { -1 });
-    jval::set_default(&mut result, "exit", exit);
-    result
-}
-
-fn status_result(
-    name: &str,
-    answer: &Answer,
+/// A result of those whose answers carry `status`.
+pub(super) fn status_result<T: Reply>(
+    call: &Call,
+    answer: Answer,
+    judge: impl FnOnce(&T, bool) -> Outcome,
     refusal: impl Fn(&ctrl_exec_reactor::http::Response) -> Failure,
-) -> Object {
+) -> HostResult<T> {
     let failure = match &answer.result {
-        Ok(response) if is_success(response) => match jval::parse_object(&response.body) {
-            Some(mut result) => {
-                let ok = jval::str_or_empty(&result, "status") == "ok";
-                put_outcome(&mut result, if ok { Outcome::Ok } else { Outcome::Failed });
-                finish(&mut result, name, answer);
-                return result;
-            }
+        Ok(response) if is_success(response) => match json::parse_object(&response.body) {
+            Some(body) => return answered(call, answer.rtt, body, judge),
             None => Failure::answer("invalid JSON"),
         },
         Ok(response) => refusal(response),
         Err(error) => Failure::transport(error),
     };
-    let mut result = jval::object([("status", jval::string("error"))]);
-    failure.put(&mut result);
-    finish(&mut result, name, answer);
-    result
+    failed(call, answer.rtt, failure)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{answer_failed, answer_of};
+    use super::super::fanout::testing::{answer_failed, answer_of, call};
     use super::*;
     use crate::fleet::Fault;
-    use std::time::Duration;
 
     #[test]
     fn pings() {
-        let line = |answer: &Answer| jval::line(&ping_result("vm", answer));
+        let line = |answer: Answer| ping_result(&call(), answer).to_json();
         assert_eq!(
-            line(&answer_of(
+            line(answer_of(
                 200,
-                r#"{"status":"ok","host":"vm.example","version":"0.12.3"}"#
+                r#"{"status":"ok","host":"vm.example","version":"0.12.3","staged":0}"#
             )),
-            r#"{"host":"vm","outcome":"ok","reported_hostname":"vm.example","rtt":"5ms","status":"ok","version":"0.12.3"}"#
+            r#"{"host":"vm","outcome":"ok","reported_hostname":"vm.example","rtt":"5ms","staged":0,"status":"ok","version":"0.12.3"}"#
         );
         assert_eq!(
-            line(&answer_of(403, r#"{"error":"serial mismatch"}"#)),
+            line(answer_of(403, r#"{"error":"serial mismatch"}"#)),
             r#"{"error":"forbidden: serial mismatch","host":"vm","outcome":"refused","rtt":"5ms","status":"error"}"#
         );
         assert_eq!(
-            line(&answer_of(200, "hello")),
+            line(answer_of(200, "hello")),
             r#"{"error":"invalid JSON","host":"vm","outcome":"unreached","phase":"http","rtt":"5ms","status":"error"}"#
         );
-        let slow = line(&answer_failed(Fault::ReadTimeout(Duration::from_secs(1))));
+        let slow = Fault::ReadTimeout(Duration::from_secs(1));
+        let slow = line(answer_failed(slow, true));
         assert!(slow.contains("connection timed out"), "{slow}");
-    }
-
-    #[test]
-    fn capabilities_and_rotation() {
-        let denied = capabilities_result("vm", &answer_of(403, r#"{"error":"forbidden"}"#));
-        assert_eq!(jval::str_or_empty(&denied, "error"), "403 Forbidden");
-        let exit =
-            |status, body| jval::integer(&rotate_result("vm", &answer_of(status, body)), "exit");
-        assert_eq!(exit(200, r#"{"status":"ok"}"#), Some(0));
-        assert_eq!(exit(200, r#"{"status":"error","error":"x"}"#), Some(-1));
-        assert_eq!(exit(403, ""), Some(-1));
-        assert_eq!(exit(200, r#"{"status":"ok","exit":7}"#), Some(7));
+        assert!(slow.contains(r#""outcome":"unreached""#), "{slow}");
     }
 }

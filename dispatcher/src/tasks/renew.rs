@@ -1,15 +1,22 @@
 //! Renewal of agents' certificates (dispatcher.md §13): asked for after a ping, signed here, staged
 //! by the agent.
 
+use super::dispatcher::{Dispatcher, Limits, new_reqid};
 use crate::ca::{Authority, CaDir};
 use crate::config::Config;
-use crate::fleet::{Answer, Call, Engine, Fault, Identity, Plan, Target};
-use crate::jval::{self, Object};
-use crate::store::files::issued::{Issued, IssuedCert};
-use crate::store::files::registry::{Record, Registry};
+use crate::fleet::address;
+use crate::fleet::{Answer, Call, Fault, Identity, Target};
+use crate::model::json::{self as jval, Object};
+use crate::model::{AppError, HostResult, Pong};
+use crate::store::files::issued::IssuedCert;
+use crate::store::files::registry::Record;
+use crate::trust;
+use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
+use ctrl_exec_protocol::x509::verify::Clock;
 use std::sync::Arc;
 
 /// Days of a renewed certificate unless configured.
@@ -26,34 +33,22 @@ pub struct Renewed {
     pub expired: Option<Utc>,
 }
 
-/// What renewals are made with.
-#[derive(Clone, Copy, Debug)]
-pub struct Renewal<'a> {
-    /// Makes the calls.
-    pub engine: &'a Engine,
-    /// How.
-    pub plan: &'a Plan,
-    /// `cert_days`.
-    pub config: &'a Config,
-    /// Signs.
-    pub authority: &'a Authority,
-    /// The agents.
-    pub registry: &'a Registry,
-    /// The certificates they are given.
-    pub issued: &'a Issued,
-}
-
 /// Whether an agent that answered a ping is due: less than a third of its certificate's own life
 /// is left. Up to a thirtieth of the life is added by name, so that a fleet paired on one day does
 /// not renew on one day.
 ///
 /// When the certificate itself is not known, the reference's rule holds: less than half of
 /// `cert_days` (365) days left.
-pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>, now: Utc) -> bool {
-    if jval::str_or_empty(ping, "status") != "ok" || jval::truthy(ping, "staged") {
+pub fn is_due(
+    ping: &HostResult<Pong>,
+    certificate: Option<&[u8]>,
+    cert_days: Option<u32>,
+    now: Utc,
+) -> bool {
+    if !ping.reply.is_ok() || ping.reply.staged {
         return false;
     }
-    let Some(end) = Utc::parse_openssl(jval::str_or_empty(ping, "expiry")) else {
+    let Some(end) = ping.reply.expiry.as_deref().and_then(Utc::parse_openssl) else {
         return false;
     };
     let left = end.0 - now.0;
@@ -65,7 +60,7 @@ pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>,
             ..
         }) => {
             let life = not_after - not_before;
-            let jitter = life / 30 * i64::from(spread(jval::str_or_empty(ping, "host"))) / 256;
+            let jitter = life / 30 * i64::from(spread(&ping.host)) / 256;
             left < life / 3 + jitter
         }
         None => left < i64::from(cert_days.unwrap_or(DEFAULT_DAYS)) * DAY / 2,
@@ -78,15 +73,15 @@ pub fn is_due(ping: &Object, certificate: Option<&[u8]>, cert_days: Option<u32>,
 /// A request is signed only for the common name that was paired, of an agent that shows a
 /// certificate of that name and holds the key of it; so neither a rename nor another agent at the
 /// address can mislead it.
-pub fn renew(with: &Renewal<'_>, targets: Vec<(Target, Identity)>, reqid: &str) -> Vec<Renewed> {
-    let Renewal {
-        engine,
-        plan,
-        config,
-        authority,
-        registry,
-        issued,
-    } = *with;
+fn renew_targets(
+    dispatcher: &Dispatcher,
+    authority: &Authority,
+    targets: Vec<(Target, Identity)>,
+    reqid: &str,
+) -> Result<Vec<Renewed>, AppError> {
+    let (config, engine) = (&dispatcher.config, dispatcher.engine());
+    let registry = &dispatcher.agents();
+    let plan = dispatcher.plan(&Limits::default(), targets.len())?;
     let days = config.cert_days().ok().flatten().unwrap_or(DEFAULT_DAYS);
     let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
     let calls: Vec<Call> = targets
@@ -124,13 +119,13 @@ pub fn renew(with: &Renewal<'_>, targets: Vec<(Target, Identity)>, reqid: &str) 
         .iter()
         .map(|(call, certificate)| IssuedCert::new(&certificate.facts, &call.target.name))
         .collect();
-    if let Err(error) = issued.add(&noted) {
+    if let Err(error) = dispatcher.issued().add(&noted) {
         renewed.extend(signed.iter().map(|(call, _)| Renewed {
             name: call.target.name.clone(),
             result: Err(error.to_string()),
             expired: None,
         }));
-        return renewed;
+        return Ok(renewed);
     }
     let mut completions = Vec::new();
     let mut ends = Vec::new();
@@ -170,7 +165,97 @@ pub fn renew(with: &Renewal<'_>, targets: Vec<(Target, Identity)>, reqid: &str) 
             expired: None,
         });
     }
-    renewed
+    for renewed in &renewed {
+        log(dispatcher, renewed, reqid);
+    }
+    Ok(renewed)
+}
+
+/// Renews what pings found to be due, if we hold the CA key; failures never change a ping's result.
+///
+/// # Errors
+/// Settings; what concerns one agent is in its outcome.
+pub fn renew_due(
+    dispatcher: &Dispatcher,
+    due: Vec<(Target, Identity)>,
+) -> Result<Vec<Renewed>, AppError> {
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
+    match authority(&dispatcher.config) {
+        Ok(authority) => renew_targets(dispatcher, &authority, due, &new_reqid()?),
+        Err(error) => {
+            let line = Line::new("renew").field("ERROR", error);
+            dispatcher.log.log(Level::Err, &line);
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Renews the certificates of these agents now. With `allow_expired` also one that has run out; it
+/// is still checked to be one that this CA made.
+///
+/// # Errors
+/// Unknown agents, no CA key, or settings; what concerns one agent is in its outcome.
+pub fn renew(
+    dispatcher: &Dispatcher,
+    words: &[String],
+    port: Option<u16>,
+    allow_expired: bool,
+) -> Result<Vec<Renewed>, AppError> {
+    let registry = dispatcher.agents();
+    let targets = address::resolve(&registry, words, port)?;
+    let authority = authority(&dispatcher.config)?;
+    let identities = dispatcher.identities(false)?;
+    let reqid = new_reqid()?;
+    if !allow_expired {
+        let known = targets.into_iter().map(|target| {
+            let identity = identities.of(&target);
+            (target, identity)
+        });
+        return renew_targets(dispatcher, &authority, known.collect(), &reqid);
+    }
+    let mut renewed = Vec::with_capacity(targets.len());
+    for target in targets {
+        // One identity each: its clock stands where that agent's certificate was still valid.
+        let end = Utc::parse_openssl(registry.require(&target.name)?.expiry());
+        let at = |end: Option<Utc>| -> Result<Vec<Renewed>, AppError> {
+            let known = vec![(target.clone(), identity_for_expired(dispatcher, end)?)];
+            renew_targets(dispatcher, &authority, known, &reqid)
+        };
+        let mut tried = at(end)?;
+        // The registry may say another end than the agent shows: it was renewed and lost what was
+        // staged.
+        if let Some(end) = tried.iter().find_map(|renewed| renewed.expired) {
+            tried = at(Some(end))?;
+        }
+        renewed.extend(tried);
+    }
+    Ok(renewed)
+}
+
+/// An identity that takes a certificate which ended at `end`; what is still valid stays so.
+fn identity_for_expired(dispatcher: &Dispatcher, end: Option<Utc>) -> Result<Identity, AppError> {
+    let clock: Clock = Arc::new(move || {
+        let now = Utc::now().0;
+        end.map_or(now, |end| now.min(end.0 - 60))
+    });
+    let files = trust::identity_files(&dispatcher.config);
+    let tls = trust::client_config_of(&dispatcher.config, &files, false, &clock)?;
+    Ok(Identity(tls))
+}
+
+fn log(dispatcher: &Dispatcher, renewed: &Renewed, reqid: &str) {
+    let line = |action| {
+        Line::new(action)
+            .field("TARGET", &renewed.name)
+            .field("REQID", reqid)
+    };
+    let (level, line) = match &renewed.result {
+        Ok(end) => (Level::Info, line("renew-complete").field("EXPIRY", end)),
+        Err(error) => (Level::Err, line("renew").field("ERROR", error)),
+    };
+    dispatcher.log.log(level, &line);
 }
 
 /// When the certificate ended that an agent showed, if that is why it was not called.
@@ -187,9 +272,9 @@ fn expired_at(answer: &Answer) -> Option<Utc> {
 /// The CA that renewal and rotation sign with (`ca_dir`).
 ///
 /// # Errors
-/// In words; ordinary users may not read the key.
-pub fn authority(config: &Config) -> Result<Authority, String> {
-    Authority::load(&CaDir::new(config.ca_dir())).map_err(|error| error.to_string())
+/// Ordinary users may not read the key.
+pub fn authority(config: &Config) -> Result<Authority, AppError> {
+    Ok(Authority::load(&CaDir::new(config.ca_dir()))?)
 }
 
 fn sign(
@@ -265,12 +350,15 @@ fn spread(name: &str) -> u8 {
 mod tests {
     use super::*;
 
-    fn ping(end: Utc, more: &str) -> Object {
-        let text = format!(
+    fn of(text: &str) -> HostResult<Pong> {
+        HostResult::from_object(jval::parse_object(text.as_bytes()).unwrap())
+    }
+
+    fn ping(end: Utc, more: &str) -> HostResult<Pong> {
+        of(&format!(
             r#"{{"status":"ok","host":"a","expiry":"{}"{more}}}"#,
             end.openssl()
-        );
-        jval::parse_object(text.as_bytes()).unwrap()
+        ))
     }
 
     #[test]
@@ -293,9 +381,9 @@ mod tests {
         ));
         assert!(!is_due(&ping(in_days(181), ""), None, Some(100), now));
         assert!(is_due(&ping(in_days(49), ""), None, Some(100), now));
-        let odd = jval::parse_object(br#"{"status":"ok","expiry":"unknown"}"#).unwrap();
+        let odd = of(r#"{"status":"ok","expiry":"unknown"}"#);
         assert!(!is_due(&odd, None, None, now));
-        let failed = jval::parse_object(br#"{"status":"error"}"#).unwrap();
+        let failed = of(r#"{"status":"error"}"#);
         assert!(!is_due(&failed, None, None, now));
     }
 }

@@ -1,14 +1,422 @@
-//! `POST /run` (dispatcher.md §9.1).
+//! `run` (dispatcher.md §3.1, §9.1).
 
-use super::{Failure, Outcome, finish, is_success, put_outcome};
-use crate::fleet::{Answer, Call, Fault, Identity, Target};
-use crate::jval::{self, Object};
+use super::auth::Permit;
+use super::dispatcher::{Dispatcher, Limits, new_reqid};
+use super::fanout::{Event, Failure, Fanout, Step, Task, answered, failed, is_success};
+use super::log::Log;
+use crate::fleet::address;
+use crate::fleet::{Answer, Call, Control, Identity, Target};
+use crate::model::json;
+use crate::model::{
+    AppError, EntryState, HostEntry, HostResult, Mode, Outcome, RunEnd, RunRecord, Submission,
+    Submitted,
+};
+use crate::store::files::locks::{self, Held, LockError};
+use crate::store::files::runs::RunStore;
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::hook::HookRequest;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::RunRequest;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// While a run goes on, its record is written at most so often, and takes at most a twentieth of
+/// the time.
+const WRITE_EVERY: Duration = Duration::from_millis(500);
+
+/// What is to be run, where and for whom.
+#[derive(Clone, Debug, Default)]
+pub struct RunOrder {
+    /// Host words, as [`Dispatcher::select`] gives them.
+    pub words: Vec<String>,
+    /// Port in place of the default one.
+    pub port: Option<u16>,
+    /// The script.
+    pub script: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Who asks; advisory.
+    pub username: String,
+    /// Token for hooks and scripts.
+    pub token: String,
+    /// Address the order came from.
+    pub source_ip: String,
+}
+
+impl RunOrder {
+    /// The question to the auth hook about this order.
+    pub fn hook_request(&self) -> HookRequest {
+        HookRequest {
+            action: "run",
+            script: self.script.clone(),
+            hosts: self.words.clone(),
+            args: self.args.clone(),
+            username: self.username.clone(),
+            token: self.token.clone(),
+            source_ip: self.source_ip.clone(),
+            timestamp: Utc::now().iso(),
+            ..HookRequest::default()
+        }
+    }
+}
+
+/// A run that waits for the ends of its scripts.
+#[derive(Debug)]
+pub struct Run {
+    common: Common<RunEnd>,
+}
+
+/// A run whose scripts go on by themselves.
+#[derive(Debug)]
+pub struct AsyncRun {
+    common: Common<Submission>,
+}
+
+/// Begins a run: takes the locks, writes the record, sends. The request id is known, and its
+/// record can be read, before anything is sent.
+///
+/// # Errors
+/// Held locks, unknown agents, certificates that do not do. Nothing was sent then. A record that
+/// cannot be written is a warning of the task: who may not write records may run all the same.
+pub fn start(
+    dispatcher: &Dispatcher,
+    order: RunOrder,
+    _permit: &Permit,
+    limits: Limits,
+) -> Result<Run, AppError> {
+    let ready = prepare(dispatcher, order, false)?;
+    let mode = Mode::Sync {
+        words: ready.words.clone(),
+        results: Vec::new(),
+    };
+    let (script, reqid) = (ready.request.script.clone(), ready.request.reqid.clone());
+    let judge = move |call: &Call, answer: Answer| run_result(call, &script, &reqid, answer);
+    Ok(Run {
+        common: Common::start(dispatcher, ready, mode, limits, judge)?,
+    })
+}
+
+/// Begins a run whose scripts are only submitted.
+///
+/// # Errors
+/// As [`start`].
+pub fn submit(
+    dispatcher: &Dispatcher,
+    order: RunOrder,
+    _permit: &Permit,
+    limits: Limits,
+) -> Result<AsyncRun, AppError> {
+    let ready = prepare(dispatcher, order, true)?;
+    // A submission that is cut off may have been accepted: asking for its result will tell.
+    let entry = HostEntry {
+        fetch_error: Some("not submitted yet".to_owned()),
+        ..HostEntry::new(EntryState::Accepted)
+    };
+    let entries = ready
+        .targets
+        .iter()
+        .map(|target| (target.name.clone(), entry.clone()))
+        .collect::<BTreeMap<_, _>>();
+    let mode = Mode::Async { entries };
+    let (script, reqid) = (ready.request.script.clone(), ready.request.reqid.clone());
+    let judge = move |call: &Call, answer: Answer| async_result(call, &script, &reqid, answer);
+    Ok(AsyncRun {
+        common: Common::start(dispatcher, ready, mode, limits, judge)?,
+    })
+}
+
+/// A run that has its locks and targets.
+struct Ready {
+    words: Vec<String>,
+    targets: Vec<Target>,
+    request: RunRequest,
+    held: Held,
+}
+
+fn prepare(dispatcher: &Dispatcher, order: RunOrder, run_async: bool) -> Result<Ready, AppError> {
+    let held = match locks::acquire(&dispatcher.locks_dir(), &order.words, &order.script) {
+        Ok(held) => held,
+        Err(error) => {
+            if let LockError::Held(pairs) = &error {
+                let line = Line::new("lock-conflict").field("LOCKS", pairs.join(","));
+                dispatcher.log.log(Level::Warning, &line);
+            }
+            return Err(error.into());
+        }
+    };
+    let targets = address::resolve(&dispatcher.agents(), &order.words, order.port)?;
+    Ok(Ready {
+        targets,
+        request: RunRequest {
+            script: order.script,
+            args: order.args,
+            reqid: new_reqid()?,
+            username: order.username,
+            token: order.token,
+            run_async,
+            ..RunRequest::default()
+        },
+        words: order.words,
+        held,
+    })
+}
+
+/// What both kinds of run have.
+#[derive(Debug)]
+struct Common<T> {
+    record: RunRecord,
+    store: RunStore,
+    fanout: Fanout<T, ()>,
+    /// Until the last host has ended.
+    held: Option<Held>,
+    log: Arc<Log>,
+    warnings: Vec<String>,
+    written: Instant,
+    write_took: Duration,
+    unwritten: bool,
+}
+
+impl<T: crate::model::Reply + Send + 'static> Common<T> {
+    fn start(
+        dispatcher: &Dispatcher,
+        ready: Ready,
+        mode: Mode,
+        limits: Limits,
+        judge: impl Fn(&Call, Answer) -> HostResult<T> + Send + Sync + 'static,
+    ) -> Result<Self, AppError> {
+        let identities = dispatcher.identities(limits.resumption)?;
+        let plan = dispatcher.plan(&limits, ready.targets.len())?;
+        let request = &ready.request;
+        let record = RunRecord::new(&request.reqid, &request.script, mode, Utc::now().0);
+        let store = dispatcher.runs();
+        let mut warnings: Vec<String> = identities.warning.iter().cloned().collect();
+        let log = Arc::clone(&dispatcher.log);
+        let begun = Instant::now();
+        if let Err(error) = store.save(&record) {
+            log_store_failure(&log, &record.reqid, &error);
+            if request.run_async {
+                warnings.push(format!(
+                    "no record of this run could be written ({error}); status and wait will not \
+                     know it."
+                ));
+            }
+        }
+        let line = Line::new("dispatch")
+            .field("SCRIPT", &request.script)
+            .field("HOSTS", ready.words.join(","))
+            .field("REQID", &request.reqid)
+            .field("MODE", if request.run_async { "async" } else { "sync" });
+        log.log(Level::Info, &line);
+        let body = RunBody::new(request);
+        let calls = ready
+            .targets
+            .into_iter()
+            .map(|target| {
+                let identity = identities.of(&target);
+                run_call(target, identity, &body)
+            })
+            .collect();
+        let judge = move |call: &Call, answer: Answer| (judge(call, answer), ());
+        let fanout = Fanout::start(dispatcher.engine(), calls, plan, limits.notify, judge);
+        Ok(Self {
+            record,
+            store,
+            fanout,
+            held: Some(ready.held),
+            log,
+            warnings,
+            written: Instant::now(),
+            write_took: begun.elapsed(),
+            unwritten: false,
+        })
+    }
+
+    fn next(
+        &mut self,
+        timeout: Duration,
+        note: impl FnOnce(&mut RunRecord, &HostResult<T>),
+        log: impl FnOnce(&HostResult<T>, Line) -> (Level, Line),
+    ) -> Option<Event<T>> {
+        let step = self.fanout.next(timeout);
+        let event = step.map(|step| match step {
+            Step::Begun(name) => Event::Begun(name),
+            Step::Ended(_, result, ()) => {
+                note(&mut self.record, &result);
+                self.unwritten = true;
+                let line = Line::new(match self.record.mode {
+                    Mode::Async { .. } => "run-async",
+                    Mode::Sync { .. } => "run",
+                });
+                let line = line
+                    .field("SCRIPT", &self.record.script)
+                    .field("TARGET", &result.target)
+                    .field("RTT", result.rtt_text())
+                    .field("REQID", &self.record.reqid);
+                let (level, line) = log(&result, line);
+                self.log.log(level, &line);
+                Event::Ended(Box::new(result))
+            }
+        });
+        if self.fanout.left() == 0 {
+            self.close();
+        } else if self.unwritten
+            && self.written.elapsed() > WRITE_EVERY.max(self.write_took.saturating_mul(20))
+        {
+            self.write();
+        }
+        event
+    }
+
+    fn close(&mut self) {
+        if self.held.is_none() {
+            return;
+        }
+        if matches!(self.record.mode, Mode::Sync { .. }) {
+            self.record.completed = Some(Utc::now().0);
+            self.record.complete = true;
+        }
+        self.write();
+        self.held = None;
+    }
+
+    fn write(&mut self) {
+        let begun = Instant::now();
+        self.record.recompute();
+        if let Err(error) = self.store.save(&self.record) {
+            log_store_failure(&self.log, &self.record.reqid, &error);
+        }
+        self.written = Instant::now();
+        self.write_took = begun.elapsed();
+        self.unwritten = false;
+    }
+}
+
+impl<T> Drop for Common<T> {
+    fn drop(&mut self) {
+        // What is known when its owner goes away is not lost.
+        if self.unwritten {
+            let _ = self.store.save(&self.record);
+        }
+    }
+}
+
+fn log_store_failure(log: &Log, reqid: &str, error: &crate::store::files::runs::RunStoreError) {
+    let line = Line::new("run-store-fail")
+        .field("REQID", reqid)
+        .field("ERROR", error);
+    log.log(Level::Warning, &line);
+}
+
+impl Run {
+    /// The request id, under which the record is.
+    pub fn reqid(&self) -> &str {
+        &self.common.record.reqid
+    }
+
+    /// What is recorded so far.
+    pub fn record(&self) -> &RunRecord {
+        &self.common.record
+    }
+}
+
+impl AsyncRun {
+    /// The request id, under which the record is.
+    pub fn reqid(&self) -> &str {
+        &self.common.record.reqid
+    }
+
+    /// What is recorded so far.
+    pub fn record(&self) -> &RunRecord {
+        &self.common.record
+    }
+}
+
+impl Task for Run {
+    type Reply = RunEnd;
+
+    fn next(&mut self, timeout: Duration) -> Option<Event<RunEnd>> {
+        self.common.next(
+            timeout,
+            |record, result| record.add(result.clone()),
+            |result, line| {
+                let line = match result.reply.exit {
+                    Some(exit) => line.field("EXIT", exit),
+                    None => line,
+                };
+                match result.error() {
+                    Some(error) => (Level::Err, line.field("ERROR", error)),
+                    None => (Level::Info, line),
+                }
+            },
+        )
+    }
+
+    fn left(&self) -> usize {
+        self.common.fanout.left()
+    }
+
+    fn total(&self) -> usize {
+        self.common.fanout.calls().len()
+    }
+
+    fn control(&self) -> Control {
+        self.common.fanout.control()
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.common.warnings
+    }
+}
+
+impl Task for AsyncRun {
+    type Reply = Submission;
+
+    fn next(&mut self, timeout: Duration) -> Option<Event<Submission>> {
+        self.common.next(
+            timeout,
+            |record, result| {
+                if let Mode::Async { entries } = &mut record.mode {
+                    // Of a name given twice the last one counts.
+                    entries.insert(result.host.clone(), entry(result));
+                }
+            },
+            |result, line| {
+                let line = match &result.reply.status {
+                    Some(status) => line.field("STATUS", status),
+                    None => line,
+                };
+                let busy = result.reply.submitted == Submitted::Busy;
+                match result.error() {
+                    Some(error) if busy => (Level::Warning, line.field("ERROR", error)),
+                    Some(error) => (Level::Err, line.field("ERROR", error)),
+                    None => (Level::Info, line),
+                }
+            },
+        )
+    }
+
+    fn left(&self) -> usize {
+        self.common.fanout.left()
+    }
+
+    fn total(&self) -> usize {
+        self.common.fanout.calls().len()
+    }
+
+    fn control(&self) -> Control {
+        self.common.fanout.control()
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.common.warnings
+    }
+}
 
 /// The body of a run, made once for the whole fleet.
 #[derive(Clone, Debug)]
-pub struct RunBody {
+struct RunBody {
     body: Arc<str>,
     perl: Arc<str>,
 }
@@ -17,7 +425,7 @@ impl RunBody {
     /// Renders a request. Agents of the reference hand each character of an argument to the script
     /// as one byte and die of one above U+00FF, so what they get is text whose characters are the
     /// bytes meant (dispatcher.md §8).
-    pub fn new(request: &RunRequest) -> Self {
+    fn new(request: &RunRequest) -> Self {
         let bytes = |text: &String| text.bytes().map(char::from).collect::<String>();
         let perl = RunRequest {
             args: request.args.iter().map(bytes).collect(),
@@ -32,139 +440,125 @@ impl RunBody {
     }
 }
 
-/// The call.
-pub fn run_call(target: Target, identity: Identity, body: &RunBody) -> Call {
+fn run_call(target: Target, identity: Identity, body: &RunBody) -> Call {
     let body = if target.perl { &body.perl } else { &body.body };
     Call::post(target, identity, "/run", Arc::clone(body))
 }
 
 /// The result of a sync run.
-pub fn run_result(name: &str, script: &str, reqid: &str, answer: &Answer) -> Object {
-    let mut result;
-    match &answer.result {
-        Ok(response) if is_success(response) => match jval::parse_object(&response.body) {
-            Some(body) => {
-                result = body;
-                let outcome = outcome(&result);
-                put_outcome(&mut result, outcome);
-            }
+pub fn run_result(call: &Call, script: &str, reqid: &str, answer: Answer) -> HostResult<RunEnd> {
+    let rtt = answer.rtt;
+    let mut result = match answer.result {
+        Ok(response) if is_success(&response) => match json::parse_object(&response.body) {
+            Some(body) => answered(call, rtt, body, outcome),
             None => {
-                result = jval::object([("exit", jval::int(-1))]);
-                Failure::answer("invalid JSON response").put(&mut result);
+                let mut result: HostResult<RunEnd> =
+                    failed(call, rtt, Failure::answer("invalid JSON response"));
+                result.reply.exit = Some(-1);
+                result
             }
         },
         other => {
-            result = jval::object([("exit", jval::int(-1)), ("script", jval::string(script))]);
-            match other {
+            let failure = match &other {
                 Ok(response) => Failure::status(response),
-                Err(error) => transport(error),
-            }
-            .put(&mut result);
+                Err(error) => Failure::of_run(error),
+            };
+            let mut result: HostResult<RunEnd> = failed(call, rtt, failure);
+            result.reply.exit = Some(-1);
+            result.reply.script = Some(script.to_owned());
+            result
         }
-    }
+    };
     // Ours, whatever the agent says: it is the key of records and logs.
-    result.insert("reqid".to_owned(), jval::string(reqid));
-    finish(&mut result, name, answer);
+    result.reply.reqid = Some(reqid.to_owned());
     result
 }
 
 /// The result of an async submission. One without `status` is the agent's refusal.
-pub fn async_result(name: &str, script: &str, reqid: &str, answer: &Answer) -> Object {
-    let mut result;
-    match &answer.result {
-        Ok(response) if is_success(response) => match jval::parse_object(&response.body) {
-            Some(body) => {
-                result = body;
-                let accepted = jval::str_or_empty(&result, "status") == "accepted";
-                put_outcome(
-                    &mut result,
-                    if accepted {
-                        Outcome::Ok
-                    } else {
-                        Outcome::Refused
-                    },
-                );
-            }
+pub fn async_result(
+    call: &Call,
+    script: &str,
+    reqid: &str,
+    answer: Answer,
+) -> HostResult<Submission> {
+    let rtt = answer.rtt;
+    let without_answer = |failure: Failure, status: &str, submitted| {
+        let mut result: HostResult<Submission> = failed(call, rtt, failure);
+        result.reply.status = Some(status.to_owned());
+        result.reply.submitted = submitted;
+        result.reply.script = Some(script.to_owned());
+        result
+    };
+    let mut result = match &answer.result {
+        Ok(response) if is_success(response) => match json::parse_object(&response.body) {
+            Some(body) => answered(call, rtt, body, |reply: &Submission, _| {
+                match reply.submitted {
+                    Submitted::Accepted => Outcome::Ok,
+                    Submitted::Busy | Submitted::No => Outcome::Refused,
+                }
+            }),
             None => {
-                result = jval::object([("status", jval::string("error"))]);
-                Failure::answer("invalid JSON response").put(&mut result);
+                let failure = Failure::answer("invalid JSON response");
+                let mut result = without_answer(failure, "error", Submitted::No);
+                result.reply.script = None;
+                result
             }
         },
         Ok(response) if response.status == 409 => {
-            result = jval::object([
-                ("script", jval::string(script)),
-                ("status", jval::string("busy")),
-            ]);
-            let error = jval::parse_object(&response.body)
-                .and_then(|body| jval::text(&body, "error").map(std::borrow::Cow::into_owned))
+            let error = json::parse_object(&response.body)
+                .and_then(|body| json::text(&body, "error").map(std::borrow::Cow::into_owned))
                 .unwrap_or_else(|| "script already running".to_owned());
-            Failure::refused(error).put(&mut result);
+            without_answer(Failure::refused(error), "busy", Submitted::Busy)
         }
-        other => {
-            result = jval::object([
-                ("script", jval::string(script)),
-                ("status", jval::string("error")),
-            ]);
-            match other {
-                Ok(response) => Failure::status(response),
-                Err(error) => transport(error),
-            }
-            .put(&mut result);
-        }
-    }
-    // Ours, whatever the agent says: it is the key of records and logs.
-    result.insert("reqid".to_owned(), jval::string(reqid));
-    finish(&mut result, name, answer);
+        Ok(response) => without_answer(Failure::status(response), "error", Submitted::No),
+        Err(error) => without_answer(Failure::of_run(error), "error", Submitted::No),
+    };
+    result.reply.reqid = Some(reqid.to_owned());
     result
 }
 
-/// The run-store entry of an async result (dispatcher.md §12.2).
+/// The record's entry of an async result (dispatcher.md §12.2).
 ///
-/// A submission that was interrupted may have been accepted: it is stored as accepted, and asking
-/// for its result will tell.
-pub fn async_entry(result: &Object, interrupted: bool) -> Object {
-    match jval::str_or_empty(result, "status") {
-        "accepted" => jval::object([("status", jval::string("accepted"))]),
-        _ if interrupted => jval::object([
-            ("status", jval::string("accepted")),
-            ("fetch_error", jval::string("submission interrupted")),
-        ]),
-        status => {
-            let status = if status == "busy" { "busy" } else { "error" };
-            let error = jval::text(result, "error").unwrap_or_default();
-            jval::object([
-                ("status", jval::string(status)),
-                ("error", jval::string(error)),
-            ])
+/// A submission whose end is not known may have been accepted: it is stored as accepted, and
+/// asking for its result will tell.
+fn entry(result: &HostResult<Submission>) -> HostEntry {
+    match (result.reply.submitted, result.outcome) {
+        (Submitted::Accepted, _) => HostEntry::new(EntryState::Accepted),
+        (_, Outcome::Unknown) => HostEntry {
+            fetch_error: Some("submission interrupted".to_owned()),
+            ..HostEntry::new(EntryState::Accepted)
+        },
+        (submitted, _) => {
+            let state = match submitted {
+                Submitted::Busy => EntryState::Busy,
+                _ => EntryState::Error,
+            };
+            HostEntry {
+                error: Some(result.error().unwrap_or_default().to_owned()),
+                ..HostEntry::new(state)
+            }
         }
     }
 }
 
-fn transport(error: &crate::fleet::CallError) -> Failure {
-    let mut failure = Failure::transport(error);
-    if let Fault::ReadTimeout(limit) = error.fault {
-        failure.error = format!("read timeout after {}s", limit.as_secs());
-    }
-    failure
-}
-
 /// `exit` -1 with an `error` is how agents refuse with status 200.
-fn outcome(result: &Object) -> Outcome {
-    match jval::integer(result, "exit") {
+fn outcome(end: &RunEnd, has_error: bool) -> Outcome {
+    match end.exit {
         Some(0) => Outcome::Ok,
-        Some(-1) | None if result.contains_key("error") => Outcome::Refused,
+        Some(-1) | None if has_error => Outcome::Refused,
         _ => Outcome::Failed,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{answer_failed, answer_of};
+    use super::super::fanout::testing::{answer_failed, answer_of, call};
     use super::*;
+    use crate::fleet::Fault;
     use std::time::Duration;
 
-    fn run(answer: &Answer) -> String {
-        jval::line(&run_result("vm", "s", "id", answer))
+    fn run(answer: Answer) -> String {
+        run_result(&call(), "s", "id", answer).to_json()
     }
 
     #[test]
@@ -216,10 +610,27 @@ mod tests {
                 r#"{"error":"404 Not Found","exit":-1,"host":"vm","outcome":"unreached","phase":"http","reqid":"id","rtt":"5ms","script":"s"}"#,
             ),
         ] {
-            assert_eq!(run(&answer_of(status, body)), expected);
+            assert_eq!(run(answer_of(status, body)), expected);
         }
-        let slow = run(&answer_failed(Fault::ReadTimeout(Duration::from_secs(7))));
-        assert!(slow.contains("read timeout after 7s"), "{slow}");
+        let slow = || Fault::ReadTimeout(Duration::from_secs(7));
+        let sent = run(answer_failed(slow(), true));
+        assert!(sent.contains("read timeout after 7s"), "{sent}");
+        assert!(sent.contains(r#""outcome":"unknown""#), "{sent}");
+        let unsent = run(answer_failed(slow(), false));
+        assert!(unsent.contains(r#""outcome":"unreached""#), "{unsent}");
+        let never = run(answer_failed(Fault::NotStarted, false));
+        assert!(never.contains(r#""outcome":"skipped""#), "{never}");
+    }
+
+    #[test]
+    fn deaths_are_told() {
+        let body = r#"{"exit":126,"signal":9,"oom":true,"time_limit":false,"code":"x"}"#;
+        let result = run_result(&call(), "s", "id", answer_of(200, body));
+        assert_eq!((result.reply.signal, result.reply.oom), (Some(9), true));
+        assert_eq!(result.reply.death().unwrap(), "killed for want of memory");
+        let line = result.to_json();
+        assert!(line.contains(r#""oom":true"#), "{line}");
+        assert!(line.contains(r#""signal":9"#), "{line}");
     }
 
     #[test]
@@ -250,14 +661,13 @@ mod tests {
                 r#"{"error":"503 Service Unavailable","status":"error"}"#,
             ),
         ];
-        for (answer, entry) in cases {
-            let result = async_result("vm", "s", "id", &answer);
-            assert_eq!(jval::line(&async_entry(&result, false)), entry);
+        for (answer, expected) in cases {
+            let result = async_result(&call(), "s", "id", answer);
+            assert_eq!(json::line(&entry(&result).object()), expected);
         }
-        let cut = async_result("vm", "s", "id", &answer_failed(Fault::Interrupted));
-        assert_eq!(
-            jval::str_or_empty(&async_entry(&cut, true), "status"),
-            "accepted"
-        );
+        let cut = async_result(&call(), "s", "id", answer_failed(Fault::Interrupted, true));
+        assert_eq!(entry(&cut).state, EntryState::Accepted);
+        let cut = async_result(&call(), "s", "id", answer_failed(Fault::Interrupted, false));
+        assert_eq!(entry(&cut).state, EntryState::Error);
     }
 }

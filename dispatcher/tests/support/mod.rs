@@ -12,7 +12,7 @@ pub mod agent;
 pub mod fleet;
 
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, CaOptions, IdentityFiles};
-use ctrl_exec_dispatcher::jval::{self, Object, Value};
+use ctrl_exec_dispatcher::model::json::{self as jval, Object, Value};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls::Identity;
 use ctrl_exec_protocol::x509::csr;

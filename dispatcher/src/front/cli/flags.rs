@@ -194,7 +194,7 @@ flag!(
     "strict",
     Takes::Nothing,
     false,
-    "Exit 5 if a host was not reached, else 4 if one refused, else 1 if a script failed."
+    "Exit 6 if a host may still be running, else 5 if one was not reached, 4 if one refused, 1 if a script failed."
 );
 flag!(
     QUIET,

@@ -1,6 +1,7 @@
 //! Help texts, out of the table of verbs and flags.
 
-use super::table::{Flag, VERBS, Verb};
+use super::flags::{self, Flag};
+use super::table::{VERBS, Verb};
 use std::fmt::Write;
 
 /// The overview.
@@ -10,7 +11,7 @@ pub fn overview() -> String {
         let _ = writeln!(text, "  {:<16}{}", verb.name, verb.summary);
     }
     text.push_str("\nCommon options:\n");
-    text.push_str(&flags(super::table::COMMON.iter().copied()));
+    text.push_str(&flag_lines(flags::COMMON.iter().copied()));
     text.push_str("\n'ctrl-exec-dispatcher help <verb>' tells more.\n");
     text
 }
@@ -22,11 +23,11 @@ pub fn of_verb(verb: &Verb) -> String {
         let _ = writeln!(text, "\n{}", wrap(verb.detail));
     }
     text.push_str("\nOptions:\n");
-    text.push_str(&flags(verb.all_flags()));
+    text.push_str(&flag_lines(verb.all_flags()));
     text
 }
 
-fn flags<'a>(flags: impl Iterator<Item = &'a Flag>) -> String {
+fn flag_lines<'a>(flags: impl Iterator<Item = &'a Flag>) -> String {
     flags.fold(String::new(), |mut text, flag| {
         let _ = writeln!(text, "  {:<27} {}", flag.shown(), flag.help);
         text

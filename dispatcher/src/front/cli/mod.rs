@@ -1,111 +1,30 @@
 //! The command line: a thin layer that turns verbs into calls of the library and results into
 //! text or JSON.
 
-mod dispatch;
+mod args;
+mod ask;
+mod ctx;
 mod flags;
 mod help;
 mod out;
 mod parse;
+mod progress;
 mod render;
-mod rotating;
-mod session;
 mod table;
 mod verbs;
 
-use crate::config::Config;
-use crate::store::files::issued::Issued;
-use crate::store::files::registry::Registry;
-use crate::store::files::runs::RunStore;
+use crate::model::AppError;
+use args::Args;
 use ctrl_exec_host::paths::Root;
-use ctrl_exec_host::syslog::{Level, Syslog};
-use ctrl_exec_protocol::log_line::Line;
+use ctx::{Ctx, Exit, IDENT, VERSION};
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use table::Command;
 
-/// The program's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Exit status of every fatal error: bad usage, unreadable configuration, unknown agents
 /// (dispatcher.md §4; the reference exits with whatever errno was).
 pub const FATAL: u8 = 3;
-/// Ident of our log lines.
-const IDENT: &str = "ctrl-exec-dispatcher";
-
-/// Exit status of a verb that did its work.
-pub type Exit = u8;
-
-/// An error that ends the command with status [`FATAL`] and one message.
-#[derive(Debug)]
-pub struct Fatal(pub String);
-
-impl<E: std::error::Error> From<E> for Fatal {
-    fn from(error: E) -> Self {
-        Self(error.to_string())
-    }
-}
-
-/// What every verb starts from.
-pub struct Ctx {
-    /// Prefix of default paths.
-    pub root: Root,
-    /// `--config`.
-    pub config_path: Option<PathBuf>,
-    log: Syslog,
-}
-
-impl Ctx {
-    fn new(root: Root, config_path: Option<PathBuf>) -> Self {
-        // Without a log socket, lines would go to standard error, among what the operator reads.
-        let log = Syslog::open(IDENT, &root).socket_only();
-        Self {
-            root,
-            config_path,
-            log,
-        }
-    }
-
-    /// Reads the configuration.
-    pub fn config(&self) -> Result<Config, Fatal> {
-        Ok(Config::load(&self.root, self.config_path.as_deref())?)
-    }
-
-    /// The agent registry.
-    pub fn registry(&self) -> Registry {
-        Registry::new(self.root.path(crate::store::files::registry::DIR))
-    }
-
-    /// The run store.
-    pub fn runs(&self) -> RunStore {
-        RunStore::new(self.root.path(crate::store::files::runs::DIR))
-    }
-
-    /// The certificates that agents were given.
-    pub fn issued(&self) -> Issued {
-        Issued::at(&self.root)
-    }
-
-    /// Where lock files are.
-    pub fn locks_dir(&self) -> PathBuf {
-        self.root.path(crate::store::files::locks::DIR)
-    }
-
-    /// Writes a log line, if a log listens.
-    pub fn log(&self, level: Level, line: &Line) {
-        self.log.log(level, line);
-    }
-
-    /// The log, for what writes to it by itself.
-    pub fn syslog(&self) -> &Syslog {
-        &self.log
-    }
-
-    /// Another handle of the log, for a part that keeps its own.
-    pub fn new_syslog(&self) -> Syslog {
-        Syslog::open(IDENT, &self.root).socket_only()
-    }
-}
-
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     raise_file_limit();
@@ -131,15 +50,46 @@ fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             return FATAL;
         }
     };
-    let root = args.value(&table::ROOT).map_or_else(Root::system, Root::at);
-    out::set_raw(args.has(&table::RAW));
-    let ctx = Ctx::new(root, args.value(&table::CONFIG).map(PathBuf::from));
-    match (verb.run)(&ctx, &args) {
+    out::set_raw(args.has(&flags::RAW));
+    let root = args.value(&flags::ROOT).map_or_else(Root::system, Root::at);
+    let ctx = Ctx::new(root, args.value(&flags::CONFIG).map(PathBuf::from));
+    match carry_out(verb.command, &ctx, &args) {
         Ok(exit) => exit,
-        Err(Fatal(message)) => {
-            out::error(format_args!("Error: {message}"));
-            FATAL
+        Err(error) => {
+            out::failure(&args, &error);
+            error.kind.exit()
         }
+    }
+}
+
+fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
+    match command {
+        Command::Approve => verbs::pairing::approve(ctx, args),
+        Command::Completions => verbs::shell::completions(args),
+        Command::Deny => verbs::pairing::deny(ctx, args),
+        Command::Discover => verbs::discover::discover(ctx, args),
+        Command::Doctor => verbs::doctor::doctor(ctx, args),
+        Command::EditAgent => verbs::agents::edit_agent(ctx, args),
+        Command::Help => verbs::shell::help(args),
+        Command::ListAgents => verbs::agents::list_agents(ctx, args),
+        Command::ListLocks => verbs::agents::list_locks(ctx, args),
+        Command::ListRequests => verbs::pairing::list_requests(ctx, args),
+        Command::Maintain => verbs::maintain::maintain(ctx, args),
+        Command::ListRevoked => verbs::revoke::list_revoked(ctx, args),
+        Command::Man => verbs::shell::man(),
+        Command::PairingMode => verbs::pairing::pairing_mode(ctx, args),
+        Command::Ping => verbs::ping::ping(ctx, args),
+        Command::Renew => verbs::maintain::renew(ctx, args),
+        Command::Revoke => verbs::revoke::revoke(ctx, args),
+        Command::RotateCert => verbs::maintain::rotate_cert(ctx, args),
+        Command::Run => verbs::run::run(ctx, args),
+        Command::SerialStatus => verbs::maintain::serial_status(ctx, args),
+        Command::SetupCa => verbs::setup::setup_ca(ctx),
+        Command::SetupDispatcher => verbs::setup::setup_dispatcher(ctx, args),
+        Command::Status => verbs::follow::status(ctx, args),
+        Command::Unrevoke => verbs::revoke::unrevoke(ctx, args),
+        Command::Unpair => verbs::agents::unpair(ctx, args),
+        Command::Wait => verbs::follow::wait(ctx, args),
     }
 }
 
@@ -165,13 +115,5 @@ fn raise_file_limit() {
                 ..limit
             },
         );
-    }
-}
-
-impl fmt::Debug for Ctx {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ctx")
-            .field("root", &self.root)
-            .finish_non_exhaustive()
     }
 }

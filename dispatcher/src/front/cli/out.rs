@@ -1,6 +1,9 @@
 //! Standard output and standard error. A reader that has gone away is no reason to stop: the work
 //! goes on and the exit status tells.
 
+use super::args::Args;
+use super::flags::JSON;
+use crate::model::{AppError, Kind, json};
 use crate::store::files::registry::Damaged;
 use ctrl_exec_protocol::text::Untrusted;
 use std::borrow::Cow;
@@ -31,9 +34,31 @@ pub fn error_raw(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Text of a peer, fit for a terminal line.
+/// Text of a peer or a file, fit for one line of a terminal or a table.
 pub fn clean(text: &str) -> String {
     Untrusted::new(text).to_string()
+}
+
+/// How a command ends that was not carried out. With `--json` the refusals of hooks and locks are
+/// an object on standard output.
+pub fn failure(args: &Args, error: &AppError) {
+    let json = args.has(&JSON);
+    match error.kind {
+        Kind::Denied if json => line(json::line(&json::object([
+            ("ok", json::int(0)),
+            ("error", json::string(&*error.message)),
+            ("code", json::int(i64::from(error.code.unwrap_or(1)))),
+        ]))),
+        Kind::Denied => self::error(format_args!("Denied: {}", error.message)),
+        Kind::Locked if json => line(json::line(&json::object([
+            ("ok", json::int(0)),
+            ("error", json::string("locked")),
+            ("code", json::int(4)),
+            ("conflicts", json::strings(&error.conflicts)),
+        ]))),
+        Kind::Locked => self::error(format_args!("Locked: {}", error.conflicts.join(", "))),
+        _ => self::error(format_args!("Error: {}", error.message)),
+    }
 }
 
 /// Whether script output is filtered: it goes to a terminal, and `--raw` was not given.

@@ -2,18 +2,10 @@
 //! `--`, case does not matter, and unique abbreviations and one dash work. Unlike it, what is no
 //! option is an error and not a word (DEVIATE).
 
-use super::table::{self, Flag, Takes, Verb};
+use super::args::Args;
+use super::flags::{self, Flag, Takes};
+use super::table::{self, Verb};
 use std::ffi::OsString;
-
-/// A parsed command line.
-#[derive(Debug)]
-pub struct Args {
-    given: Vec<(&'static str, String)>,
-    /// Positional words after the verb, before `--`.
-    pub words: Vec<String>,
-    /// What follows `--`; `None` without it.
-    pub rest: Option<Vec<String>>,
-}
 
 /// What the command line asks for.
 pub enum Parsed {
@@ -42,29 +34,6 @@ pub struct UsageError {
     pub message: String,
     /// Whether the whole usage text should follow.
     pub show_usage: bool,
-}
-
-impl Args {
-    /// The last value given for a flag.
-    pub fn value(&self, flag: &Flag) -> Option<&str> {
-        self.given
-            .iter()
-            .rev()
-            .find(|(name, _)| *name == flag.name)
-            .map(|(_, v)| v.as_str())
-    }
-
-    /// Whether a flag was given.
-    pub fn has(&self, flag: &Flag) -> bool {
-        self.value(flag).is_some()
-    }
-
-    /// A number flag's value; its range was checked when parsing.
-    pub fn number<N: TryFrom<i64>>(&self, flag: &Flag) -> Option<N> {
-        self.value(flag)
-            .and_then(|text| text.parse::<i64>().ok())
-            .and_then(|n| n.try_into().ok())
-    }
 }
 
 /// Parses the arguments after the program name.
@@ -128,12 +97,12 @@ fn finish(
     given: Vec<(&'static Flag, String)>,
 ) -> Result<Parsed, UsageError> {
     let has = |flag: &Flag| given.iter().any(|(given, _)| given.name == flag.name);
-    if has(&table::VERSION) {
+    if has(&flags::VERSION) {
         return Ok(Parsed::Version);
     }
     let mut words = words.into_iter();
     let Some(mode) = words.next() else {
-        return if has(&table::HELP) {
+        return if has(&flags::HELP) {
             Ok(Parsed::Help(None))
         } else {
             Err(UsageError {
@@ -148,7 +117,7 @@ fn finish(
             show_usage: true,
         });
     };
-    if has(&table::HELP) {
+    if has(&flags::HELP) {
         return Ok(Parsed::Help(Some(verb)));
     }
     if let Some((flag, _)) = given
@@ -255,7 +224,7 @@ fn usage(message: String) -> UsageError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::{CONFIG, JSON, PORT, TIMEOUT, TOKEN};
+    use super::super::flags::{CONFIG, JSON, PORT, TIMEOUT, TOKEN};
     use super::*;
 
     fn args(line: &[&str]) -> Result<(&'static str, Args), String> {

@@ -1,20 +1,18 @@
 //! Results as text, laid out as the reference does.
 
 use super::out::{clean, script_output};
-use crate::jval::{self, Object};
-use crate::store::files::runs;
-use crate::tasks::Outcome;
+use crate::model::{
+    Capabilities, EntryState, HostResult, Mode, Outcome, Pong, Problem, RunEnd, RunRecord,
+    Submission, Submitted, json,
+};
 use std::fmt::Write;
 
 /// One sync run result (dispatcher.md §3.1).
-pub fn run_result(result: &Object) -> String {
-    let host = host(result);
-    let mut text = format!("==> {host}  [{}", verdict(result));
-    let _ = write!(text, "  exit:{}", exit(result));
-    for (label, key) in [("", "rtt"), ("req:", "reqid")] {
-        if let Some(value) = jval::text(result, key) {
-            let _ = write!(text, "  {label}{}", clean(&value));
-        }
+pub fn run_result(result: &HostResult<RunEnd>) -> String {
+    let mut text = format!("==> {}  [{}", host(result), verdict(result));
+    let _ = write!(text, "  exit:{}  {}", exit(result), result.rtt_text());
+    if let Some(reqid) = &result.reply.reqid {
+        let _ = write!(text, "  req:{}", clean(reqid));
     }
     text.push_str("]\n");
     text.push_str(&body(result));
@@ -22,66 +20,76 @@ pub fn run_result(result: &Object) -> String {
 }
 
 /// Error line and output of a result.
-fn body(result: &Object) -> String {
+fn body(result: &HostResult<RunEnd>) -> String {
     let mut text = String::new();
-    if let Some(error) = jval::text(result, "error") {
-        let _ = write!(text, "    ERROR: {}", clean(&error));
-        match Outcome::of(result) {
-            Outcome::Refused => text.push_str(" [refused]"),
-            Outcome::Unreached => {
-                let phase = jval::str_or_empty(result, "phase");
-                let _ = write!(text, " [not reached: {}]", clean(phase));
-            }
-            _ => {}
-        }
-        text.push('\n');
+    if let Some(problem) = &result.problem {
+        let _ = writeln!(
+            text,
+            "    ERROR: {}{}",
+            clean(&problem.error),
+            note(result.outcome, problem)
+        );
     }
-    text.push_str(&outputs(result));
+    text.push_str(&outputs(&result.reply));
     text
 }
 
-/// Standard output (on a terminal filtered), standard error under its label; blank ones are left
-/// out.
-fn outputs(result: &Object) -> String {
+/// What kind of end an error line tells of.
+fn note(outcome: Outcome, problem: &Problem) -> String {
+    match outcome {
+        Outcome::Refused => " [refused]".to_owned(),
+        Outcome::Unknown => " [may still be running]".to_owned(),
+        Outcome::Unreached => {
+            let phase = problem.phase.map_or("", |phase| phase.word());
+            format!(" [not reached: {phase}]")
+        }
+        _ => String::new(),
+    }
+}
+
+/// Standard output as it is, standard error under its label; blank ones are left out. On a
+/// terminal, what would steer it is shown instead of obeyed.
+fn outputs(end: &RunEnd) -> String {
     let mut text = String::new();
-    let stdout = &*script_output(jval::str_or_empty(result, "stdout"));
+    let stdout = &*script_output(end.stdout.as_deref().unwrap_or_default());
     if !stdout.trim().is_empty() {
         text.push_str(stdout);
         if !stdout.ends_with('\n') {
             text.push('\n');
         }
     }
-    let stderr = &*script_output(jval::str_or_empty(result, "stderr"));
+    let stderr = &*script_output(end.stderr.as_deref().unwrap_or_default());
     if !stderr.trim().is_empty() {
         let _ = writeln!(text, "    STDERR: {stderr}");
     }
-    for (stream, key) in [
-        ("stdout", "stdout_truncated"),
-        ("stderr", "stderr_truncated"),
+    for (stream, dropped) in [
+        ("stdout", end.stdout_truncated),
+        ("stderr", end.stderr_truncated),
     ] {
-        if let Some(dropped) = jval::integer(result, key) {
+        if let Some(dropped) = dropped {
             let _ = writeln!(
                 text,
                 "    NOTE: {dropped} bytes are missing in the middle of {stream}"
             );
         }
     }
+    if let Some(death) = end.death() {
+        let _ = writeln!(text, "    NOTE: {death}");
+    }
     text
 }
 
 /// One async submission.
-pub fn async_result(result: &Object) -> String {
+pub fn async_result(result: &HostResult<Submission>) -> String {
     let host = host(result);
-    let error = clean(&jval::text(result, "error").unwrap_or_default());
-    match jval::str_or_empty(result, "status") {
-        "accepted" => {
-            format!(
-                "==> {host}  [accepted  {}]\n",
-                clean(jval::str_or_empty(result, "rtt"))
-            )
+    let error = clean(result.error().unwrap_or_default());
+    match (result.reply.submitted, result.outcome) {
+        (Submitted::Accepted, _) => format!("==> {host}  [accepted  {}]\n", result.rtt_text()),
+        (Submitted::Busy, _) => format!("==> {host}  [BUSY: {error}]\n"),
+        (Submitted::No, Outcome::Unknown) => {
+            format!("==> {host}  [UNKNOWN: {error}; it may be running]\n")
         }
-        "busy" => format!("==> {host}  [BUSY: {error}]\n"),
-        _ => format!("==> {host}  [ERROR: {error}]\n"),
+        (Submitted::No, _) => format!("==> {host}  [ERROR: {error}]\n"),
     }
 }
 
@@ -92,29 +100,23 @@ pub fn ping_head() -> String {
 }
 
 /// One line of the ping table. An error stands where the certificate's end would.
-pub fn ping_result(result: &Object) -> String {
-    let text = |key| clean(&jval::text(result, key).unwrap_or_default());
-    let host = host(result);
-    match text("error") {
-        error if error.is_empty() => ping_row(
+pub fn ping_result(result: &HostResult<Pong>) -> String {
+    let text = |text: &Option<String>| clean(text.as_deref().unwrap_or_default());
+    let (host, rtt, pong) = (host(result), result.rtt_text(), &result.reply);
+    match &result.problem {
+        None => ping_row(
             &host,
-            &text("status"),
-            &text("rtt"),
-            &text("expiry"),
-            &text("version"),
+            &text(&pong.status),
+            &rtt,
+            &text(&pong.expiry),
+            &text(&pong.version),
         ),
-        error => {
-            let note = match Outcome::of(result) {
-                Outcome::Refused => " [refused]".to_owned(),
-                Outcome::Unreached => format!(" [not reached: {}]", text("phase")),
-                _ => String::new(),
-            };
-            format!(
-                "{host:<30}  {:<8}  {:<8}  {error}{note}\n",
-                text("status"),
-                text("rtt")
-            )
-        }
+        Some(problem) => format!(
+            "{host:<30}  {:<8}  {rtt:<8}  {}{}\n",
+            text(&pong.status),
+            clean(&problem.error),
+            note(result.outcome, problem)
+        ),
     }
 }
 
@@ -123,43 +125,92 @@ fn ping_row(host: &str, status: &str, rtt: &str, expiry: &str, version: &str) ->
     format!("{}\n", row.trim_end())
 }
 
+/// What an agent offers.
+pub fn capabilities(result: &HostResult<Capabilities>) -> String {
+    let word = |text: &Option<String>| clean(text.as_deref().unwrap_or_default());
+    let reply = &result.reply;
+    let mut text = format!(
+        "==> {}  [{}  {}",
+        clean(&result.host),
+        word(&reply.status),
+        result.rtt_text()
+    );
+    if reply.version.is_some() {
+        let _ = write!(text, "  {}", word(&reply.version));
+    }
+    text.push_str("]\n");
+    if let Some(problem) = &result.problem {
+        let error = clean(&problem.error);
+        let _ = writeln!(text, "    ERROR: {error}{}", note(result.outcome, problem));
+    }
+    if let Some(tags) = reply.tags.as_ref().filter(|tags| !tags.is_empty()) {
+        let tags: Vec<String> = tags
+            .keys()
+            .map(|key| {
+                let value = json::text(tags, key).unwrap_or_default();
+                format!("{}={}", clean(key), clean(&value))
+            })
+            .collect();
+        let _ = writeln!(text, "    tags: {}", tags.join(", "));
+    }
+    for script in reply.scripts.iter().flatten() {
+        let note = if script.executable {
+            ""
+        } else {
+            "  (not executable)"
+        };
+        let _ = writeln!(
+            text,
+            "    {:<24}  {}{note}",
+            word(&script.name),
+            word(&script.path)
+        );
+    }
+    text
+}
+
 /// A run record (dispatcher.md §3.2).
-pub fn record(record: &Object) -> String {
-    let word = |key| clean(jval::str_or_empty(record, key));
-    let state = if jval::truthy(record, "complete") {
+pub fn record(record: &RunRecord) -> String {
+    let state = if record.complete {
         "COMPLETE"
     } else {
         "PENDING"
     };
     let mut text = format!(
         "Request {}  (script: {})  [{state}]\n",
-        word("reqid"),
-        word("script")
+        clean(&record.reqid),
+        clean(&record.script)
     );
-    if jval::str_or_empty(record, "mode") != "async" {
-        for result in runs::results(record) {
-            text.push_str(&run_result(result));
-        }
-        return text;
-    }
-    for (name, entry) in runs::host_entries(record) {
-        let status = jval::str_or_empty(entry, "status");
-        let name = clean(name);
-        match status {
-            "done" => {
-                let _ = writeln!(text, "==> {name}  [done  exit:{}]", exit(entry));
-                text.push_str(&outputs(entry));
+    let entries = match &record.mode {
+        Mode::Sync { words, results } => {
+            for result in results {
+                text.push_str(&run_result(result));
             }
-            "accepted" | "running" => {
-                let _ = writeln!(text, "==> {name}  [{status}]");
-                if let Some(error) = jval::text(entry, "fetch_error") {
-                    let _ = writeln!(text, "    (fetch pending: {})", clean(&error));
+            if !record.complete {
+                let left = words.len().saturating_sub(results.len());
+                let _ = writeln!(text, "{left} host(s) have not ended, as far as is known.");
+            }
+            return text;
+        }
+        Mode::Async { entries } => entries,
+    };
+    for (name, entry) in entries {
+        let name = clean(name);
+        match &entry.state {
+            EntryState::Done(end) => {
+                let _ = writeln!(text, "==> {name}  [done  exit:{}]", end.exit.unwrap_or(-1));
+                text.push_str(&outputs(end));
+            }
+            EntryState::Accepted | EntryState::Running => {
+                let _ = writeln!(text, "==> {name}  [{}]", entry.state.word());
+                if let Some(error) = &entry.fetch_error {
+                    let _ = writeln!(text, "    (fetch pending: {})", clean(error));
                 }
             }
             other => {
-                let _ = writeln!(text, "==> {name}  [{}]", clean(other).to_uppercase());
-                if let Some(error) = jval::text(entry, "error") {
-                    let _ = writeln!(text, "    ERROR: {}", clean(&error));
+                let _ = writeln!(text, "==> {name}  [{}]", clean(other.word()).to_uppercase());
+                if let Some(error) = &entry.error {
+                    let _ = writeln!(text, "    ERROR: {}", clean(error));
                 }
             }
         }
@@ -168,7 +219,7 @@ pub fn record(record: &Object) -> String {
 }
 
 /// Results with equal ends and outputs shown once, under the list of their hosts.
-pub fn folded<'a>(results: impl Iterator<Item = &'a Object>) -> String {
+pub fn folded(results: &[HostResult<RunEnd>]) -> String {
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
     let mut by_text = std::collections::HashMap::new();
     for result in results {
@@ -182,9 +233,7 @@ pub fn folded<'a>(results: impl Iterator<Item = &'a Object>) -> String {
             groups.push((text, Vec::new()));
             groups.len() - 1
         });
-        groups[group]
-            .1
-            .push(clean(jval::str_or_empty(result, "host")));
+        groups[group].1.push(clean(&result.host));
     }
     let mut text = String::new();
     for (body, mut hosts) in groups {
@@ -261,24 +310,25 @@ fn split_digits(name: &str) -> (&str, &str) {
     name.split_at(stem.len())
 }
 
-fn verdict(result: &Object) -> &'static str {
-    if jval::integer(result, "exit") == Some(0) {
+fn verdict(result: &HostResult<RunEnd>) -> &'static str {
+    if result.reply.exit == Some(0) {
         "OK"
     } else {
         "FAIL"
     }
 }
 
-fn exit(result: &Object) -> i64 {
-    jval::integer(result, "exit").unwrap_or(-1)
+fn exit(result: &HostResult<RunEnd>) -> i64 {
+    result.reply.exit.unwrap_or(-1)
 }
 
 /// `name` or `name (name the agent gives itself)`.
-fn host(result: &Object) -> String {
-    let name = clean(jval::str_or_empty(result, "host"));
-    match jval::str_or_empty(result, "reported_hostname") {
-        "" => name,
-        reported => format!("{name} ({})", clean(reported)),
+fn host<T>(result: &HostResult<T>) -> String {
+    let name = clean(&result.host);
+    match &result.reported {
+        None => name,
+        // Made harmless when it was read.
+        Some(reported) => format!("{name} ({reported})"),
     }
 }
 
@@ -286,8 +336,8 @@ fn host(result: &Object) -> String {
 mod tests {
     use super::*;
 
-    fn object(json: &str) -> Object {
-        jval::parse_object(json.as_bytes()).unwrap()
+    fn object(text: &str) -> HostResult<RunEnd> {
+        HostResult::from_object(json::parse_object(text.as_bytes()).unwrap())
     }
 
     #[test]
@@ -330,7 +380,7 @@ mod tests {
             object(r#"{"host":"b1","exit":0,"stdout":"x\n","rtt":"3ms"}"#),
         ];
         assert_eq!(
-            folded(results.iter()),
+            folded(&results),
             "==> b[1-2]  (2 host(s))  [OK  exit:0]\nx\n==> c  (1 host(s))  [FAIL  exit:1]\nx\n"
         );
     }

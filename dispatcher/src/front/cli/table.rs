@@ -1,10 +1,7 @@
 //! The one table of verbs and flags. The parser, the help texts, the shell completions and the
 //! man page are all made of it.
 
-use super::verbs;
-use super::{Ctx, Exit, Fatal, parse::Args};
-
-pub use super::flags::*;
+use super::flags::*;
 
 /// What completes a verb's positional words.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,6 +14,38 @@ pub enum Words {
     Requests,
     /// Fixed words.
     OneOf(&'static [&'static str]),
+}
+
+/// The verbs, for the one place that carries them out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs, reason = "the table says what each does")]
+pub enum Command {
+    Approve,
+    Completions,
+    Deny,
+    Discover,
+    Doctor,
+    EditAgent,
+    Help,
+    ListAgents,
+    ListLocks,
+    ListRequests,
+    ListRevoked,
+    Maintain,
+    Man,
+    PairingMode,
+    Ping,
+    Renew,
+    Revoke,
+    RotateCert,
+    Run,
+    SerialStatus,
+    SetupCa,
+    SetupDispatcher,
+    Status,
+    Unpair,
+    Unrevoke,
+    Wait,
 }
 
 /// One verb.
@@ -35,8 +64,8 @@ pub struct Verb {
     pub detail: &'static str,
     /// Flags besides the common ones.
     pub flags: &'static [&'static Flag],
-    /// What carries it out.
-    pub run: fn(&Ctx, &Args) -> Result<Exit, Fatal>,
+    /// Which it is.
+    pub command: Command,
 }
 
 const MANY: usize = usize::MAX;
@@ -52,9 +81,10 @@ pub static VERBS: &[Verb] = &[
         detail: "The last word before -- is the script, the words before it are hosts: registry \
                  names, or patterns over them (*, ?, [a-z]). With --all, --tags or --failed-of the \
                  hosts may be left out. Arguments after -- are handed to the script as they are.\n\n\
-                 Each result tells one of three outcomes apart: the agent refused the run by \
-                 policy, the agent was not reached (and in which phase: name, connect, tls, http), \
-                 or the script ran and ended with an exit code.\n\n\
+                 Each result tells outcomes apart: the agent refused the run by policy; the agent \
+                 was not reached (and in which phase: name, connect, tls, http); the script ran and \
+                 ended with an exit code; or the request went out and no end is known, so that the \
+                 script may still be running.\n\n\
                  The first interrupt (Ctrl-C) says who is still running, the second ends the run \
                  with everything known reported.",
         flags: &[
@@ -78,7 +108,7 @@ pub static VERBS: &[Verb] = &[
             &STRICT,
             &QUIET,
         ],
-        run: verbs::run::run,
+        command: Command::Run,
     },
     Verb {
         name: "status",
@@ -88,7 +118,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Show the state of a run.",
         detail: "Asks the agents that have not finished, and shows what is known.",
         flags: &[&JSON, &PORT, &RAW],
-        run: verbs::follow::status,
+        command: Command::Status,
     },
     Verb {
         name: "wait",
@@ -99,7 +129,7 @@ pub static VERBS: &[Verb] = &[
         detail: "Exit status: 0 when complete and nothing failed, 1 when complete with a failure \
                  or not found, 2 when still pending at the time limit (default 300 s).",
         flags: &[&JSON, &PORT, &TIMEOUT, &RAW],
-        run: verbs::follow::wait,
+        command: Command::Wait,
     },
     Verb {
         name: "ping",
@@ -126,7 +156,7 @@ pub static VERBS: &[Verb] = &[
             &STRICT,
             &QUIET,
         ],
-        run: verbs::ping::ping,
+        command: Command::Ping,
     },
     Verb {
         name: "discover",
@@ -150,7 +180,7 @@ pub static VERBS: &[Verb] = &[
             &STRICT,
             &QUIET,
         ],
-        run: verbs::ping::discover,
+        command: Command::Discover,
     },
     Verb {
         name: "pairing-mode",
@@ -161,7 +191,7 @@ pub static VERBS: &[Verb] = &[
         detail: "In the foreground; on a terminal requests can be approved at the prompt. \
                  start runs it in the background, stop ends that.",
         flags: &[&TIMEOUT, &PORT],
-        run: verbs::pairing::pairing_mode,
+        command: Command::PairingMode,
     },
     Verb {
         name: "list-requests",
@@ -172,7 +202,7 @@ pub static VERBS: &[Verb] = &[
         detail: "Compare the code with the one the agent shows before you approve. It is computed \
                  of the request that would be signed.",
         flags: &[&JSON],
-        run: verbs::pairing::list_requests,
+        command: Command::ListRequests,
     },
     Verb {
         name: "approve",
@@ -185,7 +215,7 @@ pub static VERBS: &[Verb] = &[
                  --code the request is signed as it lies there. A name that another agent has needs \
                  --replace.",
         flags: &[&CODE, &REPLACE, &LOOKUP_BY, &IP, &AGENT_PORT],
-        run: verbs::pairing::approve,
+        command: Command::Approve,
     },
     Verb {
         name: "deny",
@@ -195,7 +225,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Deny a pairing request.",
         detail: "",
         flags: &[],
-        run: verbs::pairing::deny,
+        command: Command::Deny,
     },
     Verb {
         name: "setup-ca",
@@ -205,7 +235,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Create the certificate authority.",
         detail: "Refuses when there is a CA key already.",
         flags: &[],
-        run: verbs::setup::setup_ca,
+        command: Command::SetupCa,
     },
     Verb {
         name: "setup-ctrl-exec",
@@ -216,7 +246,7 @@ pub static VERBS: &[Verb] = &[
         detail: "Asks before it replaces the certificate of a dispatcher that has agents: they \
                  would have to be paired again. rotate-cert keeps them.",
         flags: &[&YES],
-        run: verbs::setup::setup_dispatcher,
+        command: Command::SetupDispatcher,
     },
     Verb {
         name: "list-agents",
@@ -226,7 +256,7 @@ pub static VERBS: &[Verb] = &[
         summary: "List registered agents.",
         detail: "",
         flags: &[&JSON, &TAGS],
-        run: verbs::agents::list_agents,
+        command: Command::ListAgents,
     },
     Verb {
         name: "edit-agent",
@@ -236,7 +266,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Change how an agent is reached or named.",
         detail: "",
         flags: &[&JSON, &RENAME, &IP, &AGENT_PORT, &LOOKUP_BY],
-        run: verbs::agents::edit_agent,
+        command: Command::EditAgent,
     },
     Verb {
         name: "unpair",
@@ -247,7 +277,7 @@ pub static VERBS: &[Verb] = &[
         detail: "Shows its certificates, which stay valid unless they are barred as well: on a \
                  terminal you are asked, elsewhere --revoke does it.",
         flags: &[&REVOKE],
-        run: verbs::agents::unpair,
+        command: Command::Unpair,
     },
     Verb {
         name: "revoke",
@@ -262,7 +292,7 @@ pub static VERBS: &[Verb] = &[
                  Agents keep a list of their own, of dispatchers' certificates as a rule: the text \
                  shows the lines for it.",
         flags: &[&JSON, &PORT, &SERIAL],
-        run: verbs::revoke::revoke,
+        command: Command::Revoke,
     },
     Verb {
         name: "list-revoked",
@@ -272,7 +302,7 @@ pub static VERBS: &[Verb] = &[
         summary: "List the certificates that are refused.",
         detail: "",
         flags: &[&JSON],
-        run: verbs::revoke::list_revoked,
+        command: Command::ListRevoked,
     },
     Verb {
         name: "unrevoke",
@@ -283,7 +313,7 @@ pub static VERBS: &[Verb] = &[
         detail: "Certificates that were barred because another agent took the name stay barred; \
                  --serial frees any one.",
         flags: &[&JSON, &SERIAL],
-        run: verbs::revoke::unrevoke,
+        command: Command::Unrevoke,
     },
     Verb {
         name: "list-locks",
@@ -293,7 +323,7 @@ pub static VERBS: &[Verb] = &[
         summary: "List locks held by running commands.",
         detail: "",
         flags: &[&JSON],
-        run: verbs::agents::list_locks,
+        command: Command::ListLocks,
     },
     Verb {
         name: "renew",
@@ -304,7 +334,7 @@ pub static VERBS: &[Verb] = &[
         detail: "With --allow-expired also that of an agent whose certificate has run out; it is \
                  still checked to be the one this CA made.",
         flags: &[&JSON, &PORT, &EXPIRED],
-        run: verbs::maintain::renew,
+        command: Command::Renew,
     },
     Verb {
         name: "rotate-cert",
@@ -315,7 +345,7 @@ pub static VERBS: &[Verb] = &[
         detail: "The old pair is kept and used until every agent has confirmed the new one. \
                  Agents that were not reached are told later, by maintain.",
         flags: &[&JSON, &FORCE],
-        run: verbs::maintain::rotate_cert,
+        command: Command::RotateCert,
     },
     Verb {
         name: "serial-status",
@@ -325,7 +355,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Show which agents trust the current certificate.",
         detail: "",
         flags: &[&JSON],
-        run: verbs::maintain::serial_status,
+        command: Command::SerialStatus,
     },
     Verb {
         name: "maintain",
@@ -335,7 +365,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Periodic work: ping, renew, rotate, retire, purge.",
         detail: "For a root timer, every few hours.",
         flags: &[&JSON, &PORT],
-        run: verbs::maintain::maintain,
+        command: Command::Maintain,
     },
     Verb {
         name: "doctor",
@@ -347,7 +377,7 @@ pub static VERBS: &[Verb] = &[
                  cannot be read, of what is left in the file and of the certificates that were \
                  given to the agent; the old file is kept beside it.",
         flags: &[&JSON, &OFFLINE, &REPAIR],
-        run: verbs::doctor::doctor,
+        command: Command::Doctor,
     },
     Verb {
         name: "completions",
@@ -357,7 +387,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Print a shell completion script.",
         detail: "",
         flags: &[],
-        run: verbs::shell::completions,
+        command: Command::Completions,
     },
     Verb {
         name: "man",
@@ -367,7 +397,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Print the manual page in roff.",
         detail: "Show it with: ctrl-exec-dispatcher man | man -l -",
         flags: &[],
-        run: verbs::shell::man,
+        command: Command::Man,
     },
     Verb {
         name: "help",
@@ -377,7 +407,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Show help.",
         detail: "",
         flags: &[],
-        run: verbs::shell::help,
+        command: Command::Help,
     },
 ];
 

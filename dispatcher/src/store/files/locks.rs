@@ -37,7 +37,7 @@ pub fn acquire<S: AsRef<str>>(dir: &Path, hosts: &[S], script: &str) -> Result<H
     let mut words: BTreeSet<&str> = BTreeSet::new();
     for host in hosts {
         words.insert(host.as_ref());
-        words.insert(crate::fleet::address::split(host.as_ref()).0);
+        words.insert(crate::model::host_word::split(host.as_ref()).0);
     }
     let mut files = Vec::with_capacity(words.len());
     let mut held = Vec::new();

@@ -8,7 +8,7 @@ use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
 
-use crate::jval::{self, Object, Value};
+use crate::model::json::{self as jval, Object, Value};
 
 /// Serials before the previous one that agents may still trust. Ours only.
 const UNRETIRED: &str = "unretired_serials";

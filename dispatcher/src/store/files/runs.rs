@@ -1,13 +1,15 @@
 //! Records of runs under their request id (dispatcher.md §12), shared with the reference, the API
 //! and other pollers of the same run.
 
-use crate::jval::{self, Object, Value};
+use super::dirs;
+use crate::model::RunRecord;
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_host::lock::{self, Kind, Lock};
 use ctrl_exec_protocol::names;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -24,65 +26,104 @@ pub struct RunStore {
     dir: PathBuf,
 }
 
+/// Why a record could not be read or written.
+#[derive(Debug)]
+pub enum RunStoreError {
+    /// Not an id that a run can have.
+    BadId(String),
+    /// There is a file, and it is no record.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// The operating system said no.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for RunStoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadId(id) => write!(f, "'{}' is no request id", id.escape_debug()),
+            Self::Damaged { path, fault } => {
+                write!(f, "the record {} is unreadable: {fault}", path.display())
+            }
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for RunStoreError {}
+
 impl RunStore {
     /// The store in `dir`; nothing is touched yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
 
-    /// The record of `reqid`; `None` when absent, unreadable as JSON, or no usable id.
-    pub fn load(&self, reqid: &str) -> Option<Object> {
-        use io::Read;
+    /// The record of `reqid`; `None` when there is none, or no run can have this id.
+    ///
+    /// # Errors
+    /// The operating system's, and a file that is empty, cut or otherwise no record.
+    pub fn load(&self, reqid: &str) -> Result<Option<RunRecord>, RunStoreError> {
         if !names::is_reqid(reqid) {
-            return None;
+            return Ok(None);
         }
-        let mut bytes = Vec::new();
-        fs::File::open(self.path(reqid))
-            .ok()?
-            .take(MAX_FILE)
-            .read_to_end(&mut bytes)
-            .ok()?;
-        jval::parse_object(&bytes)
+        let path = self.path(reqid);
+        let read = Bounded::new(MAX_FILE).no_follow().optional(&path);
+        let Some(bytes) = read.map_err(|error| RunStoreError::Io(path.clone(), error))? else {
+            return Ok(None);
+        };
+        match RunRecord::parse(reqid, &bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(fault) => Err(RunStoreError::Damaged { path, fault }),
+        }
     }
 
     /// Writes a record.
-    pub fn save(&self, reqid: &str, record: &Object) -> io::Result<()> {
-        if !names::is_reqid(reqid) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "invalid request id",
-            ));
+    ///
+    /// # Errors
+    /// A bad id, or the operating system's.
+    pub fn save(&self, record: &RunRecord) -> Result<(), RunStoreError> {
+        if !names::is_reqid(&record.reqid) {
+            return Err(RunStoreError::BadId(record.reqid.clone()));
         }
-        crate::store::files::dirs::ensure(&self.dir)?;
-        let text = jval::line(record);
-        durable::write(
-            &self.path(reqid),
-            text.as_bytes(),
-            &Perm {
-                mode: 0o640,
-                owner: None,
-            },
-        )
+        self.ensure()?;
+        let path = self.path(&record.reqid);
+        durable::write(&path, record.to_json().as_bytes(), &Perm::mode(0o640))
+            .map_err(|error| RunStoreError::Io(path, error))
     }
 
     /// Reads, changes and writes one record while no other poller of ours does. `None` when the
     /// record is gone. The reference takes no lock; its last write wins.
+    ///
+    /// # Errors
+    /// As for reading and writing.
     pub fn update(
         &self,
         reqid: &str,
-        change: impl FnOnce(&mut Object),
-    ) -> io::Result<Option<Object>> {
+        change: &mut dyn FnMut(&mut RunRecord),
+    ) -> Result<Option<RunRecord>, RunStoreError> {
         let _lock = self.lock()?;
-        let Some(mut record) = self.load(reqid) else {
+        let Some(mut record) = self.load(reqid)? else {
             return Ok(None);
         };
         change(&mut record);
-        self.save(reqid, &record)?;
+        self.save(&record)?;
         Ok(Some(record))
     }
 
     /// Deletes records older than [`KEEP`] by modification time; returns how many.
-    pub fn purge(&self, now: SystemTime) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn purge(&self, now: SystemTime) -> Result<usize, RunStoreError> {
+        self.purge_inner(now)
+            .map_err(|error| RunStoreError::Io(self.dir.clone(), error))
+    }
+
+    fn purge_inner(&self, now: SystemTime) -> io::Result<usize> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -112,145 +153,62 @@ impl RunStore {
         self.dir.join(format!("{reqid}.json"))
     }
 
-    fn lock(&self) -> io::Result<OwnedFd> {
-        crate::store::files::dirs::ensure(&self.dir)?;
-        lock_file(&self.dir.join(".runs.lock"))
+    fn ensure(&self) -> Result<(), RunStoreError> {
+        dirs::ensure(&self.dir).map_err(|error| RunStoreError::Io(self.dir.clone(), error))
     }
-}
 
-/// The record of an async run just submitted (dispatcher.md §12.2). `entries` are host entries by
-/// registry name; of a name given twice the last one counts.
-pub fn async_record(
-    reqid: &str,
-    script: &str,
-    created: i64,
-    entries: Vec<(String, Object)>,
-) -> Object {
-    let hosts: Object = entries
-        .into_iter()
-        .map(|(name, entry)| (name, Value::Object(entry)))
-        .collect();
-    let mut record = jval::object([
-        ("reqid", jval::string(reqid)),
-        ("script", jval::string(script)),
-        ("mode", jval::string("async")),
-        ("hosts", Value::Object(hosts)),
-        ("created", jval::int(created)),
-    ]);
-    recompute(&mut record);
-    record
-}
-
-/// Sets `pending` and `complete` from the host entries.
-pub fn recompute(record: &mut Object) {
-    let pending: Vec<String> = host_entries(record)
-        .filter(|(_, entry)| is_open(entry))
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    record.insert("complete".to_owned(), Value::Bool(pending.is_empty()));
-    record.insert("pending".to_owned(), jval::strings(&pending));
-}
-
-/// Whether an entry may still change: accepted or running.
-pub fn is_open(entry: &Object) -> bool {
-    matches!(jval::str_or_empty(entry, "status"), "accepted" | "running")
-}
-
-/// Whether an entry counts as failed for `wait` and `--failed-of`.
-pub fn is_failed(entry: &Object) -> bool {
-    match jval::str_or_empty(entry, "status") {
-        "accepted" | "running" => false,
-        "done" => jval::integer(entry, "exit").unwrap_or(-1) != 0,
-        _ => true,
+    fn lock(&self) -> Result<Lock, RunStoreError> {
+        self.ensure()?;
+        let path = self.dir.join(".runs.lock");
+        lock_file(&path).map_err(|error| RunStoreError::Io(path, error))
     }
-}
-
-/// The host entries of an async record, by name in order.
-pub fn host_entries(record: &Object) -> impl Iterator<Item = (&str, &Object)> {
-    jval::sub_object(record, "hosts")
-        .into_iter()
-        .flat_map(|hosts| {
-            hosts.iter().filter_map(|(name, entry)| match entry {
-                Value::Object(entry) => Some((name, entry)),
-                _ => None,
-            })
-        })
-}
-
-/// The results of a sync record.
-pub fn results(record: &Object) -> impl Iterator<Item = &Object> {
-    let results = match record.get("results") {
-        Some(Value::Array(results)) => Some(results),
-        _ => None,
-    };
-    results.into_iter().flat_map(|results| {
-        results.iter().filter_map(|result| match result {
-            Value::Object(result) => Some(result),
-            _ => None,
-        })
-    })
-}
-
-/// Names of the hosts where a recorded run failed.
-pub fn failed_hosts(record: &Object) -> Vec<String> {
-    let mut failed: Vec<String> = host_entries(record)
-        .filter(|(_, entry)| is_failed(entry))
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    failed.extend(
-        results(record)
-            .filter(|result| jval::integer(result, "exit").unwrap_or(-1) != 0)
-            .map(|result| jval::str_or_empty(result, "host").to_owned()),
-    );
-    failed.sort();
-    failed.dedup();
-    failed
 }
 
 /// Takes an exclusive lock on a file made for the purpose, waiting for it.
-pub fn lock_file(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::CLOEXEC | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o660))?;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+///
+/// # Errors
+/// The operating system's.
+pub fn lock_file(path: &Path) -> io::Result<Lock> {
+    lock::wait(lock::open(path, 0o660)?, Kind::Exclusive)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{EntryState, HostEntry, Mode};
     use crate::testing::TempDir;
+
+    fn record(reqid: &str, names: &[String]) -> RunRecord {
+        let entries = names
+            .iter()
+            .map(|name| (name.clone(), HostEntry::new(EntryState::Accepted)))
+            .collect();
+        RunRecord::new(reqid, "s", Mode::Async { entries }, 1)
+    }
 
     #[test]
     fn ids_never_leave_the_directory() {
         let dir = TempDir::new();
         let store = RunStore::new(dir.path().join("runs"));
         fs::write(dir.path().join("x.json"), "{}").unwrap();
-        assert!(store.load("../x").is_none());
-        assert!(store.save("../x", &Object::new()).is_err());
-        assert!(store.load("").is_none());
+        assert!(store.load("../x").unwrap().is_none());
+        assert!(store.save(&record("../x", &[])).is_err());
+        assert!(store.load("").unwrap().is_none());
     }
 
     #[test]
-    fn records_of_the_reference() {
-        let record = jval::parse_object(
-            br#"{"pending":[],"mode":"async","script":"slow","created":1795354413,"complete":true,
-                "reqid":"86d314f7460cf3e2","hosts":{"vm":{"error":"e","status":"error"},
-                "ok":{"status":"done","exit":0,"stdout":"","stderr":""},
-                "gone":{"status":"expired"},"on":{"status":"running"}}}"#,
-        )
-        .unwrap();
-        assert_eq!(failed_hosts(&record), ["gone", "vm"]);
-        let sync = jval::parse_object(
-            br#"{"mode":"sync","hosts":["a","b:1","c"],"complete":true,
-                "results":[{"host":"a","exit":0},{"host":"b","exit":"3"},{"host":"c","error":"x"}]}"#,
-        )
-        .unwrap();
-        assert_eq!(failed_hosts(&sync), ["b", "c"]);
+    fn a_damaged_record_is_an_error() {
+        let dir = TempDir::new();
+        let store = RunStore::new(dir.path());
+        for text in ["", "{", "[]", "{\"reqid\":\"a\""] {
+            fs::write(dir.path().join("a.json"), text).unwrap();
+            let error = store.load("a").unwrap_err().to_string();
+            assert!(error.contains("a.json"), "{error}");
+            assert!(store.update("a", &mut |_| ()).is_err());
+        }
+        fs::remove_file(dir.path().join("a.json")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("a.json")).unwrap();
+        assert!(store.load("a").is_err());
     }
 
     #[test]
@@ -258,60 +216,37 @@ mod tests {
         let dir = TempDir::new();
         let store = RunStore::new(dir.path().join("runs"));
         let names: Vec<String> = (0..20).map(|n| format!("h{n:02}")).collect();
-        let entries = names
-            .iter()
-            .map(|name| {
-                (
-                    name.clone(),
-                    jval::object([("status", jval::string("accepted"))]),
-                )
-            })
-            .collect();
-        store
-            .save("r1", &async_record("r1", "s", 1, entries))
-            .unwrap();
-        assert_eq!(
-            jval::line(&store.load("r1").unwrap()["pending"])
-                .matches("h")
-                .count(),
-            20
-        );
+        store.save(&record("r1", &names)).unwrap();
+        assert_eq!(store.load("r1").unwrap().unwrap().open_hosts().len(), 20);
         std::thread::scope(|scope| {
             for name in &names {
                 let store = &store;
                 scope.spawn(move || {
-                    store
-                        .update("r1", |record| {
-                            let Some(Value::Object(hosts)) = record.get_mut("hosts") else {
-                                return;
-                            };
-                            let done = jval::object([("status", jval::string("done"))]);
-                            hosts.insert(name.clone(), Value::Object(done));
-                            recompute(record);
-                        })
-                        .unwrap()
-                        .unwrap();
+                    let mut change = |record: &mut RunRecord| {
+                        if let Mode::Async { entries } = &mut record.mode {
+                            let done = EntryState::Done(Box::default());
+                            entries.insert(name.clone(), HostEntry::new(done));
+                        }
+                        record.recompute();
+                    };
+                    store.update("r1", &mut change).unwrap().unwrap();
                 });
             }
         });
-        let record = store.load("r1").unwrap();
-        assert!(jval::truthy(&record, "complete"));
-        assert!(host_entries(&record).all(|(_, entry)| !is_open(entry)));
+        let record = store.load("r1").unwrap().unwrap();
+        assert!(record.complete);
+        assert!(record.open_hosts().is_empty());
     }
 
     #[test]
     fn purge_takes_only_old_records() {
         let dir = TempDir::new();
         let store = RunStore::new(dir.path());
-        store.save("a", &Object::new()).unwrap();
+        store.save(&record("a", &[])).unwrap();
         fs::write(dir.path().join("other"), "").unwrap();
         assert_eq!(store.purge(SystemTime::now()).unwrap(), 0);
-        assert_eq!(
-            store
-                .purge(SystemTime::now() + KEEP + Duration::from_secs(60))
-                .unwrap(),
-            1
-        );
+        let later = SystemTime::now() + KEEP + Duration::from_secs(60);
+        assert_eq!(store.purge(later).unwrap(), 1);
         assert!(dir.path().join("other").exists());
     }
 }

@@ -1,9 +1,12 @@
 //! `list-agents`, `edit-agent`, `unpair`, `list-locks` (dispatcher.md §3.6–3.8, §3.12).
 
-use crate::fleet::select::TagFilter;
-use crate::front::cli::table::{AGENT_PORT, IP, JSON, LOOKUP_BY, RENAME, REVOKE, TAGS};
-use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
-use crate::jval;
+use crate::front::cli::args::Args;
+use crate::front::cli::ask;
+use crate::front::cli::ctx::{Ctx, Exit};
+use crate::front::cli::flags::{AGENT_PORT, IP, JSON, LOOKUP_BY, RENAME, REVOKE};
+use crate::front::cli::out;
+use crate::model::AppError;
+use crate::model::json as jval;
 use crate::store::files::issued::IssuedCert;
 use crate::store::files::locks;
 use crate::store::files::registry::Record;
@@ -15,12 +18,8 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 
 /// Lists registered agents.
-pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
-    let filter = args
-        .value(&TAGS)
-        .map(TagFilter::parse)
-        .transpose()
-        .map_err(Fatal)?;
+pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
+    let filter = ask::tags(args)?;
     let listing = ctx.registry().list()?;
     let mut agents = listing.records;
     // Told of whatever the filter: they are registered, and their tags are not known.
@@ -90,7 +89,7 @@ fn row([name, ip, port, lookup, paired, expiry, days]: [&str; 7]) -> String {
 }
 
 /// Changes how an agent is reached or named.
-pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let name = &args.words[0];
     let (rename, ip, port, lookup) = (
         args.value(&RENAME),
@@ -99,12 +98,12 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         args.value(&LOOKUP_BY),
     );
     if rename.is_none() && ip.is_none() && port.is_none() && lookup.is_none() {
-        return Err(Fatal(
+        return Err(AppError::usage(
             "edit-agent needs at least one of --rename, --ip, --agent-port, --lookup-by".to_owned(),
         ));
     }
     if ip.is_some_and(str::is_empty) {
-        return Err(Fatal(
+        return Err(AppError::usage(
             "option --ip: an address must not be empty".to_owned(),
         ));
     }
@@ -159,7 +158,7 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// Forgets an agent. Its certificates are shown and can be barred in the same step.
-pub fn unpair(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn unpair(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let name = &args.words[0];
     let (registry, issued) = (ctx.registry(), ctx.issued());
     let record = registry.require(name)?;
@@ -246,7 +245,7 @@ pub fn serials(certs: &[IssuedCert]) -> String {
 }
 
 /// Lists locks held by running commands.
-pub fn list_locks(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn list_locks(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let held = locks::list(&ctx.locks_dir())?;
     if args.has(&JSON) {
         let locks = held.iter().map(|(host, script)| {

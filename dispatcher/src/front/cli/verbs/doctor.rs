@@ -1,30 +1,29 @@
 //! `doctor`.
 
-use crate::fleet::Call;
-use crate::fleet::address;
-use crate::front::cli::session::{self, Session};
-use crate::front::cli::table::{JSON, OFFLINE, REPAIR};
-use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
-use crate::jval;
-use crate::tasks;
-use crate::tasks::doctor::{self, Grade, Report};
+use crate::front::cli::args::Args;
+use crate::front::cli::ctx::{Ctx, Exit};
+use crate::front::cli::flags::{JSON, OFFLINE, REPAIR};
+use crate::front::cli::out;
+use crate::model::AppError;
+use crate::model::json as jval;
+use crate::tasks::doctor::{self, Grade};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 
 /// Checks everything and says what is wrong.
-pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
-    let config = ctx.config()?;
-    let registry = ctx.registry();
+pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
+    let dispatcher = ctx.dispatcher()?;
+    let registry = dispatcher.agents();
     let repaired = if args.has(&REPAIR) {
         repair(ctx)?
     } else {
         Vec::new()
     };
-    let mut report = doctor::examine(&ctx.root, &config, &registry, Utc::now());
+    let mut report = doctor::examine(&ctx.root, &dispatcher.config, &registry, Utc::now());
     if !args.has(&OFFLINE) {
-        if let Err(Fatal(error)) = reach(ctx, args, &mut report) {
-            report.add("reachability", Grade::Fault, error);
+        if let Err(error) = doctor::reach(&dispatcher, &mut report) {
+            report.add("reachability", Grade::Fault, error.message);
         }
     }
     for message in repaired {
@@ -59,7 +58,7 @@ pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// Makes new records for those that cannot be read; says of each what became of it.
-fn repair(ctx: &Ctx) -> Result<Vec<String>, Fatal> {
+fn repair(ctx: &Ctx) -> Result<Vec<String>, AppError> {
     let (registry, issued) = (ctx.registry(), ctx.issued());
     let now = Utc::now();
     let mut messages = Vec::new();
@@ -93,49 +92,4 @@ fn repair(ctx: &Ctx) -> Result<Vec<String>, Fatal> {
         messages.push(message);
     }
     Ok(messages)
-}
-
-/// Pings every agent; renews nothing.
-fn reach(ctx: &Ctx, args: &Args, report: &mut Report) -> Result<(), Fatal> {
-    let session = Session::open(ctx, ctx.config()?, args, false)?;
-    let reqid = session::new_reqid()?;
-    // Damaged records are told of by the checks of files.
-    let mut records = ctx.registry().list()?.records;
-    records.retain(|record| record.revoked().is_none());
-    let calls: Vec<Call> = records
-        .iter()
-        .map(|record| {
-            let target = address::target(record, None, None);
-            let identity = session.identity(&target);
-            tasks::ping_call(target, identity, &reqid)
-        })
-        .collect();
-    let mut reached = 0;
-    for (call, answer) in calls
-        .iter()
-        .zip(session.engine.all(calls.clone(), session.plan.clone()))
-    {
-        let name = &call.target.name;
-        let result = tasks::ping_result(name, &answer);
-        if let Some(skew) = answer
-            .certificate
-            .as_deref()
-            .and_then(|der| doctor::clock_of(der, Utc::now()))
-        {
-            report.add("clock", Grade::Warning, format!("'{name}': {skew}"));
-        }
-        match jval::text(&result, "error") {
-            None => reached += 1,
-            Some(error) => {
-                report.add("reachability", Grade::Fault, format!("'{name}': {error}"));
-            }
-        }
-    }
-    let total = calls.len();
-    report.add(
-        "reachability",
-        Grade::Ok,
-        format!("{reached} of {total} agent(s) answer"),
-    );
-    Ok(())
 }

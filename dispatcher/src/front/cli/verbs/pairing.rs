@@ -2,9 +2,12 @@
 
 use crate::ca::CaDir;
 use crate::config::{Config, DEFAULT_DIR};
-use crate::front::cli::table::{AGENT_PORT, CODE, IP, JSON, LOOKUP_BY, PORT, REPLACE, TIMEOUT};
-use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
-use crate::jval;
+use crate::front::cli::args::Args;
+use crate::front::cli::ctx::{Ctx, Exit};
+use crate::front::cli::flags::{AGENT_PORT, CODE, IP, JSON, LOOKUP_BY, PORT, REPLACE, TIMEOUT};
+use crate::front::cli::out;
+use crate::model::AppError;
+use crate::model::json as jval;
 use crate::pairing::{
     self, Child, Console, DEFAULT_PORT, Desk, Ended, Listener, ListenerOptions, Overrides,
     PID_FILE, Queue, RateLimit, Stopped,
@@ -24,25 +27,25 @@ use std::time::Duration;
 const MAX_SESSION: u32 = 600;
 
 /// Accepts pairing requests, in the foreground or in the background.
-pub fn pairing_mode(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn pairing_mode(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     match args.words.first().map(String::as_str) {
         None => foreground(ctx, args),
         Some("start") => start(ctx, args),
         Some("stop") => stop(ctx),
-        Some(other) => Err(Fatal(format!(
+        Some(other) => Err(AppError::usage(format!(
             "pairing-mode: '{}' is neither start nor stop",
             other.escape_debug()
         ))),
     }
 }
 
-fn foreground(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+fn foreground(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let child = Child::recognise(&ctx.root.path(PID_FILE));
     match bind(ctx, args) {
         Ok(ready) => serve(ctx, ready, child),
         Err(error) => {
             if let Some(child) = child {
-                child.failed(&error.0);
+                child.failed(&error.message);
             }
             Err(error)
         }
@@ -55,7 +58,7 @@ struct Ready {
     session: Duration,
 }
 
-fn bind(ctx: &Ctx, args: &Args) -> Result<Ready, Fatal> {
+fn bind(ctx: &Ctx, args: &Args) -> Result<Ready, AppError> {
     let config = ctx.config()?;
     let session = session_length(args, &config)?;
     let identity = trust::identity_files(&config).load()?;
@@ -80,7 +83,7 @@ fn bind(ctx: &Ctx, args: &Args) -> Result<Ready, Fatal> {
     })
 }
 
-fn serve(ctx: &Ctx, ready: Ready, child: Option<Child>) -> Result<Exit, Fatal> {
+fn serve(ctx: &Ctx, ready: Ready, child: Option<Child>) -> Result<Exit, AppError> {
     let Ready {
         config,
         listener,
@@ -120,11 +123,11 @@ fn serve(ctx: &Ctx, ready: Ready, child: Option<Child>) -> Result<Exit, Fatal> {
     Ok(0)
 }
 
-fn start(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+fn start(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let config = ctx.config()?;
     let session = session_length(args, &config)?;
     let program = std::env::current_exe()
-        .map_err(|error| Fatal(format!("cannot find this program: {error}")))?;
+        .map_err(|error| AppError::usage(format!("cannot find this program: {error}")))?;
     let mut command = Command::new(program);
     // Options first; the child leaves our directory, so relative paths are made absolute.
     if !ctx.root.is_system() {
@@ -156,7 +159,7 @@ fn start(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     Ok(0)
 }
 
-fn stop(ctx: &Ctx) -> Result<Exit, Fatal> {
+fn stop(ctx: &Ctx) -> Result<Exit, AppError> {
     match pairing::stop(&ctx.root.path(PID_FILE))? {
         Stopped::NotRunning => out::line("Pairing mode is not running."),
         Stopped::Stale => out::line("Pairing mode is not running (a stale pid file was removed)."),
@@ -172,7 +175,7 @@ fn stop(ctx: &Ctx) -> Result<Exit, Fatal> {
 }
 
 /// Lists pending requests.
-pub fn list_requests(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn list_requests(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let queue = queue(ctx);
     // Clearing the overdue ones needs write access; looking does not.
     let _ = queue.expire();
@@ -215,12 +218,12 @@ pub fn list_requests(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// Approves a request.
-pub fn approve(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn approve(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let id = request_id(args)?;
     let ip = match args.value(&IP) {
         None => None,
         Some(text) => Some(text.parse::<IpAddr>().map_err(|_| {
-            Fatal(format!(
+            AppError::usage(format!(
                 "option --ip: '{}' is no IP address",
                 text.escape_debug()
             ))
@@ -246,7 +249,7 @@ pub fn approve(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// The code that was compared: given, or asked for on a terminal.
-fn compared(ctx: &Ctx, args: &Args, id: &str) -> Result<Option<String>, Fatal> {
+fn compared(ctx: &Ctx, args: &Args, id: &str) -> Result<Option<String>, AppError> {
     if let Some(code) = args.value(&CODE) {
         return Ok(Some(code.trim().to_owned()));
     }
@@ -267,7 +270,7 @@ fn compared(ctx: &Ctx, args: &Args, id: &str) -> Result<Option<String>, Fatal> {
 }
 
 /// Denies a request.
-pub fn deny(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn deny(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let id = request_id(args)?;
     let desk = desk(ctx, &ctx.config()?);
     desk.deny(id, ctx.syslog())?;
@@ -275,12 +278,12 @@ pub fn deny(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     Ok(0)
 }
 
-fn request_id(args: &Args) -> Result<&str, Fatal> {
+fn request_id(args: &Args) -> Result<&str, AppError> {
     let id = args.words[0].as_str();
     if names::is_queue_id(id) {
         Ok(id)
     } else {
-        Err(Fatal(format!(
+        Err(AppError::usage(format!(
             "'{}' is no request id: expected 16 hex digits as 'list-requests' shows them",
             id.escape_debug()
         )))
@@ -313,11 +316,11 @@ fn queue(ctx: &Ctx) -> Queue {
     Queue::new(ctx.root.path(pairing::DIR))
 }
 
-fn session_length(args: &Args, config: &Config) -> Result<Duration, Fatal> {
+fn session_length(args: &Args, config: &Config) -> Result<Duration, AppError> {
     let seconds = match args.number::<u32>(&TIMEOUT) {
         Some(seconds) if seconds <= MAX_SESSION => seconds,
         Some(seconds) => {
-            return Err(Fatal(format!(
+            return Err(AppError::usage(format!(
                 "option --timeout: {seconds} is not from 1 to {MAX_SESSION}"
             )));
         }

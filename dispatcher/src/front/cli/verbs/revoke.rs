@@ -2,14 +2,17 @@
 
 use super::agents::{serials, until};
 use crate::fleet::address;
-use crate::front::cli::session::Session;
-use crate::front::cli::table::{JSON, PORT, SERIAL};
-use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
-use crate::jval;
+use crate::front::cli::args::Args;
+use crate::front::cli::ctx::{Ctx, Exit};
+use crate::front::cli::flags::{JSON, PORT, SERIAL};
+use crate::front::cli::out;
+use crate::model::AppError;
+use crate::model::json as jval;
 use crate::store::files::issued::IssuedCert;
 use crate::store::files::registry::{Record, RegistryError};
 use crate::store::files::revoked;
-use crate::tasks;
+use crate::tasks::Limits;
+use crate::tasks::ping::ping_call;
 use crate::tasks::revoke::{Barred, Barring, RevokeError};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
@@ -24,23 +27,23 @@ enum Subject<'a> {
     Serial(String),
 }
 
-fn subject(args: &Args) -> Result<Subject<'_>, Fatal> {
+fn subject(args: &Args) -> Result<Subject<'_>, AppError> {
     match (args.words.first(), args.value(&SERIAL)) {
         (Some(name), None) => Ok(Subject::Name(name)),
         (None, Some(text)) => revoked::read(text).map(Subject::Serial).ok_or_else(|| {
-            Fatal(format!(
+            AppError::usage(format!(
                 "option --serial: '{}' is no serial (hex, as openssl x509 -serial prints it)",
                 out::clean(text)
             ))
         }),
-        _ => Err(Fatal(
+        _ => Err(AppError::usage(
             "name an agent, or give one certificate with --serial".to_owned(),
         )),
     }
 }
 
 /// Bars an agent's certificates, or one certificate.
-pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let (registry, issued) = (ctx.registry(), ctx.issued());
     let barring = Barring {
         root: &ctx.root,
@@ -132,11 +135,12 @@ fn object(cert: &IssuedCert) -> jval::Object {
 
 /// The certificate the agent shows now.
 fn shown(ctx: &Ctx, args: &Args, record: &Record) -> Option<CertFacts> {
-    let session = Session::open(ctx, ctx.config().ok()?, args, false).ok()?;
+    let dispatcher = ctx.dispatcher().ok()?;
     let target = address::target(record, None, args.number(&PORT));
-    let identity = session.identity(&target);
-    let call = tasks::ping_call(target, identity, "");
-    let answers = session.engine.all(vec![call], session.plan.clone());
+    let identity = dispatcher.identities(false).ok()?.of(&target);
+    let plan = dispatcher.plan(&Limits::default(), 1).ok()?;
+    let call = ping_call(target, identity, "");
+    let answers = dispatcher.engine().all(vec![call], plan);
     let facts = cert::facts(answers.first()?.certificate.as_deref()?).ok()?;
     // Another agent may answer at that address: its certificate must not be barred.
     (facts.subject_cn.as_deref() == Some(record.paired_cn())).then_some(facts)
@@ -172,7 +176,7 @@ fn instructions(name: &str, certs: &[IssuedCert], registered: bool) -> String {
 }
 
 /// Lists what is refused.
-pub fn list_revoked(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn list_revoked(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let entries = revoked::entries(&ctx.root).map_err(|error| list_error(ctx, &error))?;
     let known: HashMap<String, IssuedCert> = ctx
         .issued()
@@ -219,7 +223,7 @@ pub fn list_revoked(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// Takes a revocation back.
-pub fn unrevoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn unrevoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let (registry, issued) = (ctx.registry(), ctx.issued());
     let barring = Barring {
         root: &ctx.root,
@@ -231,7 +235,7 @@ pub fn unrevoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
         Subject::Name(name) => match barring.unrevoke(name) {
             Ok(freed) => (name, freed),
             Err(RevokeError::Registry(RegistryError::Unknown(_))) => {
-                return Err(Fatal(format!(
+                return Err(AppError::usage(format!(
                     "nothing of '{}' is revoked",
                     out::clean(name)
                 )));
@@ -260,8 +264,8 @@ pub fn unrevoke(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
     Ok(u8::from(freed.is_empty() && name.is_empty()))
 }
 
-fn list_error(ctx: &Ctx, error: &std::io::Error) -> Fatal {
-    Fatal(format!(
+fn list_error(ctx: &Ctx, error: &std::io::Error) -> AppError {
+    AppError::usage(format!(
         "cannot read {}: {error}",
         revoked::path(&ctx.root).display()
     ))

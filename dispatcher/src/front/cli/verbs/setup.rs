@@ -2,8 +2,11 @@
 
 use crate::ca::{self, Authority, CaDir, CaOptions, Owner};
 use crate::config::DEFAULT_DIR;
-use crate::front::cli::table::YES;
-use crate::front::cli::{Ctx, Exit, Fatal, out, parse::Args};
+use crate::front::cli::args::Args;
+use crate::front::cli::ctx::{Ctx, Exit};
+use crate::front::cli::flags::YES;
+use crate::front::cli::out;
+use crate::model::AppError;
 use crate::trust;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::keys::KeyType;
@@ -13,7 +16,7 @@ use std::path::Path;
 const DAYS: u32 = 825;
 
 /// Creates the CA, always in the default directory.
-pub fn setup_ca(ctx: &Ctx, _args: &Args) -> Result<Exit, Fatal> {
+pub fn setup_ca(ctx: &Ctx) -> Result<Exit, AppError> {
     let dir = CaDir::new(ctx.root.path(DEFAULT_DIR));
     ca::setup_ca(&dir, &CaOptions::default(), Utc::now())?;
     out::raw(&format!(
@@ -26,7 +29,7 @@ pub fn setup_ca(ctx: &Ctx, _args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// Creates the dispatcher's key and certificate.
-pub fn setup_dispatcher(ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn setup_dispatcher(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let config = ctx.config()?;
     let files = trust::identity_files(&config);
     let agents = ctx.registry().names()?.len();

@@ -1,16 +1,21 @@
 //! `help`, `completions` and `man`: all out of the one table.
 
-use crate::front::cli::table::{self, Flag, Takes, VERBS, Verb, Words};
-use crate::front::cli::{Ctx, Exit, Fatal, help as texts, out, parse::Args};
+use crate::front::cli::args::Args;
+use crate::front::cli::ctx::{Exit, VERSION};
+use crate::front::cli::flags::{self, Flag, Takes};
+use crate::front::cli::table::{self, VERBS, Verb, Words};
+use crate::front::cli::{help as texts, out};
+use crate::model::AppError;
 use std::fmt::Write;
 
 /// Shows help.
-pub fn help(_ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn help(args: &Args) -> Result<Exit, AppError> {
     match args.words.first() {
         None => out::raw(&texts::overview()),
         Some(name) => {
-            let verb = table::verb(name)
-                .ok_or_else(|| Fatal(format!("unknown verb '{}'", name.escape_debug())))?;
+            let verb = table::verb(name).ok_or_else(|| {
+                AppError::usage(format!("unknown verb '{}'", name.escape_debug()))
+            })?;
             out::raw(&texts::of_verb(verb));
         }
     }
@@ -18,14 +23,14 @@ pub fn help(_ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// Prints a completion script.
-pub fn completions(_ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
+pub fn completions(args: &Args) -> Result<Exit, AppError> {
     out::raw(&match args.words[0].as_str() {
         "bash" => bash(),
         "zsh" => zsh(),
         "fish" => fish(),
         other => {
             let other = other.escape_debug();
-            return Err(Fatal(format!(
+            return Err(AppError::usage(format!(
                 "no completions for '{other}': bash, zsh or fish"
             )));
         }
@@ -34,7 +39,7 @@ pub fn completions(_ctx: &Ctx, args: &Args) -> Result<Exit, Fatal> {
 }
 
 /// Prints the manual page.
-pub fn man(_ctx: &Ctx, _args: &Args) -> Result<Exit, Fatal> {
+pub fn man() -> Result<Exit, AppError> {
     out::raw(&manual());
     Ok(0)
 }
@@ -224,19 +229,19 @@ fn manual() -> String {
          .I verb\n[options] [words]\n.SH DESCRIPTION\nPairs agents by a confirmation code, signs \
          and renews their certificates, and runs allowlisted scripts on them in parallel.\n.SH \
          VERBS\n",
-        crate::front::cli::VERSION
+        VERSION
     );
     for verb in VERBS {
         let _ = write!(text, "{}", manual_of(verb));
     }
     text.push_str(".SH COMMON OPTIONS\n");
-    text.push_str(&manual_flags(table::COMMON));
+    text.push_str(&manual_flags(flags::COMMON));
     text.push_str(
         ".SH EXIT STATUS\n.TP\n.B 0\nSuccess. For ping also when hosts failed.\n.TP\n.B 1\nrun: \
          denied, locked, or any host failed. status, wait: not found; wait: a host failed. doctor: \
          something is wrong.\n.TP\n.B 2\nwait: still pending at the time limit.\n.TP\n.B 3\nFatal \
-         error: bad usage, unreadable configuration, unknown agent.\n.TP\n.B 4, 5\nWith \
-         \\-\\-strict: a host refused; a host was not reached.\n.SH FILES\n.I \
+         error: bad usage, unreadable configuration, unknown agent.\n.TP\n.B 4, 5, 6\nWith \
+         \\-\\-strict: a host refused; a host was not reached; a host may still be running.\n.SH FILES\n.I \
          /etc/ctrl-exec/ctrl-exec.conf\n.br\n.I /var/lib/ctrl-exec/\n",
     );
     text

@@ -10,7 +10,7 @@ pub use record::{
 };
 pub use repair::Repaired;
 
-use crate::jval;
+use crate::model::json as jval;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::lock::{self, Kind, Lock};

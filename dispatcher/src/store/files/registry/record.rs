@@ -1,10 +1,9 @@
 //! One agent's record (dispatcher.md §6.2): read leniently, written back with everything it held.
 
-use crate::jval::{self, Object, Value};
+use crate::model::json::{self as jval, Object, Value};
 use ctrl_exec_protocol::time::Utc;
 
-/// The port agents listen on unless told otherwise.
-pub const DEFAULT_PORT: u16 = 7443;
+pub use crate::model::host_word::DEFAULT_PORT;
 
 /// Field with the version an agent of the reference told; ours only.
 pub const AGENT_VERSION: &str = "agent_version";

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use super::{DEFAULT_PORT, Registry, RegistryError, SerialStatus, bounded_tags, io_error};
-use crate::jval::{self, Object, Value};
+use crate::model::json::{self as jval, Object, Value};
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_protocol::time::Utc;
 use std::path::PathBuf;

@@ -93,6 +93,61 @@ pub fn sub_object<'a>(object: &'a Object, key: &str) -> Option<&'a Object> {
     }
 }
 
+/// Takes a member out that is a string; another stays.
+pub fn take_text(object: &mut Object, key: &str) -> Option<String> {
+    match object.get(key)? {
+        Value::String(_) => match object.remove(key) {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Takes a member out that [`integer`] reads; another stays.
+pub fn take_integer(object: &mut Object, key: &str) -> Option<i64> {
+    let number = integer(object, key)?;
+    object.remove(key);
+    Some(number)
+}
+
+/// Takes a member out that is Perl's idea of true; another stays.
+pub fn take_true(object: &mut Object, key: &str) -> bool {
+    let is_true = truthy(object, key);
+    if is_true {
+        object.remove(key);
+    }
+    is_true
+}
+
+/// Puts a string member, if there is one.
+pub fn put_text(object: &mut Object, key: &str, text: Option<&str>) {
+    if let Some(text) = text {
+        object.insert(key.to_owned(), string(text));
+    }
+}
+
+/// Puts a number member, if there is one.
+pub fn put_integer(object: &mut Object, key: &str, number: Option<i64>) {
+    if let Some(number) = number {
+        object.insert(key.to_owned(), int(number));
+    }
+}
+
+/// The strings of an array member; none when it is no array.
+pub fn texts_of(object: &Object, key: &str) -> Vec<String> {
+    match object.get(key) {
+        Some(Value::Array(items)) => items
+            .iter()
+            .filter_map(|item| match item {
+                Value::String(text) => Some(text.clone()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,117 @@
+//! What the command line asks for, in the terms of tasks.
+
+use super::args::Args;
+use super::ctx::Ctx;
+use super::flags::{
+    ALL, BATCH, FAILED_OF, Flag, JSON, LIST, MAX_FAILURES, PARALLEL, PORT, TAGS, TIMEOUT, TOKEN,
+    USERNAME,
+};
+use super::out;
+use crate::fleet::Target;
+use crate::fleet::address;
+use crate::fleet::select::TagFilter;
+use crate::model::AppError;
+use crate::model::json;
+use crate::tasks::{Choice, Inquiry, Limits, Portion};
+use std::time::Duration;
+
+/// Where orders of a command line come from.
+const HERE: &str = "127.0.0.1";
+
+/// The hosts meant by words and selection flags. Flags that are not the verb's are absent.
+pub fn choice(args: &Args, words: &[String]) -> Result<Choice, AppError> {
+    Ok(Choice {
+        words: words.to_vec(),
+        all: args.has(&ALL),
+        tags: tags(args)?,
+        failed_of: args.value(&FAILED_OF).map(str::to_owned),
+    })
+}
+
+/// `--tags`.
+pub fn tags(args: &Args) -> Result<Option<TagFilter>, AppError> {
+    args.value(&TAGS)
+        .map(TagFilter::parse)
+        .transpose()
+        .map_err(AppError::usage)
+}
+
+/// A question to these hosts.
+pub fn inquiry(args: &Args, words: Vec<String>) -> Result<Inquiry, AppError> {
+    let (username, token) = credentials(args)?;
+    Ok(Inquiry {
+        words,
+        port: args.number(&PORT),
+        username,
+        token,
+        source_ip: HERE.to_owned(),
+    })
+}
+
+/// `--parallel`, `--batch`, `--max-failures` and `--timeout`.
+pub fn limits(args: &Args) -> Result<Limits, AppError> {
+    let portion = |flag: &'static Flag| match args.value(flag) {
+        None => Ok(None),
+        Some(text) => Portion::parse(text).map(Some).ok_or_else(|| {
+            AppError::usage(format!(
+                "option --{}: '{}' is neither a number from 1 nor a percentage from 1% to 100%",
+                flag.name,
+                text.escape_debug()
+            ))
+        }),
+    };
+    Ok(Limits {
+        parallel: args.number(&PARALLEL),
+        batch: portion(&BATCH)?,
+        max_failures: portion(&MAX_FAILURES)?,
+        timeout: args.number(&TIMEOUT).map(Duration::from_secs),
+        ..Limits::default()
+    })
+}
+
+/// Who asks, for the hook and for agents: `--username`, else `$USER`; `--token`, else
+/// `$ENVEXEC_TOKEN`.
+pub fn credentials(args: &Args) -> Result<(String, String), AppError> {
+    let or_env = |flag, variable: &str| match args.value(flag) {
+        Some(text) => Ok(text.to_owned()),
+        None => match std::env::var(variable) {
+            Ok(text) => Ok(text),
+            Err(std::env::VarError::NotPresent) => Ok(String::new()),
+            Err(std::env::VarError::NotUnicode(_)) => Err(AppError::usage(format!(
+                "the environment variable {variable} is not valid UTF-8"
+            ))),
+        },
+    };
+    Ok((or_env(&USERNAME, "USER")?, or_env(&TOKEN, "ENVEXEC_TOKEN")?))
+}
+
+/// `--list`: shows who would be reached. Returns whether that was asked for.
+pub fn list(ctx: &Ctx, args: &Args, words: &[String]) -> Result<bool, AppError> {
+    if !args.has(&LIST) {
+        return Ok(false);
+    }
+    let targets: Vec<Target> = address::resolve(&ctx.registry(), words, args.number(&PORT))?;
+    if args.has(&JSON) {
+        let hosts = targets.iter().map(|target| {
+            json::object([
+                ("host", json::string(&*target.name)),
+                ("address", json::string(target.address())),
+                ("port", json::int(i64::from(target.port()))),
+            ])
+        });
+        out::line(json::line(&json::objects(hosts)));
+    } else {
+        let mut text = String::new();
+        for target in &targets {
+            text.push_str(&format!(
+                "{:<30}  {}:{}\n",
+                target.name,
+                out::clean(target.address()),
+                target.port()
+            ));
+        }
+        out::raw(&text);
+        out::error(format_args!("{} host(s)", targets.len()));
+    }
+    Ok(true)
+}

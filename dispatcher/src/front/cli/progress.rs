@@ -1,0 +1,243 @@
+//! Drives a fan-out from the command line: results as they arrive, progress on a terminal,
+//! interrupts, failure limits.
+
+use super::args::Args;
+use super::flags::QUIET;
+use super::out;
+use crate::model::{AppError, HostResult, Outcome};
+use crate::tasks::{Event, Limits, Task};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// From how many hosts on a progress line is shown.
+const MANY: usize = 8;
+/// How often it is looked whether an interrupt came.
+const TICK: Duration = Duration::from_millis(100);
+/// How often it is drawn.
+const REDRAW: Duration = Duration::from_millis(250);
+/// Most names listed when interrupted.
+const NAMES_SHOWN: usize = 20;
+
+/// What came of a task.
+pub struct Results<T> {
+    /// In order of completion.
+    pub results: Vec<HostResult<T>>,
+    /// Whether the operator stopped it.
+    pub interrupted: bool,
+}
+
+impl<T> Results<T> {
+    /// By host name.
+    pub fn sort(&mut self) {
+        self.results.sort_by(|a, b| a.host.cmp(&b.host));
+    }
+
+    /// How each host ended.
+    pub fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        self.results.iter().map(|result| result.outcome)
+    }
+}
+
+/// Pulls a task to its end. `arrived` is called with each result in turn and may take out of it
+/// what need not be kept.
+pub fn drive<K: Task>(
+    task: &mut K,
+    args: &Args,
+    max_failures: usize,
+    mut arrived: impl FnMut(&mut HostResult<K::Reply>),
+) -> Result<Results<K::Reply>, AppError> {
+    let interrupts = Interrupts::install()?;
+    for warning in task.warnings() {
+        out::error(format_args!("Warning: {warning}"));
+    }
+    let said = task.warnings().len();
+    let total = task.total();
+    let mut progress = Progress::new(total, args.has(&QUIET));
+    let mut results = Vec::with_capacity(total);
+    // A host given twice may run twice.
+    let mut running: BTreeMap<String, usize> = BTreeMap::new();
+    let mut failures = 0;
+    let mut interrupted = false;
+    let mut cancelled = false;
+    while task.left() > 0 {
+        match task.next(TICK) {
+            Some(Event::Begun(name)) => *running.entry(name).or_default() += 1,
+            Some(Event::Ended(mut result)) => {
+                if let Some(count) = running.get_mut(&result.host) {
+                    *count -= 1;
+                    if *count == 0 {
+                        running.remove(&result.host);
+                    }
+                }
+                let failed = result.outcome.is_failure();
+                failures += usize::from(failed);
+                progress.clear();
+                arrived(&mut result);
+                results.push(*result);
+                if failed && failures == max_failures {
+                    out::error(format_args!(
+                        "{failures} host(s) failed: no further host is started."
+                    ));
+                }
+            }
+            None => {}
+        }
+        cancelled |= interrupts.terminated();
+        if interrupts.interrupted() {
+            progress.clear();
+            cancelled |= interrupted;
+            if !interrupted {
+                interrupted = true;
+                let names = running.keys().map(String::as_str);
+                still_running(names, running.len(), total - results.len());
+            }
+        }
+        if cancelled {
+            task.control().cancel();
+        }
+        progress.draw(results.len(), failures, running.len());
+    }
+    progress.clear();
+    for warning in task.warnings().iter().skip(said) {
+        out::error(format_args!("Warning: {warning}"));
+    }
+    Ok(Results {
+        results,
+        interrupted: cancelled,
+    })
+}
+
+/// How many failures a task over so many hosts may have.
+pub fn max_failures(limits: &Limits, hosts: usize) -> usize {
+    limits
+        .max_failures
+        .map_or(usize::MAX, |most| most.of(hosts))
+}
+
+/// On standard error, when several hosts were called and not all did well.
+pub fn summary<T>(results: &Results<T>) {
+    let total = results.results.len();
+    let counts = Outcome::ALL.map(|outcome| {
+        let count = results.outcomes().filter(|other| *other == outcome).count();
+        (count, outcome)
+    });
+    if total < 2 || counts[0].0 == total {
+        return;
+    }
+    let parts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, outcome)| {
+            let word = match outcome {
+                Outcome::Unreached => "not reached",
+                Outcome::Skipped => "not started",
+                Outcome::Unknown => "may still be running",
+                other => other.word(),
+            };
+            format!("{count} {word}")
+        })
+        .collect();
+    out::error(format_args!("{total} hosts: {}", parts.join(", ")));
+}
+
+/// `--strict`: what may still run before not reached before refused before failed.
+pub fn strict_exit(outcomes: impl Iterator<Item = Outcome>) -> u8 {
+    match outcomes.max() {
+        None | Some(Outcome::Ok) => 0,
+        Some(Outcome::Failed) => 1,
+        Some(Outcome::Refused) => 4,
+        Some(Outcome::Unreached | Outcome::Skipped) => 5,
+        Some(Outcome::Unknown) => 6,
+    }
+}
+
+fn still_running<'a>(names: impl Iterator<Item = &'a str>, running: usize, left: usize) {
+    let shown: Vec<&str> = names.take(NAMES_SHOWN).collect();
+    let more = if running > shown.len() { ", ..." } else { "" };
+    out::error(format_args!(
+        "\n{running} still running: {}{more}; {} not started. Interrupt again to stop.",
+        shown.join(", "),
+        left.saturating_sub(running)
+    ));
+}
+
+/// Signals seen since they were last asked for.
+struct Interrupts {
+    interrupt: Arc<AtomicBool>,
+    terminate: Arc<AtomicBool>,
+    ids: Vec<signal_hook::SigId>,
+}
+
+impl Interrupts {
+    fn install() -> Result<Self, AppError> {
+        let (interrupt, terminate) = (Arc::default(), Arc::default());
+        let ids = vec![
+            signal_hook::flag::register(SIGINT, Arc::clone(&interrupt))?,
+            signal_hook::flag::register(SIGTERM, Arc::clone(&terminate))?,
+        ];
+        Ok(Self {
+            interrupt,
+            terminate,
+            ids,
+        })
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupt.swap(false, Ordering::Relaxed)
+    }
+
+    fn terminated(&self) -> bool {
+        self.terminate.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        for id in self.ids.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}
+
+/// The progress line, on a terminal only.
+struct Progress {
+    total: usize,
+    shown: bool,
+    drawn: Instant,
+    visible: bool,
+}
+
+impl Progress {
+    fn new(total: usize, quiet: bool) -> Self {
+        let shown = !quiet && total >= MANY && std::io::stderr().is_terminal();
+        Self {
+            total,
+            shown,
+            drawn: Instant::now(),
+            visible: false,
+        }
+    }
+
+    fn draw(&mut self, done: usize, failed: usize, running: usize) {
+        if !self.shown || self.drawn.elapsed() < REDRAW {
+            return;
+        }
+        self.drawn = Instant::now();
+        self.visible = true;
+        out::error_raw(&format!(
+            "\r\x1b[K{done}/{} done, {failed} failed, {running} running",
+            self.total
+        ));
+    }
+
+    fn clear(&mut self) {
+        if self.visible {
+            self.visible = false;
+            out::error_raw("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Host words as people type them.
+
+/// The port agents listen on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7443;
+
+/// Splits `name:digits` at the last colon. Digits out of range are the default port, given
+/// explicitly; anything else after a colon belongs to the name.
+pub fn split(word: &str) -> (&str, Option<u16>) {
+    match word.rsplit_once(':') {
+        Some((name, digits))
+            if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            let port = digits.parse().ok().filter(|port| *port != 0);
+            (name, Some(port.unwrap_or(DEFAULT_PORT)))
+        }
+        _ => (word, None),
+    }
+}

@@ -1,0 +1,17 @@
+//! What the dispatcher knows, as types: results, records, errors. JSON is made and read here only.
+
+mod entry;
+mod error;
+pub mod host_word;
+pub mod json;
+mod outcome;
+mod record;
+mod reply;
+mod result;
+
+pub use entry::{EntryState, HostEntry};
+pub use error::{AppError, Kind};
+pub use outcome::{Outcome, Phase, Problem};
+pub use record::{Mode, RunRecord};
+pub use reply::{Capabilities, Pong, Rotation, RunEnd, Script, Submission, Submitted};
+pub use result::{HostResult, Reply};

@@ -1,0 +1,277 @@
+//! The record of a run (dispatcher.md §12), shared with release 0.12.3.
+
+use super::entry::HostEntry;
+use super::json::{self, Object, Value};
+use super::outcome::Outcome;
+use super::reply::RunEnd;
+use super::result::HostResult;
+use std::collections::BTreeMap;
+
+/// Most output kept in the record of a sync run; beyond it the record has the ends only.
+const MAX_OUTPUT: usize = 16 << 20;
+
+/// What a record is about, besides what all have.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// The caller waited.
+    Sync {
+        /// Host words as typed.
+        words: Vec<String>,
+        /// The hosts that have ended so far.
+        results: Vec<HostResult<RunEnd>>,
+    },
+    /// The caller asks later.
+    Async {
+        /// By registry name.
+        entries: BTreeMap<String, HostEntry>,
+    },
+}
+
+/// The record of a run. Members of other versions are kept.
+#[derive(Clone, Debug)]
+pub struct RunRecord {
+    /// The request id.
+    pub reqid: String,
+    /// The script.
+    pub script: String,
+    /// Its hosts and what is known of them.
+    pub mode: Mode,
+    /// When it was submitted, in seconds since 1970.
+    pub created: Option<i64>,
+    /// When the last host of a sync run ended.
+    pub completed: Option<i64>,
+    /// Nothing will change any more.
+    pub complete: bool,
+    more: Object,
+}
+
+impl RunRecord {
+    /// The record of a run that is about to be submitted.
+    pub fn new(reqid: &str, script: &str, mode: Mode, created: i64) -> Self {
+        let mut record = Self {
+            reqid: reqid.to_owned(),
+            script: script.to_owned(),
+            mode,
+            created: Some(created),
+            completed: None,
+            complete: false,
+            more: Object::new(),
+        };
+        record.recompute();
+        record
+    }
+
+    /// Reads the record of `reqid`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(reqid: &str, bytes: &[u8]) -> Result<Self, &'static str> {
+        if bytes.is_empty() {
+            return Err("empty");
+        }
+        let mut object = json::parse_object(bytes).ok_or("no JSON object, or cut")?;
+        let mode = match (object.remove("hosts"), object.remove("results")) {
+            (Some(Value::Object(hosts)), _) => Mode::Async {
+                entries: hosts
+                    .into_iter()
+                    .filter_map(|(name, entry)| match entry {
+                        Value::Object(entry) => Some((name, HostEntry::from_object(entry))),
+                        _ => None,
+                    })
+                    .collect(),
+            },
+            (hosts, results) => Mode::Sync {
+                words: match hosts {
+                    Some(Value::Array(words)) => words.into_iter().filter_map(text).collect(),
+                    _ => Vec::new(),
+                },
+                results: match results {
+                    Some(Value::Array(results)) => results.into_iter().filter_map(result).collect(),
+                    _ => Vec::new(),
+                },
+            },
+        };
+        for derived in ["mode", "pending"] {
+            object.remove(derived);
+        }
+        let complete = json::truthy(&object, "complete");
+        object.remove("complete");
+        json::take_text(&mut object, "reqid");
+        Ok(Self {
+            reqid: reqid.to_owned(),
+            script: json::take_text(&mut object, "script").unwrap_or_default(),
+            mode,
+            created: json::take_integer(&mut object, "created"),
+            completed: json::take_integer(&mut object, "completed"),
+            complete,
+            more: object,
+        })
+    }
+
+    /// The record as an object.
+    pub fn object(&self) -> Object {
+        let mut object = self.more.clone();
+        object.insert("reqid".to_owned(), json::string(&*self.reqid));
+        object.insert("script".to_owned(), json::string(&*self.script));
+        object.insert("complete".to_owned(), Value::Bool(self.complete));
+        json::put_integer(&mut object, "created", self.created);
+        json::put_integer(&mut object, "completed", self.completed);
+        match &self.mode {
+            Mode::Async { entries } => {
+                object.insert("mode".to_owned(), json::string("async"));
+                object.insert("pending".to_owned(), json::strings(self.open_hosts()));
+                let hosts: Object = entries
+                    .iter()
+                    .map(|(name, entry)| (name.clone(), Value::Object(entry.object())))
+                    .collect();
+                object.insert("hosts".to_owned(), Value::Object(hosts));
+            }
+            Mode::Sync { words, results } => {
+                object.insert("mode".to_owned(), json::string("sync"));
+                object.insert("hosts".to_owned(), json::strings(words));
+                object.insert("results".to_owned(), HostResult::array(results));
+            }
+        }
+        object
+    }
+
+    /// One line of JSON.
+    pub fn to_json(&self) -> String {
+        json::line(&self.object())
+    }
+
+    /// Hosts of an async run that may still change, by name.
+    pub fn open_hosts(&self) -> Vec<&str> {
+        match &self.mode {
+            Mode::Async { entries } => entries
+                .iter()
+                .filter(|(_, entry)| entry.is_open())
+                .map(|(name, _)| name.as_str())
+                .collect(),
+            Mode::Sync { .. } => Vec::new(),
+        }
+    }
+
+    /// Looks whether an async run is complete.
+    pub fn recompute(&mut self) {
+        if matches!(self.mode, Mode::Async { .. }) {
+            self.complete = self.open_hosts().is_empty();
+        }
+    }
+
+    /// Names of the hosts where it failed, each once. Hosts that may still run it are not among
+    /// them.
+    pub fn failed_hosts(&self) -> Vec<String> {
+        let mut failed: Vec<String> = match &self.mode {
+            Mode::Async { entries } => entries
+                .iter()
+                .filter(|(_, entry)| entry.is_failed())
+                .map(|(name, _)| name.clone())
+                .collect(),
+            Mode::Sync { results, .. } => results
+                .iter()
+                .filter(|result| result.reply.exit != Some(0))
+                .filter(|result| result.outcome != Outcome::Unknown)
+                .map(|result| result.host.clone())
+                .collect(),
+        };
+        failed.sort();
+        failed.dedup();
+        failed
+    }
+
+    /// Whether anything failed, or is not known to have succeeded.
+    pub fn has_failure(&self) -> bool {
+        match &self.mode {
+            Mode::Async { entries } => entries.values().any(HostEntry::is_failed),
+            Mode::Sync { results, .. } => results.iter().any(|result| result.reply.exit != Some(0)),
+        }
+    }
+
+    /// Adds the end of a host of a sync run. Once there is too much output, none is kept.
+    pub fn add(&mut self, mut result: HostResult<RunEnd>) {
+        let Mode::Sync { results, .. } = &mut self.mode else {
+            return;
+        };
+        let kept: usize = results.iter().map(|one| one.reply.output_size()).sum();
+        if kept + result.reply.output_size() > MAX_OUTPUT {
+            result.reply.drop_output();
+            for result in results.iter_mut() {
+                result.reply.drop_output();
+            }
+        }
+        results.push(result);
+    }
+}
+
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn result(value: Value) -> Option<HostResult<RunEnd>> {
+    match value {
+        Value::Object(object) => Some(HostResult::from_object(object)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_the_reference() {
+        let text = br#"{"pending":["on"],"mode":"async","script":"slow","created":1795354413,"complete":true,
+            "reqid":"86d314f7460cf3e2","x":[1.0],"hosts":{"vm":{"error":"e","status":"error"},
+            "ok":{"status":"done","exit":0,"stdout":"","stderr":"","y":2},
+            "gone":{"status":"expired"},"on":{"status":"running"}}}"#;
+        let record = RunRecord::parse("86d314f7460cf3e2", text).unwrap();
+        assert_eq!(record.failed_hosts(), ["gone", "vm"]);
+        let same = json::line(&json::parse_object(text).unwrap());
+        assert_eq!(record.to_json(), same);
+        let sync = RunRecord::parse(
+            "r",
+            br#"{"mode":"sync","hosts":["a","b:1","c"],"complete":true,
+                "results":[{"host":"a","exit":0},{"host":"b","exit":"3"},{"host":"c","error":"x"},
+                {"host":"d","exit":-1,"outcome":"unknown"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(sync.failed_hosts(), ["b", "c"]);
+        assert!(sync.has_failure());
+    }
+
+    #[test]
+    fn damaged_records_are_told_apart() {
+        assert_eq!(RunRecord::parse("r", b"").unwrap_err(), "empty");
+        for text in ["{\"mode\":\"as", "[]", "x"] {
+            assert!(RunRecord::parse("r", text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn output_is_bounded() {
+        let mut record = RunRecord::new(
+            "r",
+            "s",
+            Mode::Sync {
+                words: vec!["a".into()],
+                results: Vec::new(),
+            },
+            1,
+        );
+        let big = |host: &str| {
+            let mut object = Object::new();
+            object.insert("host".to_owned(), json::string(host));
+            object.insert("exit".to_owned(), json::int(0));
+            object.insert("stdout".to_owned(), json::string("x".repeat(9 << 20)));
+            HostResult::<RunEnd>::from_object(object)
+        };
+        record.add(big("a"));
+        assert!(record.to_json().len() > 9 << 20);
+        record.add(big("b"));
+        assert!(record.to_json().len() < 1000, "no half of the outputs");
+    }
+}

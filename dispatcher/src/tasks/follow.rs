@@ -1,0 +1,218 @@
+//! `status` and `wait` (dispatcher.md §3.2, §3.3, §9.4, §12.3): how far a run is.
+
+use super::dispatcher::{Dispatcher, Limits};
+use super::fanout::{Failure, is_success};
+use crate::fleet::address;
+use crate::fleet::{Answer, Call, Identity, Target};
+use crate::model::json;
+use crate::model::{AppError, EntryState, HostEntry, Mode, Reply, RunEnd, RunRecord};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Pauses between looks, the last one repeated: together with the submission they stay below 10
+/// connections in any 60 s, which is where agents' rate limit bites. The reference asks every 2 s
+/// and is shut out.
+const PAUSES: [u64; 6] = [2, 3, 5, 8, 12, 15];
+
+/// How long to wait after look number `look` (from 0) before the next one.
+pub fn pause(look: usize) -> Duration {
+    Duration::from_secs(PAUSES[look.min(PAUSES.len() - 1)])
+}
+
+/// Looks how far a run is: asks the agents that have not finished, and updates its record. `None`
+/// when there is no record of that id. Waits for the agents, each within the limits.
+///
+/// # Errors
+/// Store, registry or certificates; agents that do not answer are in the record.
+pub fn look(
+    dispatcher: &Dispatcher,
+    reqid: &str,
+    port: Option<u16>,
+    limits: Limits,
+) -> Result<Option<RunRecord>, AppError> {
+    let runs = dispatcher.runs();
+    let Some(record) = runs.load(reqid)? else {
+        return Ok(None);
+    };
+    let open = record.open_hosts();
+    if open.is_empty() {
+        return Ok(Some(record));
+    }
+    let identities = dispatcher.identities(limits.resumption)?;
+    let targets = address::resolve_or_pass(&dispatcher.agents(), &open, port)?;
+    let plan = dispatcher.plan(&limits, targets.len())?;
+    let calls: Vec<Call> = targets
+        .into_iter()
+        .map(|target| {
+            let identity = identities.of(&target);
+            result_call(target, identity, reqid)
+        })
+        .collect();
+    let fetched: HashMap<&str, Fetched> = dispatcher
+        .engine()
+        .all(calls, plan)
+        .iter()
+        .zip(&open)
+        .map(|(answer, name)| (*name, result_of(answer)))
+        .collect();
+    // Another poller may have written meanwhile: what it found to be over stays so.
+    let mut change = |record: &mut RunRecord| {
+        if let Mode::Async { entries } = &mut record.mode {
+            for (name, fetched) in &fetched {
+                if let Some(entry) = entries.get_mut(*name).filter(|entry| entry.is_open()) {
+                    fetched.apply(entry);
+                }
+            }
+        }
+        record.recompute();
+    };
+    match runs.update(reqid, &mut change) {
+        Ok(updated) => Ok(updated),
+        // Whoever may only read the record still sees how far the run is.
+        Err(_) => {
+            let mut record = record.clone();
+            change(&mut record);
+            Ok(Some(record))
+        }
+    }
+}
+
+/// The call. `reqid` has been checked to be of letters, digits, `_` and `-`.
+fn result_call(target: Target, identity: Identity, reqid: &str) -> Call {
+    Call::get(target, identity, format!("/result/{reqid}"))
+}
+
+/// What an agent said of a run.
+#[derive(Clone, Debug)]
+pub enum Fetched {
+    /// It is over.
+    Done(Box<RunEnd>),
+    /// It still runs.
+    Running,
+    /// The agent knows nothing of it, or not any more.
+    Unknown,
+    /// Nothing was learned.
+    Error(String),
+}
+
+/// Reads an answer.
+pub fn result_of(answer: &Answer) -> Fetched {
+    let response = match &answer.result {
+        Ok(response) => response,
+        Err(error) => return Fetched::Error(error.to_string()),
+    };
+    if response.status == 404 {
+        return Fetched::Unknown;
+    }
+    if !is_success(response) {
+        return Fetched::Error(Failure::status(response).problem.error);
+    }
+    let Some(mut body) = json::parse_object(&response.body) else {
+        return Fetched::Error("invalid JSON".to_owned());
+    };
+    match json::str_or_empty(&body, "status") {
+        "done" => {
+            let end = RunEnd::take(&mut body);
+            // The record keeps how it ended, as the reference does, and not whose it is.
+            Fetched::Done(Box::new(RunEnd {
+                exit: Some(end.exit.unwrap_or(-1)),
+                stdout: Some(end.stdout.unwrap_or_default()),
+                stderr: Some(end.stderr.unwrap_or_default()),
+                script: None,
+                reqid: None,
+                ..end
+            }))
+        }
+        "running" => Fetched::Running,
+        "unknown" => Fetched::Unknown,
+        other => Fetched::Error(match json::text(&body, "error") {
+            Some(error) => error.into_owned(),
+            None => format!("unexpected status '{}'", other.escape_debug()),
+        }),
+    }
+}
+
+impl Fetched {
+    /// Applies what was learned to a host's entry.
+    pub fn apply(&self, entry: &mut HostEntry) {
+        match self {
+            Self::Done(end) => *entry = HostEntry::new(EntryState::Done(end.clone())),
+            Self::Running => set_state(entry, EntryState::Running),
+            Self::Unknown => set_state(entry, EntryState::Expired),
+            Self::Error(error) => entry.fetch_error = Some(error.clone()),
+        }
+    }
+}
+
+fn set_state(entry: &mut HostEntry, state: EntryState) {
+    entry.state = state;
+    entry.fetch_error = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fanout::testing::{answer_failed, answer_of};
+    use super::*;
+    use crate::fleet::Fault;
+
+    #[test]
+    fn the_table() {
+        for (answer, expected) in [
+            (
+                answer_of(
+                    200,
+                    r#"{"status":"done","exit":4,"stdout":"o","stderr":"e","owner":"x"}"#,
+                ),
+                r#"{"exit":4,"status":"done","stderr":"e","stdout":"o"}"#,
+            ),
+            (
+                answer_of(
+                    200,
+                    r#"{"status":"done","exit":126,"signal":9,"stdout_truncated":5}"#,
+                ),
+                r#"{"exit":126,"signal":9,"status":"done","stderr":"","stdout":"","stdout_truncated":5}"#,
+            ),
+            (
+                answer_of(200, r#"{"status":"running"}"#),
+                r#"{"status":"running"}"#,
+            ),
+            (answer_of(404, ""), r#"{"status":"expired"}"#),
+            (
+                answer_of(403, r#"{"error":"serial mismatch"}"#),
+                r#"{"fetch_error":"forbidden: serial mismatch","status":"accepted"}"#,
+            ),
+            (
+                answer_of(200, "x"),
+                r#"{"fetch_error":"invalid JSON","status":"accepted"}"#,
+            ),
+        ] {
+            let mut entry = HostEntry {
+                fetch_error: Some("old".to_owned()),
+                ..HostEntry::new(EntryState::Accepted)
+            };
+            result_of(&answer).apply(&mut entry);
+            assert_eq!(json::line(&entry.object()), expected);
+        }
+        let gone = result_of(&answer_failed(Fault::Refused, false));
+        assert!(matches!(gone, Fetched::Error(text) if text.contains("connection refused")));
+    }
+
+    #[test]
+    fn pauses_stay_below_the_rate() {
+        let mut at = Duration::ZERO;
+        let looks: Vec<Duration> = (0..20)
+            .map(|look| {
+                let now = at;
+                at += pause(look);
+                now
+            })
+            .collect();
+        let minute = Duration::from_secs(60);
+        for from in &looks {
+            let within = looks
+                .iter()
+                .filter(|at| **at >= *from && **at < *from + minute);
+            assert!(within.count() < 10);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `maintain`: what has to be done every few hours. Each phase is on its own: what fails is logged
+//! and reported, and the next one is done.
+
+use super::dispatcher::{Dispatcher, Limits};
+use super::fanout::{Event, Task};
+use super::{ping, renew, rotate};
+use crate::fleet::address;
+use crate::model::{AppError, Outcome};
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
+use std::time::{Duration, SystemTime};
+
+/// What maintenance came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Registered agents.
+    pub agents: usize,
+    /// Agents that answered as they should.
+    pub pinged: usize,
+    /// What could not be done.
+    pub failed: Vec<Failure>,
+}
+
+/// Something that could not be done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// The phase: `registry`, `ping`, `renew`, `rotate`, `broadcast`, `expire`, `retire` or `purge`.
+    pub phase: &'static str,
+    /// The agent it concerns, or empty.
+    pub host: String,
+    /// Why, in words; they may be the agent's.
+    pub error: String,
+}
+
+/// Does all of it. `tell` hears of each failure as it happens.
+pub fn maintain(
+    dispatcher: &Dispatcher,
+    port: Option<u16>,
+    tell: &mut dyn FnMut(&Failure),
+) -> Report {
+    let mut work = Work {
+        dispatcher,
+        tell,
+        report: Report {
+            agents: dispatcher.agents().names().map_or(0, |names| names.len()),
+            ..Report::default()
+        },
+    };
+    work.report.pinged = work.phase("ping", |work| work.ping(port)).unwrap_or(0);
+    work.phase("rotate", Work::rotate);
+    work.phase("broadcast", |work| {
+        let told = rotate::broadcast(dispatcher)?;
+        work.hosts("broadcast", told.failed);
+        Ok(())
+    });
+    work.phase("expire", |_| {
+        rotate::rotator(dispatcher)?.expire_stale(&dispatcher.log.handle(), Utc::now())?;
+        Ok(())
+    });
+    work.phase("retire", |work| {
+        for retired in rotate::retire(dispatcher)? {
+            work.hosts("retire", retired.failed);
+        }
+        Ok(())
+    });
+    work.phase("purge", |_| {
+        dispatcher.issued().prune(Utc::now())?;
+        dispatcher.runs().purge(SystemTime::now())?;
+        Ok(())
+    });
+    let report = work.report;
+    let line = Line::new("maintain")
+        .field("AGENTS", report.agents)
+        .field("PINGED", report.pinged)
+        .field("FAILED", report.failed.len());
+    dispatcher.log.log(Level::Info, &line);
+    report
+}
+
+struct Work<'a> {
+    dispatcher: &'a Dispatcher,
+    tell: &'a mut dyn FnMut(&Failure),
+    report: Report,
+}
+
+impl Work<'_> {
+    fn phase<T>(
+        &mut self,
+        phase: &'static str,
+        work: impl FnOnce(&mut Self) -> Result<T, AppError>,
+    ) -> Option<T> {
+        match work(self) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                let line = Line::new("maintain")
+                    .field("PHASE", phase)
+                    .field("ERROR", &error);
+                self.dispatcher.log.log(Level::Err, &line);
+                self.fail(phase, String::new(), error.message);
+                None
+            }
+        }
+    }
+
+    /// Notes agents for which a phase failed; the phase has logged them.
+    fn hosts(&mut self, phase: &'static str, failed: Vec<(String, String)>) {
+        for (host, error) in failed {
+            self.fail(phase, host, error);
+        }
+    }
+
+    fn fail(&mut self, phase: &'static str, host: String, error: String) {
+        let failure = Failure { phase, host, error };
+        (self.tell)(&failure);
+        self.report.failed.push(failure);
+    }
+
+    /// Pings all agents and renews what is due; returns how many answered as they should.
+    fn ping(&mut self, port: Option<u16>) -> Result<usize, AppError> {
+        let listing = self.dispatcher.agents().list()?;
+        let damaged = listing.damaged.iter();
+        let damaged = damaged.map(|damaged| (damaged.name.clone(), damaged.to_string()));
+        self.hosts("registry", damaged.collect());
+        let targets: Vec<_> = listing
+            .records
+            .iter()
+            .filter(|record| record.revoked().is_none())
+            .map(|record| address::target(record, None, port))
+            .collect();
+        if targets.is_empty() {
+            return Ok(0);
+        }
+        let mut task = ping::of_targets(self.dispatcher, targets, Limits::default())?;
+        let mut answered = 0;
+        while task.left() > 0 {
+            let Some(Event::Ended(result)) = task.next(Duration::from_secs(3600)) else {
+                continue;
+            };
+            match result.outcome {
+                Outcome::Ok => answered += 1,
+                _ => {
+                    let error = result.error().unwrap_or("the agent reports a fault");
+                    self.fail("ping", result.host.clone(), error.to_owned());
+                }
+            }
+        }
+        let renewed = renew::renew_due(self.dispatcher, task.due())?;
+        let failed = renewed.into_iter().filter_map(|renewed| {
+            let error = renewed.result.err()?;
+            Some((renewed.name, error))
+        });
+        self.hosts("renew", failed.collect());
+        Ok(answered)
+    }
+
+    fn rotate(&mut self) -> Result<(), AppError> {
+        let dispatcher = self.dispatcher;
+        let check = rotate::rotator(dispatcher)?.check(&dispatcher.log.handle(), Utc::now())?;
+        if !check.is_due() {
+            return Ok(());
+        }
+        let line = Line::new("cert-renewal-start").field("DAYS_LEFT", check.days_left);
+        dispatcher.log.log(Level::Info, &line);
+        rotate::rotate(dispatcher, false)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! Which hosts a caller means.
+
+use crate::fleet::select::{Selection, TagFilter};
+use crate::model::{AppError, Kind};
+use crate::store::files::registry::Registry;
+use crate::store::files::runs::RunStore;
+
+/// Which hosts a caller means, in the caller's terms.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Host words and patterns.
+    pub words: Vec<String>,
+    /// Every registered agent.
+    pub all: bool,
+    /// Only agents with these tags.
+    pub tags: Option<TagFilter>,
+    /// Only the hosts where this run failed.
+    pub failed_of: Option<String>,
+}
+
+impl Choice {
+    /// The host words meant.
+    pub(super) fn words(
+        &self,
+        agents: &Registry,
+        runs: &RunStore,
+    ) -> Result<Vec<String>, AppError> {
+        let among = match &self.failed_of {
+            None => None,
+            Some(reqid) => {
+                let shown = reqid.escape_debug();
+                let record = runs.load(reqid)?.ok_or_else(|| {
+                    AppError::new(Kind::NotFound, format!("no record of run '{shown}'"))
+                })?;
+                let failed = record.failed_hosts();
+                if failed.is_empty() {
+                    return Err(AppError::new(
+                        Kind::NotFound,
+                        format!("run '{shown}' has no failed host"),
+                    ));
+                }
+                Some(failed)
+            }
+        };
+        let selection = Selection {
+            words: self.words.clone(),
+            all: self.all,
+            tags: self.tags.clone(),
+            among,
+        };
+        if selection.is_empty() {
+            return Err(AppError::usage(
+                "no host given (name one, or use --all or --tags)",
+            ));
+        }
+        Ok(selection.words(agents)?)
+    }
+}
