@@ -203,7 +203,7 @@ fn helper(dir: &str) -> ! {
     let root = std::mem::ManuallyDrop::new(Root::at(dir));
     let (identity, _) = root.agent_identity("fleet", 825);
     let fleet = Fleet::start(&identity, &root.ca_pem(), false, |_, request| {
-        let body = match request.path.as_str() {
+        let body = match &*request.path() {
             "/ping" => {
                 r#"{"status":"ok","host":"fleet","version":"0.13.0","expiry":"Feb 24 13:29:34 2099 GMT","staged":false,"reqid":"r"}"#
             }

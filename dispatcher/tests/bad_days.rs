@@ -13,7 +13,7 @@ use support::agent::{Act, Agent};
 use support::{Ended, Root, items, text};
 
 fn honest(request: &ctrl_exec_protocol::http::Request) -> Act {
-    let body = match request.path.as_str() {
+    let body = match &*request.path() {
         "/run" => r#"{"exit":0,"stdout":"fine\n","stderr":""}"#.to_owned(),
         "/capabilities" => r#"{"status":"ok","scripts":[],"tags":{"site":"lab"}}"#.to_owned(),
         _ => r#"{"status":"ok","expiry":"Jan  1 00:00:00 2040 GMT"}"#.to_owned(),
@@ -176,7 +176,7 @@ fn huge_tags_do_not_make_an_agent_vanish() {
         for n in 0..200 {
             tags.push_str(&format!(r#","t{n}":"v""#));
         }
-        match request.path.as_str() {
+        match &*request.path() {
             "/capabilities" => Act::Answer(
                 200,
                 format!(r#"{{"status":"ok","scripts":[],"tags":{{{tags}}}}}"#),
@@ -264,7 +264,7 @@ fn an_ended_certificate_names_its_remedy_and_is_renewed_again_and_again() {
     let key = PrivateKey::from_pem(&key).unwrap();
     let request = csr::create(&key, "drawer").unwrap();
     let agent = Agent::start(&identity, &root.ca_pem(), move |http| {
-        let body = match http.path.as_str() {
+        let body = match &*http.path() {
             "/renew" => jval::line(&jval::object([
                 ("status", jval::string("ok")),
                 ("csr", jval::string(request.as_str())),

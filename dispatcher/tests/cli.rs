@@ -16,7 +16,7 @@ const OK: &str = r#"{"script":"s","exit":0,"stdout":"out\n","stderr":"","reqid":
 fn agent(root: &Root, name: &str) -> Agent {
     let (identity, _) = root.agent_identity(name, 825);
     let agent = Agent::start(&identity, &root.ca_pem(), |request| {
-        match request.path.as_str() {
+        match &*request.path() {
         "/ping" => Act::Answer(200, r#"{"status":"ok","expiry":"Feb 24 13:29:34 2099 GMT","version":"0.13.0"}"#.into()),
         "/capabilities" => Act::Answer(200, r#"{"status":"ok","version":"0.13.0","scripts":[{"name":"s","path":"/x/s","executable":true,"profile":"default"}],"tags":{"site":"lab"}}"#.into()),
         _ => Act::Answer(200, OK.into()),
@@ -334,7 +334,7 @@ fn wait_polls_gently_and_ends() {
     let (identity, _) = root.agent_identity("vm", 825);
     let begun = Instant::now();
     let agent = Agent::start(&identity, &root.ca_pem(), move |request| {
-        let body = if request.path == "/run" {
+        let body = if request.path() == "/run" {
             return Act::Answer(202, r#"{"status":"accepted"}"#.into());
         } else if begun.elapsed() < Duration::from_secs(4) {
             r#"{"status":"running"}"#
@@ -374,7 +374,7 @@ fn an_agent_that_forgot_the_run_ends_it() {
     let root = Root::new();
     let (identity, _) = root.agent_identity("vm", 825);
     let agent = Agent::start(&identity, &root.ca_pem(), |request| {
-        match request.path.as_str() {
+        match &*request.path() {
             "/run" => Act::Answer(202, r#"{"status":"accepted"}"#.into()),
             _ => Act::Answer(404, r#"{"error":"unknown"}"#.into()),
         }

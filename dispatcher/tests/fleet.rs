@@ -17,7 +17,7 @@ fn honest(root: &Root, keep_alive: bool) -> Fleet {
     Fleet::start(&identity, &root.ca_pem(), keep_alive, |called, request| {
         let body = object(&String::from_utf8_lossy(&request.body));
         let reqid = text(&body, "reqid");
-        match request.path.as_str() {
+        match &*request.path() {
             "/ping" => (
                 200,
                 format!(

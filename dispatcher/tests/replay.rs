@@ -482,7 +482,7 @@ fn perl_agents_get_what_they_can_read() {
     let agent = Agent::start(&agent_identity(), &root.ca_pem(), |request| {
         Act::Answer(
             200,
-            match request.path.as_str() {
+            match &*request.path() {
                 "/ping" => {
                     r#"{"status":"ok","expiry":"Feb 24 13:29:34 2099 GMT","version":"0.12.3"}"#
                         .into()

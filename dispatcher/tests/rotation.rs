@@ -39,7 +39,7 @@ fn agent_with_map(root: &Root, name: &str, address: &str) -> (Agent, Map) {
                     r#"{"error":"serial mismatch","status":"forbidden"}"#.into(),
                 );
             }
-            if request.path == "/rotate-serial" {
+            if request.path() == "/rotate-serial" {
                 let body = object(&String::from_utf8_lossy(&request.body));
                 let told = serial::canonical(text(&body, "serial"));
                 if text(&body, "action") == "add" {
@@ -158,7 +158,7 @@ fn return_agent(root: &Root, name: &str, map: Map, address: SocketAddr) -> Agent
             if !trusted.contains(&serial::canonical(caller)) {
                 return Act::Answer(403, r#"{"error":"serial mismatch"}"#.into());
             }
-            if request.path == "/rotate-serial" {
+            if request.path() == "/rotate-serial" {
                 let body = object(&String::from_utf8_lossy(&request.body));
                 let told = text(&body, "serial").to_owned();
                 match text(&body, "action") {
@@ -198,7 +198,7 @@ fn renewing_made(
     let staged: Arc<Mutex<Option<Object>>> = Arc::default();
     let store = Arc::clone(&staged);
     let agent = Agent::start(&identity, &root.ca_pem(), move |request: &Request| {
-        let body = match request.path.as_str() {
+        let body = match &*request.path() {
             "/ping" => jval::object([
                 ("status", jval::string("ok")),
                 ("expiry", jval::string(end.as_str())),

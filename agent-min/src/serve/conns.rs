@@ -260,8 +260,8 @@ impl Server {
         entry.since = now;
         let peer = entry.peer();
         let call = Call {
-            method: &request.method,
-            path: &request.path,
+            method: &request.method(),
+            path: &request.path(),
             body: &request.body,
         };
         debug!("{:?} {:?} from {}", call.method, call.path, peer.ip);

@@ -150,7 +150,7 @@ proptest! {
         let (found, end) = requests(std::iter::once(bytes.as_slice()));
         prop_assert_eq!(end, Some(HttpError::Empty));
         let got = &found[0];
-        prop_assert_eq!((got.method.as_str(), &got.path, got.keep_alive), ("POST", &path, keep_alive));
+        prop_assert_eq!((&*got.method(), &*got.path(), got.keep_alive), ("POST", &*path, keep_alive));
         prop_assert_eq!(&got.body, body.as_bytes());
         prop_assert_eq!(got.headers.one("host"), Ok(Some("host:7443")));
     }

@@ -84,7 +84,7 @@ fn conversation(tls: &Tls, seed: u32, size: usize) {
             Event::Incoming { conn, .. } => {
                 assert!(reactor.serve(conn, &tls.server, &server_limits));
             }
-            Event::Request { conn, request } if request.path == "/1" => {
+            Event::Request { conn, request } if request.path() == "/1" => {
                 assert_eq!(request.body.len(), size % 5000);
                 assert!(reactor.send(conn, render_response(200, "one", true), Then::KeepAlive));
             }

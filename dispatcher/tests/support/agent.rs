@@ -146,7 +146,7 @@ fn serve(
             .unwrap_or_default();
         let head_end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(0);
         seen.lock().unwrap().push(Seen {
-            path: request.path.clone(),
+            path: request.path().into_owned(),
             head: String::from_utf8_lossy(&raw[..head_end]).into_owned(),
             body: String::from_utf8_lossy(&request.body).into_owned(),
             reads,

@@ -15,6 +15,12 @@ impl Headers {
         Self { head }
     }
 
+    /// A word of the first line; empty when there are not so many.
+    pub(super) fn first_line_word(&self, index: usize) -> &[u8] {
+        let line = lines(&self.head).next().unwrap_or_default();
+        words(line).nth(index).unwrap_or_default()
+    }
+
     /// Name and value of each header line, in order, blanks around the value cut.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         lines(&self.head).skip(1).filter_map(split)
@@ -54,6 +60,12 @@ impl Headers {
 pub(super) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     head.split(|&byte| byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// The words of a first line.
+pub(super) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
 }
 
 /// Name and value of a header line; `None` without a colon.

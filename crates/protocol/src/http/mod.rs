@@ -13,7 +13,7 @@
 //! let bytes = b"POST /ping HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}";
 //! assert_eq!(parser.push(bytes), Ok(bytes.len()));
 //! let request = parser.take().unwrap();
-//! assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/ping"));
+//! assert_eq!((&*request.method(), &*request.path()), ("POST", "/ping"));
 //! let answer = render_response(200, "{}", request.keep_alive);
 //! assert!(answer.starts_with(b"HTTP/1.0 200 OK\r\n"));
 //! ```
@@ -25,6 +25,7 @@ mod render;
 mod request;
 mod response;
 
+use std::borrow::Cow;
 use std::fmt;
 
 pub use headers::Headers;
@@ -76,16 +77,24 @@ impl Default for Limits {
 /// A complete request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// First word of the request line, as sent: the comparison is case-sensitive.
-    pub method: String,
-    /// Second word of the request line, as sent; empty when there was none.
-    pub path: String,
     /// The client asked for `Connection: keep-alive` and its framing was beyond doubt.
     pub keep_alive: bool,
     /// The header lines.
     pub headers: Headers,
     /// The body, empty when none was announced.
     pub body: Vec<u8>,
+}
+
+impl Request {
+    /// First word of the request line, as sent: the comparison is case-sensitive.
+    pub fn method(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.headers.first_line_word(0))
+    }
+
+    /// Second word of the request line, as sent; empty when there was none.
+    pub fn path(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.headers.first_line_word(1))
+    }
 }
 
 /// A complete response.

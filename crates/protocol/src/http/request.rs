@@ -1,6 +1,6 @@
 //! Requests, read as the reference reads them (agent.md §1.3).
 
-use super::headers::{Headers, decimal, has_token, is_token, lines, split};
+use super::headers::{Headers, decimal, has_token, is_token, lines, split, words};
 use super::message::{BodyLength, Parser, Transaction};
 use super::{HttpError, Request};
 
@@ -28,17 +28,12 @@ impl Transaction for Requests {
 
     fn read_head(head: Vec<u8>) -> Result<(Request, BodyLength), HttpError> {
         let fields = Fields::read(&head)?;
-        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
         let request = Request {
-            method: text(fields.method),
-            path: text(fields.path),
             keep_alive: fields.keep_alive,
-            headers: Headers::default(),
+            headers: Headers::of(head),
             body: Vec::new(),
         };
-        let length = fields.length;
-        let headers = Headers::of(head);
-        Ok((Request { headers, ..request }, BodyLength::Bytes(length)))
+        Ok((request, BodyLength::Bytes(fields.length)))
     }
 
     fn set_body(message: &mut Request, body: Vec<u8>) {
@@ -47,24 +42,17 @@ impl Transaction for Requests {
 }
 
 /// What a head says.
-struct Fields<'a> {
-    method: &'a [u8],
-    path: &'a [u8],
+struct Fields {
     keep_alive: bool,
     length: usize,
 }
 
-impl<'a> Fields<'a> {
-    fn read(head: &'a [u8]) -> Result<Self, HttpError> {
+impl Fields {
+    fn read(head: &[u8]) -> Result<Self, HttpError> {
         let mut lines = lines(head);
-        let mut words = lines
-            .next()
-            .unwrap_or_default()
-            .split(u8::is_ascii_whitespace)
-            .filter(|word| !word.is_empty());
         // A first line of blanks only says as little as an empty one.
-        let method = words.next().ok_or(HttpError::Empty)?;
-        let path = words.next().unwrap_or_default();
+        let first = lines.next().unwrap_or_default();
+        words(first).next().ok_or(HttpError::Empty)?;
 
         let mut length = None;
         let mut doubtful = false;
@@ -96,8 +84,6 @@ impl<'a> Fields<'a> {
             }
         }
         Ok(Self {
-            method,
-            path,
             keep_alive: keep_alive && !doubtful,
             length: length.flatten().unwrap_or(0),
         })
@@ -130,8 +116,9 @@ mod tests {
 
     fn ok(bytes: &[u8]) -> (String, String, bool, String) {
         let request = parse(bytes).unwrap();
+        let (method, path) = (request.method().into(), request.path().into());
         let body = String::from_utf8(request.body).unwrap();
-        (request.method, request.path, request.keep_alive, body)
+        (method, path, request.keep_alive, body)
     }
 
     fn tuple(m: &str, p: &str, k: bool, b: &str) -> (String, String, bool, String) {
@@ -260,7 +247,9 @@ mod tests {
         let at_end = |bytes: &[u8]| {
             let mut parser = RequestParser::new(Limits::default());
             parser.push(bytes).unwrap();
-            parser.finish().map(|()| parser.take().unwrap().path)
+            parser
+                .finish()
+                .map(|()| parser.take().unwrap().path().into_owned())
         };
         assert_eq!(at_end(b""), Err(HttpError::Empty));
         assert_eq!(at_end(b"GET /x HTT"), Err(HttpError::Truncated));
@@ -286,10 +275,10 @@ mod tests {
             Ok(0),
             "a complete request takes no more"
         );
-        assert_eq!(parser.take().unwrap().path, "/1");
+        assert_eq!(parser.take().unwrap().path(), "/1");
         assert!(parser.is_idle());
         assert_eq!(used + parser.push(&bytes[used..]).unwrap(), bytes.len());
-        assert_eq!(parser.take().unwrap().path, "/2");
+        assert_eq!(parser.take().unwrap().path(), "/2");
         assert_eq!(parser.take(), None);
         assert_eq!(parser.buffered(), 0);
     }

@@ -234,9 +234,14 @@ fn run_echo(
                 });
             }
             Some(Event::Request { conn, request }) => {
-                let body = match request.path.strip_prefix("/big/") {
+                let body = match request.path().strip_prefix("/big/") {
                     Some(size) => "x".repeat(size.parse().unwrap()),
-                    None => format!("{} {} {}", request.method, request.path, request.body.len()),
+                    None => format!(
+                        "{} {} {}",
+                        request.method(),
+                        request.path(),
+                        request.body.len()
+                    ),
                 };
                 let then = if request.keep_alive {
                     Then::KeepAlive
