@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a ping may cost beyond rustls, and a run in all.
-const PING_BEYOND_RUSTLS: u64 = 16;
-const RUN: u64 = 78;
+const PING_BEYOND_RUSTLS: u64 = 6;
+const RUN: u64 = 61;
 const ROUNDS: u64 = 50;
 
 struct Counting;

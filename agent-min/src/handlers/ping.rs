@@ -17,11 +17,11 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         .field("REQID", &reqid);
     state.info(line);
     let reply = PingReply {
-        host: state.host.clone(),
-        version: VERSION.to_owned(),
-        expiry: state.loaded.expiry().to_owned(),
+        host: state.host.as_str().into(),
+        version: VERSION.into(),
+        expiry: state.loaded.expiry().into(),
         staged: state.loaded.staged.is_file(),
-        reqid,
+        reqid: reqid.into(),
         ..PingReply::default()
     };
     ok(reply.render())

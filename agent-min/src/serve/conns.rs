@@ -210,7 +210,7 @@ impl Server {
         let (peer, rated) = (entry.peer(), entry.rated);
         if self.state.loaded.revoked.contains(&peer.serial) {
             let reply = handlers::revoked(&mut self.state, &peer);
-            self.last_answer(conn, &reply);
+            self.last_answer(conn, reply);
             return;
         }
         let trusted = self.state.loaded.trusted.owner(&peer.serial).is_some();
@@ -224,7 +224,7 @@ impl Server {
                 status: 429,
                 body: messages::error_body(RATE_LIMITED),
             };
-            self.last_answer(conn, &reply);
+            self.last_answer(conn, reply);
             return;
         }
         if !self.make_place(trusted) {
@@ -233,7 +233,7 @@ impl Server {
                 status: 503,
                 body: messages::error_body("busy: too many connections"),
             };
-            self.last_answer(conn, &reply);
+            self.last_answer(conn, reply);
             return;
         }
         if let Some(entry) = self.conns.get_mut(conn) {
@@ -275,18 +275,18 @@ impl Server {
             status: error.status(),
             body: error.body(),
         };
-        self.last_answer(conn, &reply);
+        self.last_answer(conn, reply);
     }
 
     /// Sends the answer of a request. The caller may be gone.
-    pub(super) fn answer(&mut self, conn: ConnId, reply: &Reply) {
+    pub(super) fn answer(&mut self, conn: ConnId, reply: Reply) {
         let Some(entry) = self.conns.get_mut(conn) else {
             return;
         };
         let keep = entry.stage == Stage::Busy(true) && !self.stopping;
         entry.stage = if keep { Stage::Idle } else { Stage::Over };
         entry.kept = keep;
-        let bytes = http::render_response(reply.status, &reply.body, keep);
+        let bytes = http::into_response(reply.status, reply.body, keep);
         let then = if keep { Then::KeepAlive } else { Then::Close };
         self.reactor.send(conn, bytes, then);
     }
@@ -310,11 +310,11 @@ impl Server {
         }
     }
 
-    fn last_answer(&mut self, conn: ConnId, reply: &Reply) {
+    fn last_answer(&mut self, conn: ConnId, reply: Reply) {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.stage = Stage::Over;
         }
-        let bytes = http::render_response(reply.status, &reply.body, false);
+        let bytes = http::into_response(reply.status, reply.body, false);
         if !self.reactor.send(conn, bytes, Then::Close) {
             self.reactor.close(conn);
         }

@@ -24,7 +24,7 @@ impl Server {
     pub(super) fn carry_out(&mut self, conn: ConnId, peer: &Peer, step: Step) {
         let conf = &self.state.loaded.conf;
         let over = match step {
-            Step::Reply(reply) => return self.answer(conn, &reply),
+            Step::Reply(reply) => return self.answer(conn, reply),
             Step::AskHook(hook, intent) => return self.ask_hook(conn, peer, &hook, intent),
             Step::Run(run) => self.runs.start(&mut self.reactor, conf, conn, run),
             Step::RunAsync(run) => {
@@ -87,7 +87,7 @@ impl Server {
                 (conn, handlers::refuse_run(&run, error))
             }
         };
-        self.answer(conn, &reply);
+        self.answer(conn, reply);
     }
 
     fn ask_hook(&mut self, conn: ConnId, peer: &Peer, hook: &HookRequest, intent: Intent) {

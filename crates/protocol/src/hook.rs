@@ -106,11 +106,10 @@ impl HookRequest {
     /// The object written to the hook's standard input, without a newline.
     pub fn stdin_json(&self) -> String {
         let submitter = self.submitter.as_ref().map(|submitter| {
-            let mut fields = Fields::with_room(2);
-            fields
+            Fields::with_room(2)
                 .text("username", &submitter.username)
-                .text("source_ip", &submitter.source_ip);
-            fields
+                .text("source_ip", &submitter.source_ip)
+                .finish()
         });
         Fields::with_room(12)
             .text("action", self.action)
@@ -123,7 +122,7 @@ impl HookRequest {
             .text("dispatcher", &self.dispatcher)
             .text("dispatcher_serial", &self.dispatcher_serial)
             .text("reqid", &self.reqid)
-            .value("submitter", &submitter)
+            .raw("submitter", submitter.as_deref().unwrap_or("null"))
             .text("timestamp", &self.timestamp)
             .finish()
     }

@@ -30,7 +30,7 @@ use std::fmt;
 
 pub use headers::Headers;
 pub use message::{BodyLength, Parser, Transaction};
-pub use render::{ResponseHead, phrase, render_request, render_response};
+pub use render::{ResponseHead, into_response, phrase, render_request, render_response};
 pub use request::{RequestParser, Requests};
 pub use response::{ResponseParser, Responses};
 

@@ -91,7 +91,7 @@ impl ResponseHead<'_> {
         bytes
     }
 
-    fn write(&self, out: &mut String, length: Option<usize>) -> std::fmt::Result {
+    fn write(&self, out: &mut impl Write, length: Option<usize>) -> std::fmt::Result {
         let keep_alive = self.keep_alive && length.is_some();
         let version = if keep_alive { "1.1" } else { "1.0" };
         write!(
@@ -101,19 +101,18 @@ impl ResponseHead<'_> {
             phrase(self.status)
         )?;
         if let Some(kind) = self.content_type {
-            line(out, "Content-Type", kind);
+            line(out, "Content-Type", kind)?;
         }
         if let Some(length) = length {
             write!(out, "Content-Length: {length}\r\n")?;
         }
         if keep_alive {
-            out.push_str("Connection: keep-alive\r\n");
+            out.write_str("Connection: keep-alive\r\n")?;
         }
         for (name, value) in self.headers {
-            line(out, name, value);
+            line(out, name, value)?;
         }
-        out.push_str("\r\n");
-        Ok(())
+        out.write_str("\r\n")
     }
 }
 
@@ -121,12 +120,33 @@ impl ResponseHead<'_> {
 const HEAD_SIZE: usize = 128;
 
 /// A header line; whatever could end it early, or its name, is left out.
-fn line(out: &mut String, name: &str, value: &str) {
+fn line(out: &mut impl Write, name: &str, value: &str) -> std::fmt::Result {
     let token = |c: &char| u8::try_from(*c).is_ok_and(|byte| is_token(&[byte]));
-    out.extend(name.chars().filter(token));
-    out.push_str(": ");
-    out.extend(value.chars().filter(|c| !c.is_control()));
-    out.push_str("\r\n");
+    for c in name.chars().filter(token) {
+        out.write_char(c)?;
+    }
+    out.write_str(": ")?;
+    for c in value.chars().filter(|c| !c.is_control()) {
+        out.write_char(c)?;
+    }
+    out.write_str("\r\n")
+}
+
+/// As [`render_response`], with a body that is not needed any more: where it has room for the head
+/// (as what [`Fields`](crate::json::Fields) makes), no memory is asked for.
+pub fn into_response(status: u16, mut body: String, keep_alive: bool) -> Vec<u8> {
+    let head = ResponseHead {
+        content_type: Some("application/json"),
+        keep_alive,
+        ..ResponseHead::new(status)
+    };
+    let mut text: heapless::String<{ 2 * HEAD_SIZE }> = heapless::String::new();
+    if head.write(&mut text, Some(body.len())).is_err() {
+        return head.render_with(body.as_bytes());
+    }
+    body.reserve_exact(text.len());
+    body.insert_str(0, &text);
+    body.into_bytes()
 }
 
 /// A response with a JSON body, head and body in one buffer. Without `keep_alive` the bytes are
@@ -212,6 +232,18 @@ mod tests {
                 .unwrap()
                 .contains("Content-Length: 4\r\n")
         );
+    }
+
+    #[test]
+    fn a_body_becomes_its_response_without_other_bytes() {
+        for status in [200, 403, 404, 599] {
+            for body in ["", "{}", "\"\u{e9}\""] {
+                for keep_alive in [true, false] {
+                    let bytes = into_response(status, body.to_owned(), keep_alive);
+                    assert_eq!(bytes, render_response(status, body, keep_alive));
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use super::scalar::Anything;
 use super::{Bounds, Fault, JsonError};
 use miniserde::de::Deserialize;
 use miniserde::json::from_str;
-use miniserde::ser::{Fragment, Map, Serialize};
-use std::borrow::Cow;
+use miniserde::ser::Serialize;
+use std::fmt::{Display, Write};
 
 /// Reads an object as a derived type. Members that the type does not know are checked, but take no
 /// memory; of several with one name the last counts.
@@ -44,37 +44,59 @@ const SYNTAX: JsonError = JsonError::Syntax(Fault {
 });
 
 /// An object in the making, whose members stand in the order they are added.
-#[derive(Default)]
-pub struct Fields<'a>(Vec<(&'a str, Field<'a>)>);
-
-enum Field<'a> {
-    Borrowed(&'a dyn Serialize),
-    Flag(bool),
-    Signed(i64),
-    Unsigned(u64),
-    Text(&'a str),
-    /// A value that is JSON already.
-    Raw(&'a str),
+///
+/// `miniserde` writes whole values only, into a text that it grows from nothing; an answer made so
+/// costs ten requests for memory. Here members are written as they are added, into one text with
+/// room for all: only values that are lists are made by `miniserde`.
+#[derive(Debug)]
+pub struct Fields {
+    out: String,
 }
 
-impl<'a> Fields<'a> {
-    /// An object without members, with room for `count`.
+/// Bytes that a member of an answer takes, roughly, and its head on the wire, which then has room
+/// before it.
+const MEMBER: usize = 48;
+const HEAD: usize = 128;
+
+impl Fields {
+    /// An object without members, with room for `count` short ones.
     pub fn with_room(count: usize) -> Self {
-        Self(Vec::with_capacity(count))
+        Self {
+            out: String::with_capacity(count * MEMBER + HEAD),
+        }
     }
 
     /// Adds a member.
-    pub fn value(&mut self, name: &'a str, value: &'a dyn Serialize) -> &mut Self {
-        self.add(name, Field::Borrowed(value))
+    pub fn value(&mut self, name: &str, value: &dyn Serialize) -> &mut Self {
+        self.raw(name, &miniserde::json::to_string(value))
+    }
+
+    /// Adds an array of strings.
+    pub fn texts(
+        &mut self,
+        name: &str,
+        texts: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> &mut Self {
+        let out = self.name(name);
+        out.push('[');
+        for (at, text) in texts.into_iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            quote(out, text.as_ref());
+        }
+        out.push(']');
+        self
     }
 
     /// Adds a string.
-    pub fn text(&mut self, name: &'a str, text: &'a str) -> &mut Self {
-        self.add(name, Field::Text(text))
+    pub fn text(&mut self, name: &str, text: &str) -> &mut Self {
+        quote(self.name(name), text);
+        self
     }
 
     /// Adds a string if there is one.
-    pub fn text_if(&mut self, name: &'a str, text: Option<&'a str>) -> &mut Self {
+    pub fn text_if(&mut self, name: &str, text: Option<&str>) -> &mut Self {
         match text {
             Some(text) => self.text(name, text),
             None => self,
@@ -82,89 +104,123 @@ impl<'a> Fields<'a> {
     }
 
     /// Adds an integer.
-    pub fn integer(&mut self, name: &'a str, number: i64) -> &mut Self {
-        self.add(name, Field::Signed(number))
+    pub fn integer(&mut self, name: &str, number: i64) -> &mut Self {
+        self.display(name, number)
     }
 
     /// Adds a count if there is one.
-    pub fn count_if(&mut self, name: &'a str, count: Option<u64>) -> &mut Self {
+    pub fn count_if(&mut self, name: &str, count: Option<u64>) -> &mut Self {
         match count {
-            Some(count) => self.add(name, Field::Unsigned(count)),
+            Some(count) => self.display(name, count),
             None => self,
         }
     }
 
     /// Adds `true` or `false`.
-    pub fn flag(&mut self, name: &'a str, flag: bool) -> &mut Self {
-        self.add(name, Field::Flag(flag))
+    pub fn flag(&mut self, name: &str, flag: bool) -> &mut Self {
+        self.display(name, flag)
     }
 
     /// Adds `true`, or nothing.
-    pub fn flag_if(&mut self, name: &'a str, flag: bool) -> &mut Self {
+    pub fn flag_if(&mut self, name: &str, flag: bool) -> &mut Self {
         if flag { self.flag(name, true) } else { self }
     }
 
     /// Adds a value that is JSON already, as it is.
-    pub fn raw(&mut self, name: &'a str, json: &'a str) -> &mut Self {
-        self.add(name, Field::Raw(json))
-    }
-
-    /// The text, compact.
-    pub fn finish(&self) -> String {
-        if !self
-            .0
-            .iter()
-            .any(|(_, field)| matches!(field, Field::Raw(_)))
-        {
-            return miniserde::json::to_string(self);
-        }
-        // `miniserde` writes no text as it is, so the members are put together here.
-        let mut out = String::from("{");
-        for (name, field) in &self.0 {
-            if out.len() > 1 {
-                out.push(',');
-            }
-            out.push_str(&miniserde::json::to_string(*name));
-            out.push(':');
-            match field {
-                Field::Raw(json) => out.push_str(json),
-                field => out.push_str(&miniserde::json::to_string(field)),
-            }
-        }
-        out.push('}');
-        out
-    }
-
-    fn add(&mut self, name: &'a str, field: Field<'a>) -> &mut Self {
-        self.0.push((name, field));
+    pub fn raw(&mut self, name: &str, json: &str) -> &mut Self {
+        self.name(name).push_str(json);
         self
     }
-}
 
-impl Serialize for Fields<'_> {
-    fn begin(&self) -> Fragment<'_> {
-        Fragment::Map(Box::new(Members(self.0.iter())))
+    /// The text, compact; what is added afterwards begins anew.
+    pub fn finish(&mut self) -> String {
+        self.out
+            .push_str(if self.out.is_empty() { "{}" } else { "}" });
+        std::mem::take(&mut self.out)
+    }
+
+    fn display(&mut self, name: &str, value: impl Display) -> &mut Self {
+        // Writing to a string cannot fail.
+        let _ = write!(self.name(name), "{value}");
+        self
+    }
+
+    fn name(&mut self, name: &str) -> &mut String {
+        self.out.push(if self.out.is_empty() { '{' } else { ',' });
+        quote(&mut self.out, name);
+        self.out.push(':');
+        &mut self.out
     }
 }
 
-struct Members<'a>(std::slice::Iter<'a, (&'a str, Field<'a>)>);
-
-impl Map for Members<'_> {
-    fn next(&mut self) -> Option<(Cow<'_, str>, &dyn Serialize)> {
-        let (name, field) = self.0.next()?;
-        Some((Cow::Borrowed(name), field))
+/// Writes a string as JSON, escaped as `miniserde` escapes it.
+fn quote(out: &mut String, text: &str) {
+    out.push('"');
+    let mut rest = text;
+    while let Some(at) = rest.find(|c| matches!(c, '"' | '\\' | '\0'..='\u{1f}')) {
+        let (plain, special) = rest.split_at(at);
+        out.push_str(plain);
+        let mut chars = special.chars();
+        match chars.next() {
+            Some('"') => out.push_str("\\\""),
+            Some('\\') => out.push_str("\\\\"),
+            Some('\n') => out.push_str("\\n"),
+            Some('\r') => out.push_str("\\r"),
+            Some('\t') => out.push_str("\\t"),
+            Some('\u{8}') => out.push_str("\\b"),
+            Some('\u{c}') => out.push_str("\\f"),
+            Some(control) => {
+                let _ = write!(out, "\\u{:04x}", u32::from(control));
+            }
+            None => {}
+        }
+        rest = chars.as_str();
     }
+    out.push_str(rest);
+    out.push('"');
 }
 
-impl Serialize for Field<'_> {
-    fn begin(&self) -> Fragment<'_> {
-        match self {
-            Self::Borrowed(value) => value.begin(),
-            Self::Flag(flag) => Fragment::Bool(*flag),
-            Self::Signed(number) => Fragment::I64(*number),
-            Self::Unsigned(number) => Fragment::U64(*number),
-            // Only objects with none of the latter are written by `miniserde`.
-            Self::Text(text) | Self::Raw(text) => Fragment::Str(Cow::Borrowed(text)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn members_stand_in_their_order_and_a_finished_object_begins_anew() {
+        let mut fields = Fields::with_room(2);
+        fields
+            .text("a", "x\"y")
+            .integer("b", -3)
+            .count_if("c", None)
+            .flag_if("d", false)
+            .flag("e", true)
+            .raw("f", "[1]")
+            .texts("g", ["1", "\n"])
+            .texts("h", Vec::<String>::new())
+            .value("i", &vec![1u32, 2]);
+        let text = fields.finish();
+        let expected = r#"{"a":"x\"y","b":-3,"e":true,"f":[1],"g":["1","\n"],"h":[],"i":[1,2]}"#;
+        assert_eq!(text, expected);
+        assert_eq!(fields.text("z", "").finish(), r#"{"z":""}"#);
+        assert_eq!(Fields::with_room(0).finish(), "{}");
+    }
+
+    #[test]
+    fn every_character_is_quoted_as_miniserde_quotes_it() {
+        for c in '\0'..='\u{3000}' {
+            let text = format!("a{c}b");
+            let mut out = String::new();
+            quote(&mut out, &text);
+            assert_eq!(out, miniserde::json::to_string(&text), "{c:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_quoted_as_miniserde_quotes_it(text in any::<String>()) {
+            let mut out = String::new();
+            quote(&mut out, &text);
+            prop_assert_eq!(out, miniserde::json::to_string(&text));
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::json::{self, Bounds, Fields, JsonError, Raw, Scalar, Scalars};
 use miniserde::Deserialize;
-use miniserde::ser::{Fragment, Seq, Serialize};
 use std::borrow::Cow;
 
 /// What an agent can do beyond the reference.
@@ -46,49 +45,28 @@ impl Features {
         features
     }
 
-    fn put<'a>(&'a self, out: &mut Fields<'a>) {
+    fn put(&self, out: &mut Fields) {
         if *self != Self::default() {
-            out.value("features", self);
+            out.texts("features", self.names());
         }
-    }
-}
-
-impl Serialize for Features {
-    fn begin(&self) -> Fragment<'_> {
-        Fragment::Seq(Box::new(Names {
-            left: self.names(),
-            now: "",
-        }))
-    }
-}
-
-struct Names<I> {
-    left: I,
-    now: &'static str,
-}
-
-impl<I: Iterator<Item = &'static str>> Seq for Names<I> {
-    fn next(&mut self) -> Option<&dyn Serialize> {
-        self.now = self.left.next()?;
-        Some(&self.now)
     }
 }
 
 /// `POST /ping` answered. Its request is nothing but an id.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct PingReply {
+pub struct PingReply<'t> {
     /// Name of the agent's host.
-    pub host: String,
+    pub host: Cow<'t, str>,
     /// Version of the agent.
-    pub version: String,
+    pub version: Cow<'t, str>,
     /// notAfter of the agent's certificate in OpenSSL form, or `unknown`.
-    pub expiry: String,
+    pub expiry: Cow<'t, str>,
     /// Whether a renewed certificate waits for adoption.
     pub staged: bool,
     /// What it can do; nothing for one of the reference.
     pub features: Features,
     /// Echoed.
-    pub reqid: String,
+    pub reqid: Cow<'t, str>,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +80,7 @@ struct Told {
     reqid: Scalar,
 }
 
-impl PingReply {
+impl PingReply<'_> {
     /// Reads the body of an answer; `None` when it does not say `ok`.
     ///
     /// # Errors
@@ -113,12 +91,12 @@ impl PingReply {
             return Ok(None);
         }
         Ok(Some(Self {
-            host: told.host.text(),
-            version: told.version.text(),
-            expiry: told.expiry.text(),
+            host: told.host.text().into(),
+            version: told.version.text().into(),
+            expiry: told.expiry.text().into(),
             staged: told.staged.is_true(),
             features: Features::of(told.features),
-            reqid: told.reqid.text(),
+            reqid: told.reqid.text().into(),
         }))
     }
 
@@ -217,7 +195,7 @@ impl<'t> CapabilitiesReply<'t> {
         out.text("status", "ok")
             .text("host", &self.host)
             .text("version", &self.version)
-            .value("tags", &tags)
+            .raw("tags", &tags.finish())
             .raw("scripts", &scripts);
         self.features.put(&mut out);
         out.finish()

@@ -92,7 +92,7 @@ impl RunRequest {
     pub fn render(&self) -> String {
         Fields::with_room(7)
             .text("script", &self.script)
-            .value("args", &self.args)
+            .texts("args", &self.args)
             .text("reqid", &self.reqid)
             .text("username", &self.username)
             .text("token", &self.token)
@@ -150,7 +150,7 @@ impl ScriptContext<'_> {
     pub fn render(&self) -> String {
         Fields::with_room(8)
             .text("script", &self.request.script)
-            .value("args", &self.request.args)
+            .texts("args", &self.request.args)
             .text("reqid", &self.request.reqid)
             .text("peer_ip", self.peer_ip)
             .text("username", &self.request.username)
@@ -185,7 +185,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    fn put(self, out: &mut Fields<'_>) {
+    fn put(self, out: &mut Fields) {
         out.count_if("signal", self.signal.map(u64::from))
             .flag_if("oom", self.oom)
             .flag_if("time_limit", self.time_limit)
@@ -225,7 +225,7 @@ impl RunReply {
 }
 
 /// Adds `stdout_truncated` and `stderr_truncated` (bytes dropped) where something was dropped.
-fn put_truncation(out: &mut Fields<'_>, stdout: &Output, stderr: &Output) {
+fn put_truncation(out: &mut Fields, stdout: &Output, stderr: &Output) {
     for (name, stream) in [("stdout_truncated", stdout), ("stderr_truncated", stderr)] {
         out.count_if(name, Some(stream.dropped).filter(|dropped| *dropped > 0));
     }
@@ -435,7 +435,7 @@ pub struct RunHead {
 }
 
 impl RunHead {
-    fn put<'a>(&'a self, status: &'a str, out: &mut Fields<'a>) {
+    fn put(&self, status: &str, out: &mut Fields) {
         out.text("reqid", &self.reqid)
             .text("status", status)
             .text("script", &self.script)
