@@ -1,7 +1,7 @@
 //! The use cases, one a file: authorise → lock → call → record → log. They print nothing; what
 //! goes over many hosts is a [`Task`] whose events a front end pulls.
 //!
-//! `docs/design/DISPATCHER.md` shows the order of calls.
+//! `docs/design/MODULES.md` shows who uses whom.
 
 pub mod auth;
 pub mod discover;
