@@ -3,10 +3,11 @@
 //! For allowlist path `P` the sidecar is `P.schema.json`. The agent interprets only `version`;
 //! the rest is advertised unchanged. Only the rendered text is kept.
 
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_protocol::json::{self, Bounds, JsonError, Object, Value};
 use ring::digest::{SHA256, digest};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Largest sidecar, in bytes.
@@ -95,23 +96,17 @@ fn hash_bytes(canonical: String) -> Vec<u8> {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot read: {error}")),
-    };
-    let size = file.metadata().map(|m| m.len()).unwrap_or(0);
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot read: {error}"))?;
-    if bytes.len() > MAX_BYTES {
-        return Err(format!(
-            "oversize: {} > {MAX_BYTES} bytes",
-            size.max(bytes.len() as u64)
-        ));
-    }
-    Ok(Some(bytes))
+    Bounded::new(MAX_BYTES as u64)
+        .optional(path)
+        .map_err(|error| match error.kind() {
+            ErrorKind::FileTooLarge => {
+                // What came is the least that it can be, should it have gone meanwhile.
+                let size = fs::metadata(path).map_or(0, |meta| meta.len());
+                let size = size.max(MAX_BYTES as u64 + 1);
+                format!("oversize: {size} > {MAX_BYTES} bytes")
+            }
+            _ => format!("cannot read: {error}"),
+        })
 }
 
 #[cfg(test)]
