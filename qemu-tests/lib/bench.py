@@ -159,12 +159,22 @@ class Dispatcher:
     def ping(self, host, code=0):
         return self.results("ping", host, code=code)[0]
 
-    def pings_on_one_connection(self, port, count):
-        """As many pings as fit a kept connection, then the rest on the next."""
+    def context(self):
+        """For connections of our own to an agent."""
         etc = self.root / "etc/ctrl-exec"
         context = ssl.create_default_context(cafile=etc / "ca.crt")
         context.check_hostname = False  # the serial is the identity
         context.load_cert_chain(etc / "dispatcher.crt", etc / "dispatcher.key")
+        return context
+
+    def served(self, port):
+        """The certificate that an agent serves, DER."""
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as plain, self.context().wrap_socket(plain) as stream:
+            return stream.getpeercert(binary_form=True)
+
+    def pings_on_one_connection(self, port, count):
+        """As many pings as fit a kept connection, then the rest on the next."""
+        context = self.context()
         done = 0
         while done < count:
             with socket.create_connection(("127.0.0.1", port), PATIENCE) as plain, context.wrap_socket(plain) as stream:
@@ -203,7 +213,7 @@ def answer(dispatcher, name, limit=90):
 
 def fetch(router, release, package):
     """Puts a package of a release ("1" or "2") into the machine's /tmp, as a download would."""
-    router.run(f"wget -q -O /tmp/{package}.ipk {router.url(release, package)}")
+    router.run(f"wget -q -O /tmp/{package}.{router.packages} {router.url(release, package)}")
 
 
 def expect(holds, *seen):

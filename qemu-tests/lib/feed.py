@@ -1,7 +1,8 @@
 """The programs as OpenWrt's package feed would build them, run as user-mode programs.
 
-What the feed does differently from cross/build: the release profile, set by environment variables;
-panics unwind; arithmetic overflow panics; musl is linked dynamically. SETTINGS are those of
+What the feed does differently from cross/build: musl is linked dynamically, programs are position
+independent, a panic says what it was before it ends the program, and the standard library is built
+for speed. SETTINGS, for the crates' own tests, are those of the release profile in
 lang/rust/rust-values.mk in openwrt/packages, and `cargo install --path` is what its
 rust-package.mk calls. Two things stay apart: linker and C compiler are zig's, and the standard library
 is compiled along (there is none ready-made for MIPS), while OpenWrt builds it with the compiler.
@@ -55,6 +56,12 @@ def run(checks, target, cross, build_feed, dispatcher, with_suites, no_build):
         suites.run(checks, label, target, programs, recipe(target, cross))
 
 
+def makefile():
+    """(cargo profile, compiler flags) that the package's Makefile asks for."""
+    text = (PACKAGE / "Makefile").read_text()
+    return re.search(r"^CARGO_PKG_PROFILE:=(\w+)$", text, re.M)[1], re.findall(r"^CARGO_RUSTFLAGS\+=(.*)$", text, re.M)
+
+
 def environment(target, cross):
     env = cross.environment(target, cross.install_tools())
     del env["CARGO_ENCODED_RUSTFLAGS"]
@@ -68,10 +75,13 @@ def environment(target, cross):
 def build(target, cross, root):
     """What the Makefile's Build/Compile does."""
     env = environment(target, cross)
+    profile, flags = makefile()
+    env["RUSTFLAGS"] = " ".join([env["RUSTFLAGS"], *flags])
+    env["CARGO_UNSTABLE_BUILD_STD"] = "std,panic_abort"
     paths = re.findall(r"^\t\$\(call Build/Compile/Cargo,([a-z-]+)\)$", (PACKAGE / "Makefile").read_text(), re.M)
     expect(len(paths) == 2, paths)
     for path in paths:
-        command = ["cargo-zigbuild", "install", "--profile", "release", "--root", str(root), "--path", path, "--locked", "--force"]
+        command = ["cargo-zigbuild", "install", "--profile", profile, "--root", str(root), "--path", path, "--locked", "--force"]
         done = subprocess.run([*command, "--target", target["rust"]], cwd=bench.REPO, env=env, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise Failed(done.stderr[-6000:])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import ssl
 import time
 
 import bench
@@ -24,7 +25,7 @@ def run(checks, target, router, dispatcher):
     label, name = target["name"], router.name
 
     def step(text, function):
-        return checks.run(f"{label}: {text}", function)
+        return checks.run(f"{label}: {'with apk, ' if router.packages == 'apk' else ''}{text}", function)
 
     def boot():
         begin = time.monotonic()
@@ -33,7 +34,7 @@ def run(checks, target, router, dispatcher):
 
     def install():
         fetch(router, "1", "ctrl-exec-agent")
-        router.run("opkg install /tmp/ctrl-exec-agent.ipk")
+        router.install("ctrl-exec-agent")
         listing = router.run(f"ls -ld {CONF} {CONF}/state {CONF}/agent.conf; id ctrl-exec-agent; cat /etc/crontabs/root; ls /etc/rc.d /etc/uci-defaults")
         expect("drwxr-x---    3 root     ctrl-exe" in listing or "drwxr-x---" in listing, listing)
         expect("uid=9443" in listing and "gid=9443" in listing and "adopt" in listing and "S95ctrl-exec-agent" in listing, listing)
@@ -99,7 +100,7 @@ def run(checks, target, router, dispatcher):
 
     def executor():
         fetch(router, "1", "ctrl-exec-exec")
-        router.run("opkg install /tmp/ctrl-exec-exec.ipk")
+        router.install("ctrl-exec-exec")
         expect("no executor_socket" in router.run("logread"), router.log())
         router.run(f"sed -i 's,^#executor_socket,executor_socket,' {CONF}/agent.conf && /etc/init.d/ctrl-exec-exec start && {INIT} reload")
         router.wait_until("[ -S /var/run/ctrl-exec-agent/exec.sock ]", "the executor's socket")
@@ -215,7 +216,7 @@ def run(checks, target, router, dispatcher):
         old = router.run("cat /var/run/ctrl-exec-agent.pid").strip()
         for package in ("ctrl-exec-agent", "ctrl-exec-exec"):
             fetch(router, "2", package)
-        said = router.run("opkg install /tmp/ctrl-exec-agent.ipk /tmp/ctrl-exec-exec.ipk")
+        said = router.install("ctrl-exec-agent", "ctrl-exec-exec")
         expect(said.count("Upgrading") == 2, said)
         expect(router.run(f"sha256sum {CONF}/agent.conf") == edited, "agent.conf was replaced")
         router.wait_until(f"[ \"$(cat /var/run/ctrl-exec-agent.pid)\" != {old} ]", "a new process")
@@ -228,12 +229,13 @@ def run(checks, target, router, dispatcher):
         router.reboot()
         expect("not starting" in router.run("logread"), router.log())
         fetch(router, "2", "ctrl-exec-agent")
-        router.run("opkg install /tmp/ctrl-exec-agent.ipk")
+        router.install("ctrl-exec-agent")
         answer(dispatcher, name)
 
     def remove():
-        said = router.run("opkg remove ctrl-exec-exec ctrl-exec-agent")
-        expect("Removing ctrl-exec-agent" in said, said)
+        word = "opkg remove" if router.packages == "ipk" else "apk del"
+        said = router.run(f"{word} ctrl-exec-exec ctrl-exec-agent")
+        expect("ing ctrl-exec-agent" in said, said)
         left = router.run(f"ls /usr/bin/ctrl-exec-agent /usr/sbin/ctrl-exec-exec /etc/rc.d/*ctrl-exec* 2>/dev/null; cat /etc/crontabs/root; ls {CONF}", code=None)
         expect("/usr/" not in left and "rc.d" not in left and "adopt" not in left, left)
         expect("agent.key" in left and "agent.conf" in left, "the identity is gone:", left)
@@ -249,9 +251,74 @@ def run(checks, target, router, dispatcher):
         dispatcher.call("unpair", name, code=None)
         return docs.walk(router, dispatcher)
 
+    def planted():
+        # As the agent's user, in its own directories; root's next start must not touch what they point at.
+        router.run(
+            f"for d in {CONF}/state /var/run/ctrl-exec-agent/runs; do for c in 'ln -s /etc/shadow x' 'ln -s /etc/init.d y' 'mkfifo z'; do"
+            " start-stop-daemon -S -q -c ctrl-exec-agent:ctrl-exec-agent -x /bin/busybox -- sh -c \"cd $d && $c\"; done; done"
+        )
+        before = router.run("ls -lnd /etc/shadow /etc/init.d /etc/init.d/*")
+        for word in ("restart", "adopt", "reload"):
+            router.run(f"{INIT} {word}")
+        answer(dispatcher, name)
+        expect(router.run("ls -lnd /etc/shadow /etc/init.d /etc/init.d/*") == before, before)
+        router.run(f"rm -f {CONF}/state/[xyz] /var/run/ctrl-exec-agent/runs/[xyz]")
+
+    def start_with_staged():
+        before, pid = dispatcher.served(router.port), router.run("cat /var/run/ctrl-exec-agent.pid")
+        dispatcher.call("renew", name, code=None)
+        router.wait_until("ctrl-exec-agent cert-staged", "a staged certificate")
+        router.run(f"{INIT} start")
+        router.run("ctrl-exec-agent cert-staged", code=1)
+        deadline = time.monotonic() + 60
+        while (now := dispatcher.served(router.port)) == before and time.monotonic() < deadline:
+            time.sleep(0.5)
+        expect(now != before and now == ssl.PEM_cert_to_DER_cert(router.run(f"cat {CONF}/agent.crt")), "the certificate that is served is not the one in the file")
+        expect(router.run("cat /var/run/ctrl-exec-agent.pid") == pid, "started anew")
+        return "served by the same process"
+
+    def programs():
+        return router.run("cat /var/run/ctrl-exec-agent.pid; pidof ctrl-exec-exec; for p in $(pidof ctrl-exec-agent ctrl-exec-exec); do ls -l /proc/$p/exe; done")
+
+    def apk_upgrade():
+        # The same programs in a newer package: nothing is started anew. An edited file stays.
+        edited, before = router.run(f"sha256sum {CONF}/agent.conf"), programs()
+        for package in ("ctrl-exec-agent", "ctrl-exec-exec"):
+            fetch(router, "2", package)
+        said = router.install("ctrl-exec-agent", "ctrl-exec-exec")
+        expect(said.count("Upgrading") == 2, said)
+        expect(router.run(f"sha256sum {CONF}/agent.conf") == edited, "agent.conf was replaced")
+        router.run(f"[ -f {CONF}/agent.conf.apk-new ]")
+        expect(router.run("cat /var/run/ctrl-exec-agent.pid").strip() in before, "started anew for nothing")
+        answer(dispatcher, name)
+
+    def apk_upgrade_of_programs():
+        # post-upgrade is `start`: a changed program must be running after it.
+        before = router.run("cat /var/run/ctrl-exec-agent.pid; pidof ctrl-exec-exec").split()
+        for package in ("ctrl-exec-agent", "ctrl-exec-exec"):
+            fetch(router, "3", package)
+        router.install("ctrl-exec-agent", "ctrl-exec-exec")
+        router.wait_until(f'[ "$(cat /var/run/ctrl-exec-agent.pid)" != {before[0]} ]', "a new process")
+        router.wait_until("! ls -l /proc/[0-9]*/exe 2>/dev/null | grep 'ctrl-exec.*deleted'", "the end of the old programs")
+        answer(dispatcher, name)
+        expect(dispatcher.run(name, "whoami")["stdout"].strip() == "65534", programs())
+
     if not step("boots", boot):
         return
-    for text, function, needed in (
+    apk_life = (
+        ("installs the package", install, True),
+        ("unpaired, stays down and says so once", unpaired, False),
+        ("pairs with the host's dispatcher", pair, True),
+        ("starts and answers", start, True),
+        ("runs scripts as its own user", scripts, False),
+        ("runs scripts under profiles through the executor", executor, False),
+        ("keeps its processes and configuration when only the package is new", apk_upgrade, False),
+        ("runs the new programs after an upgrade", apk_upgrade_of_programs, False),
+        ("serves a certificate that start put in place", start_with_staged, False),
+        ("comes back after a power cut", reboot, False),
+        ("is removed and keeps its identity", remove, False),
+    )
+    opkg_life = (
         ("installs the package", install, True),
         ("unpaired, stays down and says so once", unpaired, False),
         ("pairs with the host's dispatcher", pair, True),
@@ -263,6 +330,8 @@ def run(checks, target, router, dispatcher):
         ("limits the rate, and recovers", rate_limit, False),
         ("is restarted after a crash", crash, False),
         ("takes a renewed certificate and adopts it", renew, False),
+        ("serves a certificate that start put in place", start_with_staged, False),
+        ("leaves alone what the agent's user plants", planted, False),
         ("keeps the old configuration when the new one is broken", broken_conf, False),
         ("comes back after a power cut", reboot, False),
         ("is reachable with its clock in 1970", clock_1970, False),
@@ -275,7 +344,8 @@ def run(checks, target, router, dispatcher):
         ("is mended after an interrupted upgrade", interrupted_upgrade, False),
         ("is removed and keeps its identity", remove, False),
         ("every command of docs/OPENWRT.md works", documented, False),
-    ):
+    )
+    for text, function, needed in apk_life if router.packages == "apk" else opkg_life:
         if not step(text, function) and needed:
             return
 

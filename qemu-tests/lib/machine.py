@@ -7,6 +7,7 @@ import functools
 import glob
 import http.server
 import io
+import os
 import pathlib
 import re
 import socket
@@ -49,27 +50,39 @@ MACHINES = {
 
 def scenario(checks, target, cross, dispatcher_program):
     """The life of one router of this architecture."""
-    bench.need_packages("qemu-system-mips" if "mips" in target["name"] else "qemu-system-arm", "dpkg-dev")
+    # QEMU's package only recommends the firmware of the display and network cards it gives a machine.
+    bench.need_packages("qemu-system-mips" if "mips" in target["name"] else "qemu-system-arm", "seabios", "ipxe-qemu", "dpkg-dev")
     directory = bench.temporary(f"system-{target['name']}")
     feed = directory / "feed"
-    for release in ("1", "2"):
+    programs = cross.target_dir() / "dist" / target["name"]
+    for release, tree in (("1", None), ("2", None), ("3", directory / "changed")):
         command = [str(bench.REPO / "openwrt-feed/build-feed"), "--no-build", "--out", str(feed / release), "--release", release, target["openwrt"][0]]
-        done = subprocess.run(command, capture_output=True, text=True)
+        env = dict(os.environ, CARGO_TARGET_DIR=str(tree)) if tree else None
+        if tree:
+            # Programs that are other files and do the same.
+            (tree / "dist" / target["name"]).mkdir(parents=True)
+            for name in ("ctrl-exec-agent", "ctrl-exec-exec"):
+                (tree / "dist" / target["name"] / name).write_bytes((programs / name).read_bytes() + b"\n")
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
         if done.returncode:
             checks.run(f"{target['name']}: packages", lambda: (_ for _ in ()).throw(Failed(done.stdout + done.stderr)))
             return
-    router = Router(target, directory, feed)
-    try:
-        lifecycle.run(checks, target, router, bench.Dispatcher(dispatcher_program, directory))
-    finally:
-        router.close()
+    for kind in ("ipk", "apk"):
+        place = directory / kind
+        place.mkdir()
+        router = Router(target, place, feed, kind)
+        try:
+            lifecycle.run(checks, target, router, bench.Dispatcher(dispatcher_program, place))
+        finally:
+            router.close()
 
 
 class Router:
     """One machine, booted as often as wanted; what is on its flash survives."""
 
-    def __init__(self, target, directory, feed):
-        self.target, self.directory = target, directory
+    def __init__(self, target, directory, feed, packages):
+        self.target, self.directory, self.feed = target, directory, feed
+        self.packages = packages  # "ipk" or "apk"
         self.kind = MACHINES[target["system"]]
         self.arch = target["openwrt"][0]
         self.name = f"router-{target['name']}"
@@ -120,7 +133,7 @@ class Router:
         return self.boot(clock)
 
     def save(self):
-        text = self.run("tar -cf - /etc /opt /usr /lib/upgrade 2>/dev/null | base64")
+        text = self.run("tar -cf - /etc /opt /usr /lib/upgrade /lib/apk 2>/dev/null | base64")
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as tar:
             self.flash = [
                 (m.name, m.mode, m.uid, m.gid, int(m.mtime), "l" if m.issym() else "d" if m.isdir() else "f",
@@ -146,8 +159,14 @@ class Router:
         return self.process.text()[-3000:]
 
     def url(self, release, package):
-        version = next(p for p in (self.directory / "feed" / release / self.arch).glob(f"{package}_*.ipk"))
-        return f"http://10.0.2.2:{self.server.server_port}/{release}/{self.arch}/{version.name}"
+        pattern = f"{package}_*.ipk" if self.packages == "ipk" else f"{package}-[0-9]*.apk"
+        (found,) = (self.feed / release / self.arch).glob(pattern)
+        return f"http://10.0.2.2:{self.server.server_port}/{release}/{self.arch}/{found.name}"
+
+    def install(self, *packages):
+        """Installs or upgrades what `bench.fetch` brought; what the installer says."""
+        files = " ".join(f"/tmp/{p}.{self.packages}" for p in packages)
+        return self.run(f"opkg install {files}" if self.packages == "ipk" else f"apk add {files}")
 
     def close(self):
         if self.process:
@@ -190,6 +209,8 @@ def base_system(name, kind, arch):
         ("lib/functions.sh", 0o644, (standin / "functions.sh").read_bytes()),
         ("sbin/ubus", 0o755, (standin / "ubus").read_bytes()),
         ("sbin/opkg", 0o755, (standin / "opkg").read_bytes()),
+        ("sbin/apk", 0o755, (standin / "apk").read_bytes()),
+        ("usr/lib/procd-standin/adb.awk", 0o644, (standin / "adb.awk").read_bytes()),
         ("sbin/uci", 0o755, (standin / "uci").read_bytes()),
         ("sbin/reload_config", 0o755, (standin / "reload_config").read_bytes()),
         ("usr/lib/procd-standin/flatten.awk", 0o644, (standin / "flatten.awk").read_bytes()),

@@ -45,19 +45,35 @@ config_list_foreach() {
 	ITEMS
 }
 
+# Of apk's packages: users as lib/apk/packages has them, the name in $pkgname.
+add_group_and_user() {
+	_add_users "$(cat "$IPKG_INSTROOT/lib/apk/packages/$pkgname.rusers" 2>/dev/null)"
+}
+
+# The package's name in _name, the list of its files in _list.
+_package() {
+	local info="$IPKG_INSTROOT/usr/lib/opkg/info"
+	if [ -n "$pkgname" ]; then
+		_name="$pkgname" _list="$IPKG_INSTROOT/lib/apk/packages/$pkgname.list"
+	else
+		_name="${1##*/}"
+		_name="${_name%.*}" _list="$info/$_name.list"
+	fi
+}
+
 default_postinst() {
-	local name="${1##*/}" info="$IPKG_INSTROOT/usr/lib/opkg/info" f failed=0
-	name="${name%.postinst}"
-	_add_users "$(sed -n 's/^Require-User: //p' "$info/$name.control")"
+	local info="$IPKG_INSTROOT/usr/lib/opkg/info" f failed=0
+	_package "$1"
+	[ -n "$pkgname" ] || _add_users "$(sed -n 's/^Require-User: //p' "$info/$_name.control")"
 	if [ -z "$IPKG_INSTROOT" ]; then
-		for f in $(grep '^/etc/uci-defaults/' "$info/$name.list"); do
+		for f in $(grep '^/etc/uci-defaults/' "$_list"); do
 			[ -f "$f" ] && (cd /etc/uci-defaults && . "$f") && rm -f "$f"
 		done
 	fi
-	if [ -f "$info/$name.postinst-pkg" ]; then
-		(. "$info/$name.postinst-pkg") || failed=1
+	if [ -f "$info/$_name.postinst-pkg" ]; then
+		(. "$info/$_name.postinst-pkg") || failed=1
 	fi
-	for f in $(grep '^/etc/init.d/' "$info/$name.list"); do
+	for f in $(grep '^/etc/init.d/' "$_list"); do
 		[ "$PKG_UPGRADE" = 1 ] || "$IPKG_INSTROOT$f" enable
 		[ -n "$IPKG_INSTROOT" ] || "$f" start
 	done
@@ -65,12 +81,12 @@ default_postinst() {
 }
 
 default_prerm() {
-	local name="${1##*/}" info="$IPKG_INSTROOT/usr/lib/opkg/info" f failed=0
-	name="${name%.prerm}"
-	if [ -f "$info/$name.prerm-pkg" ]; then
-		(. "$info/$name.prerm-pkg") || failed=1
+	local info="$IPKG_INSTROOT/usr/lib/opkg/info" f failed=0
+	_package "$1"
+	if [ -f "$info/$_name.prerm-pkg" ]; then
+		(. "$info/$_name.prerm-pkg") || failed=1
 	fi
-	for f in $(grep '^/etc/init.d/' "$info/$name.list"); do
+	for f in $(grep '^/etc/init.d/' "$_list"); do
 		[ "$PKG_UPGRADE" = 1 ] || "$f" disable
 		[ -n "$IPKG_INSTROOT" ] || "$f" stop
 	done
