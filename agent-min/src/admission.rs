@@ -19,12 +19,12 @@ use std::net::IpAddr;
 /// Connections in the queue, of all addresses and of one.
 const QUEUE: usize = 256;
 const QUEUE_PER_ADDRESS: usize = 192;
-/// Connections in a handshake that the pool has room for; [`Limits`] are below it.
+/// Connections in a handshake that the pool has room for; [`PoolSizes`] are below it.
 const ACTIVE: usize = 64;
 
 /// Sizes of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct PoolSizes {
     /// Unproven connections of strangers in all.
     pub total: usize,
     /// Unproven connections of one stranger's address.
@@ -34,7 +34,7 @@ pub struct Limits {
 }
 
 /// dropbear's figures for strangers, and as much again for dispatchers.
-pub const DEFAULTS: Limits = Limits {
+pub const DEFAULTS: PoolSizes = PoolSizes {
     total: 30,
     per_address: 5,
     reserved: 32,
@@ -54,7 +54,7 @@ pub struct Admitted<C> {
 
 /// The pool of unproven connections; `C` identifies a connection.
 pub struct Admission<C> {
-    limits: Limits,
+    limits: PoolSizes,
     /// In a handshake, in order of arrival.
     active: Vec<Active<C>, ACTIVE>,
     /// Waiting for their turn, in order of arrival.
@@ -77,10 +77,10 @@ enum Place {
 
 impl<C: Copy + PartialEq> Admission<C> {
     /// An empty pool.
-    pub fn new(limits: Limits) -> Admission<C> {
+    pub fn new(limits: PoolSizes) -> Admission<C> {
         let reserved = limits.reserved.min(ACTIVE - 1);
         Admission {
-            limits: Limits {
+            limits: PoolSizes {
                 total: limits.total.clamp(1, ACTIVE - reserved),
                 reserved,
                 ..limits
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn the_total_holds_when_the_queue_drains() {
-        let limits = Limits {
+        let limits = PoolSizes {
             total: 2,
             per_address: 1,
             reserved: 1,
