@@ -592,6 +592,95 @@ fn the_queue_is_limited_and_freed_when_an_agent_goes() {
     assert!(matches!(refused(), Ack::Pending { .. }));
 }
 
+/// Connects from another address of this host.
+fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let made = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&made, &SocketAddr::from((source, 0))).unwrap();
+    connect(&made, &address).unwrap();
+    let stream = TcpStream::from(made);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn pair_from(source: [u8; 4], address: SocketAddr, name: &str) -> (Client, Ack) {
+    let config = tls::pairing_client_config(&system_clock()).unwrap();
+    let client = ClientConnection::new(config, tls::server_name("dispatcher")).unwrap();
+    let mut client = StreamOwned::new(client, connect_from(source, address));
+    client
+        .write_all(post(&request(name).render()).as_bytes())
+        .unwrap();
+    let ack = Ack::parse(&response(&mut client).1).unwrap();
+    (client, ack)
+}
+
+#[test]
+fn one_address_cannot_fill_the_queue() {
+    let place = Place::new();
+    let mut running = Running::start(&place, |_| {});
+    let mut greedy: Vec<Client> = (0..10)
+        .map(|n| pair_from([127, 0, 0, 2], running.address, &format!("greedy{n}")))
+        .map(|(client, ack)| {
+            assert!(matches!(ack, Ack::Pending { .. }));
+            client
+        })
+        .collect();
+    let (_, ack) = pair_from([127, 0, 0, 2], running.address, "greedy-more");
+    assert!(matches!(ack, Ack::Error { .. }), "its own queue is full");
+    // Somebody else gets a place, and the latest of the many gives way.
+    let (mut honest, ack) = pair_from([127, 0, 0, 3], running.address, "honest");
+    let Ack::Pending { reqid } = ack else {
+        panic!("{ack:?}")
+    };
+    let mut last = greedy.pop().unwrap();
+    let (_, body) = response(&mut last);
+    assert!(matches!(Ack::parse(&body), Ok(Ack::Error { .. })));
+    let names: Vec<String> = place.pending().into_iter().map(|q| q.hostname).collect();
+    assert_eq!(names.len(), 10);
+    assert!(names.contains(&"honest".to_owned()) && !names.contains(&"greedy9".to_owned()));
+    place.approve(&reqid);
+    assert!(matches!(outcome(&mut honest), Outcome::Approved(_)));
+    assert_eq!(running.stop(), Ended::Stopped);
+}
+
+#[test]
+fn thirteen_addresses_cannot_fill_the_slots() {
+    let place = Place::new();
+    let running = Running::start(&place, |options| {
+        options.handshake = Duration::from_secs(120);
+        options.rate = RateLimit::default();
+    });
+    // Ten each is what the rate limit lets through; all stay open and silent.
+    let idle: Vec<TcpStream> = (0..13)
+        .flat_map(|n| (0..10).map(move |_| n))
+        .map(|n| connect_from([127, 0, 1, n], running.address))
+        .collect();
+    // Two honest agents, one after the other, of addresses of their own.
+    for n in 0..2 {
+        let (_, ack) = pair_from([127, 0, 2, n], running.address, "honest");
+        assert!(matches!(ack, Ack::Pending { .. }), "{ack:?}");
+    }
+    drop(idle);
+}
+
+#[test]
+fn codes_are_limited() {
+    let place = Place::new();
+    let running = Running::start(&place, |options| options.max_queue = 2);
+    let mut shown = 0;
+    for n in 0..8 {
+        let (client, ack) = pair_from([127, 0, 0, 2], running.address, &format!("a{n}"));
+        if matches!(ack, Ack::Pending { .. }) {
+            shown += 1;
+        }
+        drop(client);
+        eventually("withdrawn", || place.pending().is_empty());
+    }
+    assert_eq!(shown, 4, "twice the length of the queue");
+    let (_, ack) = pair_from([127, 0, 0, 3], running.address, "other");
+    assert!(matches!(ack, Ack::Pending { .. }));
+}
+
 #[test]
 fn nobody_decides_in_time() {
     let place = Place::new();

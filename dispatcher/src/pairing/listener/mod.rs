@@ -5,6 +5,7 @@
 //! answers go over one connection; decisions arrive as files in the queue, whoever writes them.
 
 mod options;
+mod shares;
 
 pub use options::{Ended, ListenerError, ListenerOptions, Operator};
 
@@ -26,6 +27,7 @@ use ctrl_exec_reactor::{
 };
 use rustls::ServerConfig;
 
+use self::shares::{Codes, Held, Peer};
 use super::identity::Identifier;
 use super::{Decision, Identified, Queue, Queued, RateTable, Verdict};
 
@@ -37,6 +39,11 @@ const SESSION: u64 = 0;
 const POLL: u64 = 1;
 const GRACE: u64 = 2;
 const FIRST_QUESTION: u64 = 16;
+
+/// Codes that one address, and all together, may show the operator in a session, as multiples of
+/// the length of the queue. Each is a chance that a wrong one is taken for the right one.
+const CODES_EACH: usize = 2;
+const CODES: usize = 20;
 
 /// How long answers may take to leave after a stop.
 const GRACE_TIME: Duration = Duration::from_secs(3);
@@ -54,6 +61,11 @@ pub struct Listener {
     options: ListenerOptions,
     queue: Queue,
     rate: RateTable,
+    /// Connections that have not asked yet.
+    idle: Held<ConnId>,
+    /// Requests that wait for the operator.
+    queued: Held<ConnId>,
+    codes: Codes,
     waker: Waker,
     identifier: Identifier,
     answers: (Sender<Named>, Receiver<Named>),
@@ -92,7 +104,9 @@ impl Listener {
         let config =
             tls::pairing_server_config(identity, &system_clock()).map_err(ListenerError::Tls)?;
         let mut reactor = Reactor::new(Config {
-            max_conns: options.max_conns,
+            // One more for each request that waits: those have a limit of their own. And one in
+            // which a newcomer is looked at before somebody gives way.
+            max_conns: options.max_conns + options.max_queue + 1,
             ..Config::default()
         })
         .map_err(ListenerError::Loop)?;
@@ -115,6 +129,9 @@ impl Listener {
             config,
             limits,
             rate: RateTable::new(options.rate),
+            idle: Held::default(),
+            queued: Held::default(),
+            codes: Codes::default(),
             options,
             queue,
             waker,
@@ -242,8 +259,50 @@ impl Listener {
         if verdict != Verdict::Accept || self.stopping {
             self.reactor.close(conn);
         } else {
+            if self.idle.len() >= self.options.max_conns {
+                self.give_way(log);
+            }
+            self.idle.insert(conn, Peer::of(peer), self.reactor.now());
             self.reactor.serve(conn, &self.config, &self.limits);
         }
+    }
+
+    /// All places are taken: the longest idle connection of whoever has most of them goes.
+    fn give_way(&mut self, log: &Syslog) {
+        let Some(oldest) = self.idle.oldest_of_most() else {
+            return;
+        };
+        let line = Line::new("pairing-full").field(
+            "PEER",
+            self.reactor
+                .peer_addr(oldest)
+                .map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string()),
+        );
+        log.log(Level::Warning, &line);
+        self.idle.remove(oldest);
+        self.reactor.close(oldest);
+    }
+
+    /// The queue is full: whoever has more requests in it than the newcomer would loses the latest.
+    /// Whether there is room now.
+    fn make_room(&mut self, newcomer: Peer, operator: &mut dyn Operator, log: &Syslog) -> bool {
+        let Some(conn) = self.queued.newest_of_more_than(newcomer) else {
+            return false;
+        };
+        let Some(waiting) = self.waiting.remove(&conn) else {
+            return false;
+        };
+        self.queued.remove(conn);
+        // What was just decided stays decided.
+        if self.queue.decision(&waiting.queued.id).is_some() {
+            self.queued.insert(conn, newcomer, self.reactor.now());
+            self.waiting.insert(conn, waiting);
+            return false;
+        }
+        self.refuse(conn, Refusal::QueueFull, log);
+        operator.gone(&waiting.queued, "its address has the most requests waiting");
+        self.finish(&waiting.queued.id, log);
+        true
     }
 
     /// Asks DNS about the sender before the request is queued, within its time.
@@ -254,6 +313,7 @@ impl Listener {
         operator: &mut dyn Operator,
         log: &Syslog,
     ) {
+        self.idle.remove(conn);
         let source = self
             .reactor
             .peer_addr(conn)
@@ -307,13 +367,23 @@ impl Listener {
         if self.reactor.peer_addr(conn).is_none() {
             return;
         }
+        let peer = Peer::of(source.unwrap_or(IpAddr::from([0, 0, 0, 0])));
         let source = source.map_or_else(|| "unknown".to_owned(), |source| source.to_string());
         let full = self
             .queue
             .expire()
             .and_then(|()| self.queue.len())
             .is_ok_and(|length| length >= self.options.max_queue);
-        if full {
+        if full && !self.make_room(peer, operator, log) {
+            return self.refuse(conn, Refusal::QueueFull, log);
+        }
+        let each = self.options.max_queue.saturating_mul(CODES_EACH);
+        let most = self.options.max_queue.saturating_mul(CODES);
+        if !self.codes.take(peer, each, most) {
+            let line = Line::new("pair-reject")
+                .field("IP", &source)
+                .field("REASON", "too-many-codes");
+            log.log(Level::Warning, &line);
             return self.refuse(conn, Refusal::QueueFull, log);
         }
         let queued = match self.queue.add(&request, &source, identified, Utc::now()) {
@@ -344,6 +414,7 @@ impl Listener {
         self.answer(conn, Ack::render_pending(&queued.id).as_bytes(), Then::Hold);
         operator.arrived(&queued);
         let until = self.reactor.now() + self.options.approval;
+        self.queued.insert(conn, peer, self.reactor.now());
         self.waiting.insert(conn, Waiting { queued, until });
         self.arm_poll();
     }
@@ -384,6 +455,7 @@ impl Listener {
             )
             .collect();
         for (conn, decision) in due {
+            self.queued.remove(conn);
             let Some(waiting) = self.waiting.remove(&conn) else {
                 continue;
             };
@@ -402,6 +474,8 @@ impl Listener {
 
     /// A connection is over. Whoever waited on it is withdrawn: nobody would get the answer.
     fn closed(&mut self, conn: ConnId, operator: &mut dyn Operator, log: &Syslog) {
+        self.idle.remove(conn);
+        self.queued.remove(conn);
         let questions: Vec<u64> = self
             .asking
             .iter()

@@ -19,7 +19,8 @@ pub struct ListenerOptions {
     pub max_queue: usize,
     /// Volume limit per address (`pairing_rate_limit_volume`).
     pub rate: RateLimit,
-    /// Most connections at a time, waiting ones included.
+    /// Most connections at a time that have not asked yet; when there are more, the oldest of
+    /// whoever has most gives way. Requests that wait are bounded by `max_queue`.
     pub max_conns: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
