@@ -1,5 +1,6 @@
 //! The dispatcher's configuration (dispatcher.md §5) with its defaults applied.
 
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::hostname;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_protocol::dispatcher_conf::{Settings, SettingsError};
@@ -16,9 +17,12 @@ pub const DEFAULT_DIR: &str = "/etc/ctrl-exec";
 /// The service user unless configured: owner of a new dispatcher key.
 pub const DEFAULT_USER: &str = "ctrl-exec";
 
+/// Largest configuration file read.
+const MAX_FILE: u64 = 1 << 20;
+
 const SECONDS: &str = "whole seconds";
 
-/// A configuration that was read and has its required keys.
+/// A configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     path: PathBuf,
@@ -36,12 +40,19 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file at `path`, or the default one.
+    /// Reads the file at `path`, or the default one, which need not be there: every key has a
+    /// default, below `root`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or one that was named and is not there.
     pub fn load(root: &Root, path: Option<&Path>) -> Result<Self, ConfigError> {
+        let named = path.is_some();
         let path = path.map_or_else(|| root.path(DEFAULT_PATH), Path::to_owned);
-        let bytes = std::fs::read(&path).map_err(|error| ConfigError::Read(path.clone(), error))?;
-        let settings = Settings::parse(&String::from_utf8_lossy(&bytes))
-            .map_err(|error| ConfigError::Settings(path.clone(), error))?;
+        let bytes = match Bounded::new(MAX_FILE).read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Vec::new(),
+            other => other.map_err(|error| ConfigError::Read(path.clone(), error))?,
+        };
+        let settings = Settings::parse(&String::from_utf8_lossy(&bytes));
         Ok(Self {
             path,
             root: root.clone(),
@@ -61,17 +72,25 @@ impl Config {
 
     /// The dispatcher's certificate.
     pub fn cert(&self) -> PathBuf {
-        PathBuf::from(self.settings.required("cert"))
+        self.file("cert", "dispatcher.crt")
     }
 
     /// The dispatcher's key.
     pub fn key(&self) -> PathBuf {
-        PathBuf::from(self.settings.required("key"))
+        self.file("key", "dispatcher.key")
     }
 
     /// The CA certificate that agents are verified with.
     pub fn ca(&self) -> PathBuf {
-        PathBuf::from(self.settings.required("ca"))
+        self.file("ca", "ca.crt")
+    }
+
+    /// A file of the configuration, else the one of this name in the default directory.
+    fn file(&self, key: &str, name: &str) -> PathBuf {
+        match self.settings.path(key) {
+            Some(path) => PathBuf::from(path),
+            None => self.root.path(DEFAULT_DIR).join(name),
+        }
     }
 
     /// The directory of `ca.key`, `ca.crt` and `ca.serial`.
@@ -239,10 +258,29 @@ mod tests {
         assert_eq!(both.read_timeout().unwrap().as_secs(), 9);
     }
 
+    /// A dispatcher needs no configuration to begin with, and `--root` moves everything.
+    #[test]
+    fn every_path_has_a_default_below_the_root() {
+        let dir = TempDir::new();
+        let config = Config::load(&Root::at(dir.path()), None).unwrap();
+        for path in [
+            config.cert(),
+            config.key(),
+            config.ca(),
+            config.ca_dir(),
+            config.rotation_file(),
+        ] {
+            assert!(path.starts_with(dir.path()), "{}", path.display());
+        }
+        assert!(config.cert().ends_with("etc/ctrl-exec/dispatcher.crt"));
+        let path = dir.path().join("c");
+        std::fs::write(&path, "cert=\nkey=0\n").unwrap();
+        let config = Config::load(&Root::at(dir.path()), Some(&path)).unwrap();
+        assert!(config.key().ends_with("etc/ctrl-exec/dispatcher.key"));
+    }
+
     #[test]
     fn errors_name_file_and_key() {
-        let error = config("cert=/c\nkey=/k\n").unwrap_err().to_string();
-        assert!(error.contains("'ca'"), "{error}");
         let missing = Config::load(&Root::system(), Some(Path::new("/nowhere/c"))).unwrap_err();
         assert!(missing.to_string().contains("/nowhere/c"));
     }

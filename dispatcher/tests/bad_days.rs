@@ -342,3 +342,165 @@ fn a_ping_notes_the_certificate_that_is_served() {
     root.run(&["ping", "vm"]);
     assert_eq!(text(&root.record("vm"), "cert_serial"), before);
 }
+
+/// Everything below `--root`, from nothing, without a configuration.
+#[test]
+fn a_dispatcher_needs_no_configuration() {
+    let root = Root::empty();
+    std::fs::remove_dir_all(root.path("etc")).unwrap();
+    for verb in ["setup-ca", "setup-ctrl-exec"] {
+        let ended = root.run(&[verb]);
+        assert_eq!(ended.exit, 0, "{verb}: {ended:?}");
+    }
+    let _vm = agent(&root, "vm");
+    assert!(root.run(&["run", "vm", "s"]).stdout.contains("fine"));
+    let doctor = root.run(&["doctor"]);
+    assert_eq!(doctor.exit, 0, "{doctor:?}");
+    assert!(
+        doctor.stdout.contains("is not there: defaults"),
+        "{doctor:?}"
+    );
+}
+
+/// `doctor` tells a foreign CA from one that was re-issued with the same key.
+#[test]
+fn doctor_knows_whose_ca_it_is() {
+    let root = Root::new();
+    let ca = root.path("etc/ctrl-exec/ca.crt");
+    let own = std::fs::read_to_string(&ca).unwrap();
+    std::fs::write(&ca, Root::new().ca_pem()).unwrap();
+    let foreign = root.run(&["doctor", "--offline"]);
+    assert!(
+        foreign.exit == 1 && foreign.stdout.contains("made by another CA"),
+        "{foreign:?}"
+    );
+    std::fs::write(&ca, own).unwrap();
+    let reissued = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-new",
+            "-sha256",
+            "-days",
+            "7300",
+            "-subj",
+            "/CN=ctrl-exec CA",
+        ])
+        .args(["-addext", "keyUsage=critical,keyCertSign", "-key"])
+        .arg(root.path("etc/ctrl-exec/ca.key"))
+        .arg("-out")
+        .arg(&ca)
+        .output()
+        .unwrap();
+    assert!(reissued.status.success(), "{reissued:?}");
+    let known = root.run(&["doctor", "--offline"]);
+    assert_eq!(known.exit, 0, "{known:?}");
+    assert!(known.stdout.contains("re-issued on"), "{known:?}");
+}
+
+#[test]
+fn doctor_finds_serials_that_agents_take_for_one_another() {
+    let root = Root::new();
+    let _vm = agent(&root, "vm");
+    assert_eq!(root.run(&["doctor", "--offline"]).exit, 0);
+    // 0x15 is 21; "15" read as decimal is 0xf.
+    for (name, serial) in [("a", "0f"), ("b", "15")] {
+        let json = jval::line(&root.record("vm")).replacen(
+            '{',
+            &format!(r#"{{"cert_serial":"{serial}","#),
+            1,
+        );
+        root.register_json(name, &json);
+    }
+    let found = root.run(&["doctor", "--offline"]);
+    assert!(
+        found.exit == 1
+            && found.stdout.contains("0x15 of 'b'")
+            && found.stdout.contains("0xf of 'a'"),
+        "{found:?}"
+    );
+}
+
+/// Without the CA's key nothing starts that would need it, and nothing advises a new CA.
+#[test]
+fn without_the_ca_key_it_is_said_first() {
+    let root = Root::new();
+    let _vm = agent(&root, "vm");
+    std::fs::remove_file(root.path("etc/ctrl-exec/ca.key")).unwrap();
+    for args in [
+        &["pairing-mode"][..],
+        &["pairing-mode", "start"],
+        &["renew", "vm"],
+        &["rotate-cert"],
+    ] {
+        let ended = root.run(args);
+        assert_eq!(ended.exit, 3, "{args:?}: {ended:?}");
+        assert!(
+            ended.stderr.contains("restore it from a backup") && !ended.stderr.contains("setup-ca"),
+            "{args:?}: {ended:?}"
+        );
+        assert_eq!(ended.stdout, "", "{args:?}");
+    }
+}
+
+/// A declined set-up is no success; one that replaces the certificate leaves no state that lies.
+#[test]
+fn setting_up_again_keeps_states_true() {
+    let root = Root::new();
+    let _vm = agent(&root, "vm");
+    let declined = root.run(&["setup-ctrl-exec"]);
+    assert_eq!(declined.exit, 1, "{declined:?}");
+    assert_eq!(text(&root.record("vm"), "serial_status"), "current");
+    assert_eq!(root.run(&["rotate-cert"]).exit, 0);
+    let replaced = root.run(&["setup-ctrl-exec", "--yes"]);
+    assert!(
+        replaced.exit == 0 && replaced.stdout.contains("must be paired again: vm"),
+        "{replaced:?}"
+    );
+    assert_eq!(text(&root.record("vm"), "serial_status"), "stale");
+    assert!(!root.path("etc/ctrl-exec/dispatcher.crt.prev").exists());
+    let shown = std::process::Command::new("openssl")
+        .args(["x509", "-noout", "-serial", "-in"])
+        .arg(root.path("etc/ctrl-exec/dispatcher.crt"))
+        .output()
+        .unwrap();
+    let serial = String::from_utf8(shown.stdout)
+        .unwrap()
+        .trim()
+        .to_lowercase();
+    let serial = serial.strip_prefix("serial=").unwrap().to_owned();
+    let status = root.run(&["serial-status"]).stdout;
+    assert!(
+        status.contains(&format!("Current serial:  {serial}")),
+        "{status}"
+    );
+    assert!(status.contains("Previous serial: (none)"), "{status}");
+}
+
+/// Those a forced rotation leaves behind are stale at once, and nothing promises what cannot be.
+#[test]
+fn a_forced_rotation_marks_those_left_behind() {
+    let root = Root::new();
+    let _vm = agent(&root, "vm");
+    root.register("away", unreachable());
+    let crt = std::fs::read_to_string(root.path("etc/ctrl-exec/dispatcher.crt")).unwrap();
+    let serial = cert::facts_from_pem(&crt).unwrap().serial_hex;
+    let json = jval::line(&root.record("away")).replace(
+        r#""dispatcher_serial":"2""#,
+        &format!(r#""dispatcher_serial":"{serial}""#),
+    );
+    root.register_json("away", &json);
+    let first = root.run(&["rotate-cert"]);
+    assert_eq!(first.exit, 0, "{first:?}");
+    assert_eq!(text(&root.record("away"), "serial_status"), "pending");
+    // It knows the certificate before this one, which the next rotation takes away.
+    let forced = root.json(&["rotate-cert", "--force", "--json"]);
+    let stale = jval::line(&forced["stale"]);
+    assert_eq!(
+        text(&root.record("away"), "serial_status"),
+        "stale",
+        "{stale}"
+    );
+    assert_eq!(stale, r#"["away"]"#);
+    assert_eq!(text(&root.record("vm"), "serial_status"), "current");
+}

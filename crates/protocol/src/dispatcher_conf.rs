@@ -3,9 +3,6 @@
 use crate::sorted_map::SortedMap;
 use std::fmt;
 
-/// Keys that must be present.
-pub const REQUIRED: [&str; 3] = ["cert", "key", "ca"];
-
 /// The settings of one file, as text, with what looked wrong but is no error.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
@@ -17,8 +14,6 @@ pub struct Settings {
 /// Why a file is refused; the text names the fault, the caller adds the file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SettingsError {
-    /// A required key is absent or empty.
-    Missing(&'static str),
     /// A value does not fit its key.
     Invalid {
         /// The key.
@@ -33,7 +28,6 @@ pub enum SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(key) => write!(f, "missing required key '{key}'"),
             Self::Invalid {
                 key,
                 value,
@@ -52,8 +46,9 @@ impl std::error::Error for SettingsError {}
 
 impl Settings {
     /// Reads the text of a file. Lines that start with `#` or white space are skipped; the last
-    /// occurrence of a key wins; an empty value leaves the key unset.
-    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+    /// occurrence of a key wins; an empty value leaves the key unset. No key is required (the
+    /// reference wants `cert`, `key` and `ca`: DEVIATE); the reader knows the defaults.
+    pub fn parse(text: &str) -> Self {
         let mut settings = Self::default();
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
@@ -90,12 +85,7 @@ impl Settings {
                 settings.values.insert(key.to_owned(), value.to_owned());
             }
         }
-        for key in REQUIRED {
-            if settings.text(key).is_none_or(|value| value == "0") {
-                return Err(SettingsError::Missing(key));
-            }
-        }
-        Ok(settings)
+        settings
     }
 
     /// The value of `key`.
@@ -103,9 +93,9 @@ impl Settings {
         self.values.get(key).map(String::as_str)
     }
 
-    /// The value of a required key; empty when `key` is not one of [`REQUIRED`] and unset.
-    pub fn required(&self, key: &'static str) -> &str {
-        self.text(key).unwrap_or_default()
+    /// The value of a key that names a file. As the reference sees it, `0` is no name.
+    pub fn path(&self, key: &str) -> Option<&str> {
+        self.text(key).filter(|value| *value != "0")
     }
 
     /// The value of `key` as a whole number between `min` and `max`, or `default` when unset.
@@ -148,9 +138,8 @@ mod tests {
     fn grammar() {
         let settings = Settings::parse(&format!(
             "{REQ}# c\n  port = 1\nx = 1  # note\r\nmax_parallel = 3\nmax_parallel = 5\nempty =\nbad-key = 1\nword\n"
-        ))
-        .unwrap();
-        assert_eq!(settings.required("cert"), "/c");
+        ));
+        assert_eq!(settings.path("cert"), Some("/c"));
         assert_eq!(settings.text("port"), None);
         assert_eq!(settings.text("x"), Some("1  # note"));
         assert_eq!(settings.text("max_parallel"), Some("5"));
@@ -159,23 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn required_keys() {
-        for (text, key) in [
-            ("", "cert"),
-            ("cert=/c\nkey=/k\n", "ca"),
-            ("cert=/c\nkey=0\nca=/a\n", "key"),
-        ] {
-            assert_eq!(
-                Settings::parse(text),
-                Err(SettingsError::Missing(key)),
-                "{text}"
-            );
+    fn no_key_is_required() {
+        for text in ["", "cert=\n", "cert=0\n"] {
+            assert_eq!(Settings::parse(text).path("cert"), None, "{text}");
         }
     }
 
     #[test]
     fn numbers_name_key_and_fault() {
-        let settings = Settings::parse(&format!("{REQ}timeout = soon\n")).unwrap();
+        let settings = Settings::parse(&format!("{REQ}timeout = soon\n"));
         let error = settings
             .number("timeout", 60, (1, 100), "seconds, 1 to 100")
             .unwrap_err();

@@ -128,9 +128,14 @@ impl fmt::Display for CaError {
                 write!(f, "cannot {doing} {}: {error}", path.display())?;
                 match error.kind() {
                     io::ErrorKind::PermissionDenied => f.write_str(" (try sudo)"),
-                    io::ErrorKind::NotFound if path.ends_with("ca.key") => {
-                        f.write_str(" (no CA here: run setup-ca first)")
-                    }
+                    io::ErrorKind::NotFound if path.ends_with("ca.key") => f.write_str(
+                        if path.with_file_name("ca.crt").exists() {
+                            " (the CA's key is not on this host: restore it from a backup; a new CA \
+                             would cut every agent off)"
+                        } else {
+                            " (no CA here: run setup-ca first)"
+                        },
+                    ),
                     _ => Ok(()),
                 }
             }

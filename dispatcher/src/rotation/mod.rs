@@ -20,11 +20,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ctrl_exec_host::lock::{self, Kind, Lock};
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
 use ctrl_exec_protocol::x509::keys::KeyType;
-use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::ca::{self, Authority, CaError, IdentityFiles, Owner};
 use crate::store::files::registry::{Record, Registry, RegistryError, SerialStatus};
@@ -317,6 +317,36 @@ impl Rotator {
         })
     }
 
+    /// The certificate was replaced by hand: nobody can be told of it any more. Agents that do not
+    /// trust it already are marked stale, and the pair before the last rotation goes; returns the
+    /// names of those agents.
+    ///
+    /// # Errors
+    /// See [`RotationError`].
+    pub fn start_over(&self, log: &Syslog, now: Utc) -> Result<Vec<String>, RotationError> {
+        let _lock = self.lock()?;
+        let current = ca::trust_serial(&self.files.cert)?;
+        let mut stale = Vec::new();
+        self.registry
+            .update_many(&self.registry.names()?, |record| {
+                if record.dispatcher_serial() == current {
+                    return false;
+                }
+                record.set_serial_status(SerialStatus::Stale);
+                stale.push(record.name().to_owned());
+                true
+            })?;
+        let mut state = self.status(log)?.unwrap_or_default();
+        state.rotated(&current, None, self.overlap_days, now);
+        self.previous().remove()?;
+        state.store(&self.state).map_err(|error| self.io(error))?;
+        let line = Line::new("cert-replaced")
+            .field("NEW_SERIAL", &current)
+            .field("STALE", stale.len());
+        log.log(Level::Warning, &line);
+        Ok(stale)
+    }
+
     /// Finishes or takes back what a crash left of a rotation. Cheap when there is nothing to do.
     ///
     /// # Errors
@@ -425,22 +455,15 @@ impl Rotator {
         Ok(stale)
     }
 
-    fn lock(&self) -> Result<RotationLock, RotationError> {
+    fn lock(&self) -> Result<Lock, RotationError> {
         let path = self.state.with_extension("lock");
         let failed = |error: io::Error| RotationError::Io(path.clone(), error);
         if let Some(dir) = path.parent() {
             crate::store::files::dirs::ensure(dir).map_err(failed)?;
         }
-        let flags = OFlags::CLOEXEC | OFlags::RDWR | OFlags::CREATE;
-        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o660))
-            .map_err(|errno| failed(errno.into()))?;
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(RotationLock { _file: file }),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno.into())),
-            }
-        }
+        lock::open(&path, 0o660)
+            .and_then(|file| lock::wait(file, Kind::Exclusive))
+            .map_err(failed)
     }
 
     fn io(&self, error: io::Error) -> RotationError {
@@ -451,11 +474,6 @@ impl Rotator {
     pub fn dir(&self) -> Option<&Path> {
         self.state.parent()
     }
-}
-
-/// Held while it lives.
-struct RotationLock {
-    _file: std::os::fd::OwnedFd,
 }
 
 #[cfg(test)]

@@ -8,12 +8,16 @@ use crate::config::Config;
 use crate::fleet::Call;
 use crate::fleet::address;
 use crate::model::AppError;
+use crate::store::files::issued::Issued;
 use crate::store::files::registry::{Registry, SerialStatus};
+use crate::store::files::revoked;
 use crate::trust;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_protocol::time::{DAY, Utc};
+use ctrl_exec_protocol::tls::Identity;
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
-use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role};
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role, VerifyError};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -78,20 +82,21 @@ impl Report {
             message: message.into(),
         });
     }
-
-    /// Adds a finding about something that either works or is a fault.
-    fn result(&mut self, check: &'static str, result: Result<String, String>) {
-        match result {
-            Ok(message) => self.add(check, Grade::Ok, message),
-            Err(message) => self.add(check, Grade::Fault, message),
-        }
-    }
 }
 
 /// Looks at everything that does not need an agent.
 pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> Report {
     let mut report = Report::default();
-    report.add("config", Grade::Ok, config.path().display().to_string());
+    let path = config.path().display();
+    report.add(
+        "config",
+        Grade::Ok,
+        if config.path().exists() {
+            path.to_string()
+        } else {
+            format!("{path} is not there: defaults")
+        },
+    );
     for warning in &config.settings().warnings {
         report.add(
             "config",
@@ -121,6 +126,14 @@ pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> R
         directory(&mut report, &root.path(dir));
     }
     agents(&mut report, registry, now);
+    twins(&mut report, config, root, registry, now);
+    if let Err(error) = revoked::load(root) {
+        report.add(
+            "revoked",
+            Grade::Fault,
+            format!("{}: {error}", revoked::path(root).display()),
+        );
+    }
     report
 }
 
@@ -156,19 +169,153 @@ fn certificates(report: &mut Report, config: &Config, now: Utc) {
         );
     }
     secret(report, &files.key);
-    let ca = config.ca();
-    let chain = fs::read_to_string(&ca)
-        .map_err(|error| format!("{}: {error}", ca.display()))
-        .and_then(|pem| {
-            let verifier = ChainVerifier::from_pem(&pem)
-                .map_err(|error| format!("{}: {error}", ca.display()))?;
-            // Dates were looked at above: here it is the issuer that counts.
-            verifier
-                .verify(identity.leaf_der(), Role::Client, facts.not_before + 1)
-                .map_err(|error| format!("the certificate does not fit {}: {error}", ca.display()))
-        })
-        .map(|_| format!("issued by the CA in {}", ca.display()));
-    report.result("chain", chain);
+    chain(report, config, &identity, now);
+}
+
+/// Whether the CA that agents are checked against made our certificate, and is within its dates.
+/// A CA certificate that was re-issued with the same key begins later than what it made before:
+/// both are looked at when both are valid.
+fn chain(report: &mut Report, config: &Config, identity: &Identity, now: Utc) {
+    let path = config.ca();
+    let shown = path.display();
+    let verifier = fs::read_to_string(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|pem| ChainVerifier::from_pem(&pem).map_err(|error| error.to_string()));
+    let verifier = match verifier {
+        Ok(verifier) => verifier,
+        Err(error) => {
+            report.add("chain", Grade::Fault, format!("{shown}: {error}"));
+            return;
+        }
+    };
+    let leaf = identity.facts();
+    let made = |ca: &CertFacts| {
+        let both = leaf.not_before.max(ca.not_before);
+        // A leaf that ended before the CA was re-issued is judged by its dates elsewhere.
+        let both = both.min(leaf.not_after).min(ca.not_after);
+        match verifier.verify(identity.leaf_der(), Role::Client, both) {
+            Ok(_) | Err(VerifyError::CaOutOfDate) => ca.subject_der == leaf.issuer_der,
+            Err(_) => false,
+        }
+    };
+    let Some(ca) = verifier.authorities().find(|ca| made(ca)) else {
+        report.add(
+            "chain",
+            Grade::Fault,
+            format!(
+                "{} was made by another CA than the one in {shown}: agents of that CA refuse it. Put \
+                 the right file there, or, if the CA was changed, set up this dispatcher and pair \
+                 the agents anew",
+                trust::identity_files(config).cert.display()
+            ),
+        );
+        return;
+    };
+    if now.0 > ca.not_after {
+        report.add(
+            "chain",
+            Grade::Fault,
+            format!(
+                "the CA certificate in {shown} ended on {}: no agent is accepted any more",
+                Utc(ca.not_after).openssl()
+            ),
+        );
+        return;
+    }
+    let reissued = if ca.not_before > leaf.not_before {
+        format!(", re-issued on {}", Utc(ca.not_before).openssl())
+    } else {
+        String::new()
+    };
+    report.add(
+        "chain",
+        Grade::Ok,
+        format!("issued by the CA in {shown}{reissued}"),
+    );
+    let signing = CaDir::new(config.ca_dir());
+    if let Ok(authority) = Authority::load(&signing) {
+        if verifier
+            .authorities()
+            .all(|ca| ca.spki_der != authority.facts().spki_der)
+        {
+            report.add(
+                "chain",
+                Grade::Fault,
+                format!(
+                    "{} is another CA than the one in {shown}: agents that are paired or renewed now \
+                     would be refused",
+                    signing.cert().display()
+                ),
+            );
+        }
+    }
+}
+
+/// Serials that agents take for one another: one of digits only, read as hex, is another read as
+/// decimal. New certificates never have such serials; those of the reference's counter do.
+fn twins(report: &mut Report, config: &Config, root: &Root, registry: &Registry, now: Utc) {
+    let files = trust::identity_files(config);
+    let mut serials: Vec<(String, String)> = Vec::new();
+    for (files, whose) in [
+        (files.clone(), "this dispatcher"),
+        (
+            files.suffixed(".prev"),
+            "this dispatcher, before the rotation",
+        ),
+    ] {
+        if let Ok(serial) = crate::ca::live_serial(&files.cert) {
+            serials.push((serial, whose.to_owned()));
+        }
+    }
+    let issued = Issued::at(root).all(now).unwrap_or_default();
+    serials.extend(
+        issued
+            .into_iter()
+            .map(|cert| (cert.serial, format!("'{}'", cert.name))),
+    );
+    let records = registry.list().unwrap_or_default().records;
+    serials.extend(
+        records
+            .iter()
+            .filter(|record| !record.cert_serial().is_empty())
+            .map(|record| {
+                (
+                    record.cert_serial().to_owned(),
+                    format!("'{}'", record.name()),
+                )
+            }),
+    );
+    let mut by_key: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for (serial, whose) in serials {
+        // As it is shown in a handshake: an even number of digits.
+        let normal = revoked::normal(&serial);
+        let live = if normal.len() % 2 == 0 {
+            normal.clone()
+        } else {
+            format!("0{normal}")
+        };
+        let key = ctrl_exec_protocol::serial::canonical(&live);
+        by_key
+            .entry(key)
+            .or_default()
+            .entry(normal)
+            .or_insert(whose);
+    }
+    for twins in by_key.values().filter(|serials| serials.len() > 1) {
+        let all: Vec<String> = twins
+            .iter()
+            .map(|(serial, whose)| format!("0x{serial} of {whose}"))
+            .collect();
+        report.add(
+            "serials",
+            Grade::Fault,
+            format!(
+                "agents of the Perl release cannot tell these serials apart: {}. Replace them: \
+                 'rotate-cert' for the dispatcher, 'renew' for an agent",
+                all.join(", ")
+            ),
+        );
+    }
 }
 
 fn authority(report: &mut Report, config: &Config, now: Utc) {
@@ -178,7 +325,9 @@ fn authority(report: &mut Report, config: &Config, now: Utc) {
             "ca",
             Grade::Warning,
             format!(
-                "no CA key in {}: this dispatcher can neither pair nor renew",
+                "no CA key in {}: this dispatcher can neither pair nor renew. Agents work until their \
+                 certificates end; restore the key from a backup, and do not set up a new CA, which \
+                 would cut all of them off",
                 config.ca_dir().display()
             ),
         );
@@ -193,8 +342,8 @@ fn authority(report: &mut Report, config: &Config, now: Utc) {
                 authority.facts(),
                 now,
                 400,
-                "every agent must be paired again \
-                      with a new CA before it ends",
+                "agents obey until then; a CA certificate re-issued with the same key and name \
+                      replaces it on dispatcher and agents without pairing anything",
             );
             secret(report, &dir.key());
         }

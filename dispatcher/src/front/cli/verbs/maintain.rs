@@ -93,11 +93,19 @@ pub fn rotate_cert(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
                 jval::string(rotated.overlap_expires.iso()),
             ),
             ("pending", jval::count(rotated.pending)),
+            ("stale", jval::strings(&rotated.stale)),
             ("updated", jval::strings(&told.updated)),
             ("failed", jval::objects(failed)),
         ])));
     } else {
         out::raw(&broadcast_text(&told));
+        if !rotated.stale.is_empty() {
+            out::line(format_args!(
+                "\nLeft behind, as they knew only the certificate before the last one; they must be \
+                 paired again:\n  {}",
+                rotated.stale.join("\n  ")
+            ));
+        }
     }
     Ok(0)
 }

@@ -1,6 +1,6 @@
 //! `pairing-mode`, `list-requests`, `approve`, `deny` (pki-and-pairing.md §7, §8).
 
-use crate::ca::CaDir;
+use crate::ca::{CaDir, CaError};
 use crate::config::{Config, DEFAULT_DIR};
 use crate::front::cli::args::Args;
 use crate::front::cli::ctx::{Ctx, Exit};
@@ -52,6 +52,17 @@ fn foreground(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     }
 }
 
+/// Nothing could be approved without the CA's key: said before agents are asked to pair.
+fn has_ca(ctx: &Ctx) -> Result<(), Fatal> {
+    let key = CaDir::new(ctx.root.path(DEFAULT_DIR)).key();
+    match key.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(CaError::io("read", &key, error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 struct Ready {
     config: Config,
     listener: Listener,
@@ -61,6 +72,7 @@ struct Ready {
 fn bind(ctx: &Ctx, args: &Args) -> Result<Ready, AppError> {
     let config = ctx.config()?;
     let session = session_length(args, &config)?;
+    has_ca(ctx)?;
     let identity = trust::identity_files(&config).load()?;
     let port = args.number(&PORT).unwrap_or(DEFAULT_PORT);
     let options = ListenerOptions {
@@ -126,6 +138,7 @@ fn serve(ctx: &Ctx, ready: Ready, child: Option<Child>) -> Result<Exit, AppError
 fn start(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let config = ctx.config()?;
     let session = session_length(args, &config)?;
+    has_ca(ctx)?;
     let program = std::env::current_exe()
         .map_err(|error| AppError::usage(format!("cannot find this program: {error}")))?;
     let mut command = Command::new(program);

@@ -7,6 +7,7 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::YES;
 use crate::front::cli::out;
 use crate::model::AppError;
+use crate::front::cli::rotating::rotator;
 use crate::trust;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::keys::KeyType;
@@ -35,8 +36,9 @@ pub fn setup_dispatcher(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let agents = ctx.registry().names()?.len();
     if files.cert.exists() && agents > 0 && !args.has(&YES) && !confirmed(&files.cert, agents) {
         out::line("Aborted; nothing was changed.");
-        return Ok(0);
+        return Ok(1);
     }
+    let replaces = files.cert.exists();
     let authority = Authority::load(&CaDir::new(ctx.root.path(DEFAULT_DIR)))?;
     let owner = Owner::of_user(Path::new("/etc/passwd"), config.service_user());
     let issued = ca::setup_dispatcher(
@@ -53,6 +55,17 @@ pub fn setup_dispatcher(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         files.cert.display(),
         issued.expiry()
     ));
+    if replaces {
+        // What the records and the state say of the old certificate holds no more.
+        let stale = rotator(ctx, &config)?.start_over(ctx.syslog(), Utc::now())?;
+        if !stale.is_empty() {
+            out::line(format_args!(
+                "{} agent(s) do not trust it and must be paired again: {}",
+                stale.len(),
+                stale.join(", ")
+            ));
+        }
+    }
     Ok(0)
 }
 
