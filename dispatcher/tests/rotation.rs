@@ -358,7 +358,7 @@ fn an_expired_agent_is_renewed_when_the_operator_says_so() {
     let ended = root.run(&["renew", "drawer"]);
     assert_eq!(ended.exit, 1);
     assert!(
-        ended.stdout.contains("TLS handshake") && ended.stdout.contains("expired"),
+        ended.stdout.contains("TLS handshake") && ended.stdout.contains("ended on"),
         "{ended:?}"
     );
     assert_eq!(root.run(&["renew", "--allow-expired", "drawer"]).exit, 0);
@@ -375,9 +375,14 @@ fn a_fleet_locked_out_by_the_reference_is_told() {
     let old = own_serial(&root);
     for name in ["dispatcher.crt", "dispatcher.key"] {
         let path = root.path(&format!("etc/ctrl-exec/{name}"));
-        std::fs::copy(&path, path.with_file_name(format!("{name}.prev"))).unwrap();
+        std::fs::copy(&path, path.with_file_name(format!("{name}.kept"))).unwrap();
     }
     assert_eq!(root.run(&["setup-ctrl-exec", "--yes"]).exit, 0);
+    for name in ["dispatcher.crt", "dispatcher.key"] {
+        let path = root.path(&format!("etc/ctrl-exec/{name}"));
+        let kept = path.with_file_name(format!("{name}.kept"));
+        std::fs::rename(kept, path.with_file_name(format!("{name}.prev"))).unwrap();
+    }
     let new = own_serial(&root);
     let state = jval::object([
         ("current_serial", jval::string(new.as_str())),
