@@ -59,13 +59,10 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
 /// Replaces the dispatcher's certificate and tells the agents.
 pub fn rotate_cert(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let dispatcher = ctx.dispatcher()?;
-    if !args.has(&JSON) {
-        out::line("Rotating dispatcher certificate...");
-    }
     let rotated = tasks::rotate::rotate(&dispatcher, args.has(&FORCE))?;
     if !args.has(&JSON) {
         out::raw(&format!(
-            "New serial:      {}\nOld serial:      {}\nOverlap expires: {}\nAgents pending:  {}\n\n\
+            "Rotating dispatcher certificate...\nNew serial:      {}\nOld serial:      {}\nOverlap expires: {}\nAgents pending:  {}\n\n\
              Broadcasting new serial to agents...\n",
             rotated.new_serial,
             rotated.old_serial.as_deref().unwrap_or("(none)"),

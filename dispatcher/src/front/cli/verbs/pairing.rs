@@ -53,7 +53,7 @@ fn foreground(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
 }
 
 /// Nothing could be approved without the CA's key: said before agents are asked to pair.
-fn has_ca(ctx: &Ctx) -> Result<(), Fatal> {
+fn has_ca(ctx: &Ctx) -> Result<(), AppError> {
     let key = CaDir::new(ctx.root.path(DEFAULT_DIR)).key();
     match key.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

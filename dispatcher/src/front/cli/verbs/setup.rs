@@ -7,7 +7,7 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::YES;
 use crate::front::cli::out;
 use crate::model::AppError;
-use crate::front::cli::rotating::rotator;
+use crate::tasks::rotate::rotator;
 use crate::trust;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::keys::KeyType;
@@ -57,7 +57,7 @@ pub fn setup_dispatcher(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     ));
     if replaces {
         // What the records and the state say of the old certificate holds no more.
-        let stale = rotator(ctx, &config)?.start_over(ctx.syslog(), Utc::now())?;
+        let stale = rotator(&ctx.dispatcher()?)?.start_over(ctx.syslog(), Utc::now())?;
         if !stale.is_empty() {
             out::line(format_args!(
                 "{} agent(s) do not trust it and must be paired again: {}",
