@@ -12,6 +12,7 @@ mod conf;
 mod confine;
 mod descendants;
 mod guard;
+mod host_init;
 mod identity;
 mod input;
 mod mounts;

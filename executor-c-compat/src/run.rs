@@ -24,7 +24,7 @@ use crate::guard::Guarded;
 use crate::identity::Identity;
 use crate::supervisor::{CANCEL, GRACE, REPORT_LEN, Report, Supervisor};
 use crate::sys::{self, Forked};
-use crate::{clock, report};
+use crate::{clock, host_init, report};
 
 /// How long output is still collected after the script itself has ended, while a descendant holds
 /// the stream open.
@@ -101,6 +101,16 @@ fn start<'a>(
     if !setting.privileged {
         containment.own_processes = false;
     }
+    // Outside of the namespace, so before it.
+    let may_reboot = permit
+        .profile
+        .caps
+        .iter()
+        .any(|cap| cap.name == "CAP_SYS_BOOT");
+    let messenger = match containment.own_processes && may_reboot {
+        true => Some(host_init::messenger(peer)?),
+        false => None,
+    };
     if containment.own_processes {
         match sys::unshare(UnshareFlags::NEWPID) {
             Ok(()) => {}
@@ -120,7 +130,6 @@ fn start<'a>(
         Ok(group) => group,
         Err(fault) => return Ok(Started::Refused(fault)),
     };
-    let child_signals = sys::signal_fd(&[libc::SIGCHLD])?;
     let (control, to_worker) = UnixStream::pair()?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC);
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) =
@@ -135,6 +144,13 @@ fn start<'a>(
             sys::close_copy(peer.as_fd());
             drop((control, to_stdin, from_stdout, from_stderr));
             sys::ignore(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE]);
+            let mut watched = vec![libc::SIGCHLD];
+            if messenger.is_some() {
+                watched.extend(host_init::SIGNALS);
+            }
+            let Ok(signals) = sys::signal_fd(&watched) else {
+                sys::exit_now(1);
+            };
             let _ = rustix::process::set_dumpable_behavior(
                 rustix::process::DumpableBehavior::NotDumpable,
             );
@@ -144,7 +160,7 @@ fn start<'a>(
             let script = match sys::fork() {
                 Ok(Forked::Parent(pid)) => pid,
                 Ok(Forked::Child) => {
-                    drop(to_worker);
+                    drop((to_worker, messenger));
                     let wired = rustix::stdio::dup2_stdin(&stdin)
                         .and_then(|()| rustix::stdio::dup2_stdout(&stdout))
                         .and_then(|()| rustix::stdio::dup2_stderr(&stderr));
@@ -172,16 +188,18 @@ fn start<'a>(
                 }
             };
             drop((stdin, stdout, stderr));
+            let name = String::from_utf8_lossy(&request.script).into_owned();
             // What the request held is not needed here, while a daemon of the script may live long.
             *request = Request::default();
             Supervisor {
                 script,
                 worker: to_worker,
-                child_signals,
+                signals,
+                messenger,
                 deadline,
                 own_processes: containment.own_processes,
                 group: &group,
-                name: permit.profile_name,
+                name: &name,
             }
             .watch();
             sys::exit_now(0);

@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 
 use crate::cgroup::Group;
-use crate::{clock, descendants, report, sys};
+use crate::{clock, descendants, host_init, report, sys};
 
 /// Between TERM and KILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -80,8 +80,10 @@ pub struct Supervisor<'a> {
     pub script: Pid,
     /// To the worker.
     pub worker: UnixStream,
-    /// Deaths of children.
-    pub child_signals: OwnedFd,
+    /// Deaths of children, and with a messenger what is meant for the host's process 1.
+    pub signals: OwnedFd,
+    /// Passes signals on to the host's process 1.
+    pub messenger: Option<UnixStream>,
     /// When the run has to end.
     pub deadline: Option<Instant>,
     /// Whether this is the first process of a namespace.
@@ -153,8 +155,13 @@ impl Supervisor<'_> {
     }
 
     /// The script's status, if it has ended, and whether no child is left.
-    fn reap(&self) -> (Option<WaitStatus>, bool) {
-        while sys::next_signal(&self.child_signals).is_some() {}
+    fn reap(&mut self) -> (Option<WaitStatus>, bool) {
+        while let Some((signal, sender)) = sys::next_signal_and_sender(&self.signals) {
+            // What comes from outside is meant for this process, by a service manager, say.
+            if let Some(messenger) = self.messenger.as_mut().filter(|_| sender != 0) {
+                host_init::tell(messenger, signal);
+            }
+        }
         let mut script = None;
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -206,7 +213,7 @@ impl Supervisor<'_> {
     /// Waits for a death, a time, or the worker; whether it was the worker.
     fn wait(&self, until: Option<Instant>, listening: bool) -> bool {
         let timeout = until.map(clock::until);
-        let mut fds = vec![PollFd::new(&self.child_signals, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         if listening {
             fds.push(PollFd::new(&self.worker, PollFlags::IN));
         }

@@ -350,12 +350,17 @@ pub fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
 
 /// The next signal number waiting at a descriptor of [`signal_fd`].
 pub fn next_signal(fd: &OwnedFd) -> Option<u32> {
+    next_signal_and_sender(fd).map(|(signal, _)| signal)
+}
+
+/// The same, and the process that sent it; 0 when that is outside of this process namespace.
+pub fn next_signal_and_sender(fd: &OwnedFd) -> Option<(u32, u32)> {
     // SAFETY: `signalfd_siginfo` is plain data for which all zeros is a valid value.
     let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
     let size = size_of::<libc::signalfd_siginfo>();
     // SAFETY: the buffer is `size` bytes of plain data that any byte pattern fits.
     let got = unsafe { libc::read(fd.as_raw_fd(), (&raw mut info).cast(), size) };
-    (usize::try_from(got) == Ok(size)).then_some(info.ssi_signo)
+    (usize::try_from(got) == Ok(size)).then_some((info.ssi_signo, info.ssi_pid))
 }
 
 /// Lets `signals` through again.

@@ -1392,3 +1392,50 @@ fn records_go_to_the_system_log_once_with_the_name() {
     );
     assert_eq!(server.log(), "", "nothing on standard error");
 }
+
+/// Audit 6: a delayed `reboot` signals process 1. The host here is a namespace of the test's own.
+#[test]
+fn a_reboot_reaches_the_hosts_init_if_the_profile_says_so() {
+    if !root_or_skip("a_reboot_reaches_the_hosts_init_if_the_profile_says_so") {
+        return;
+    }
+    let site = Site::new();
+    let reboot =
+        "(sleep 0.3; kill -$1 1; touch @/run/$2-sent; sleep 60) >/dev/null 2>&1 & echo answered";
+    site.scripts(
+        "[profile boot]\nrun_as = root\nprocesses = own\ncaps = CAP_SYS_BOOT\n[profile own]\nrun_as = root\nprocesses = own\n\
+         [profile host]\nrun_as = root\nprocesses = host\n",
+        &[("boot", "boot", reboot), ("own", "own", reboot), ("host", "host", reboot)],
+    );
+    // Process 1 of the namespace notes what it is told, and ends everything with its input.
+    let init = r#"my $dir = shift;
+        for my $s (qw(TERM USR1 USR2 INT)) { $SIG{$s} = sub { open(my $f, ">", "$dir/init-$s") } }
+        if (!fork) { exec { $ARGV[0] } @ARGV }
+        while (1) { my $got = sysread(STDIN, my $byte, 1); last if defined $got && $got == 0 }"#;
+    let serve = site.serve(PEER);
+    let mut host = Command::new("unshare");
+    host.args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["perl", "-e", init])
+        .arg(site.path("run"))
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(fs::File::create(site.path("log")).unwrap());
+    let server = site.start_command(host);
+    let told = |signal: &str| exists(&site.path("run").join(format!("init-{signal}")));
+    let call = |script: &str, signal: &str| {
+        let reply = server.request(&request(script, b"", &[signal, script]));
+        assert_eq!(reply.stdout, "answered\n", "{}", reply.stderr);
+        let sent = site.path("run").join(format!("{script}-sent"));
+        wait_for("the signal is sent", || exists(&sent));
+        fs::remove_file(&sent).unwrap();
+    };
+    call("own", "USR1");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!told("USR1"), "not without the capability");
+    call("host", "USR2");
+    call("boot", "TERM");
+    wait_for("TERM and USR2 have come", || told("TERM") && told("USR2"));
+    assert!(!told("USR1") && !told("INT"));
+}
