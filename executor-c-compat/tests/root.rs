@@ -11,33 +11,15 @@ use std::fs;
 use std::io;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Instant;
 
 use ctrl_exec_protocol::config::caps::Cap;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::{CapabilitySet, UnshareFlags};
-use support::{PEER, Reply, Site, exists, request, root_or_skip, status};
+use rustix::mount::{MountFlags, mount};
+use rustix::thread::CapabilitySet;
+use support::{PEER, Reply, Site, before, exists, own_mounts, request, root_or_skip, status};
 
 const STATUS: &str = "cat /proc/self/status";
-
-/// Runs `setup` in the server's process before the program starts.
-fn before(command: &mut Command, setup: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
-    // SAFETY: the closures of these tests make system calls only.
-    unsafe { command.pre_exec(setup) };
-}
-
-/// A mount namespace of the server's own, so that its mounts end with it.
-fn own_mounts() -> io::Result<()> {
-    // SAFETY: not `FILES`.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )?;
-    Ok(())
-}
 
 fn capability_masks(text: &str) -> [u64; 5] {
     ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]

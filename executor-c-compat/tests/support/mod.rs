@@ -5,12 +5,15 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ctrl_exec_protocol::frame::{Request, Response, ResponseDecoder};
+use ctrl_exec_protocol::frame::{Ended, Request, Response, ResponseDecoder};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::UnshareFlags;
 
 /// Generous, for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -264,10 +267,15 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub fn reply(mut self) -> Reply {
+    pub fn reply(self) -> Reply {
+        self.reply_of_at_most(1 << 20)
+    }
+
+    /// Keeps so many bytes of each stream.
+    pub fn reply_of_at_most(mut self, most: usize) -> Reply {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes).unwrap();
-        Reply::of(&bytes)
+        Reply::read(&bytes, most)
     }
 }
 
@@ -280,7 +288,11 @@ pub struct Reply {
 
 impl Reply {
     pub fn of(bytes: &[u8]) -> Self {
-        let mut decoder = ResponseDecoder::new(1 << 20);
+        Self::read(bytes, 1 << 20)
+    }
+
+    fn read(bytes: &[u8], most: usize) -> Self {
+        let mut decoder = ResponseDecoder::new(most);
         decoder.push(bytes);
         let response = decoder.finish().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -315,4 +327,67 @@ pub fn status<'a>(text: &'a str, key: &str) -> &'a str {
 
 pub fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+/// Runs `setup` in the server's process before the program starts.
+#[allow(unsafe_code)]
+pub fn before(
+    command: &mut Command,
+    setup: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: the closures of these tests make system calls only.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// A mount namespace of the process's own, so that its mounts end with it.
+#[allow(unsafe_code)]
+pub fn own_mounts() -> std::io::Result<()> {
+    // SAFETY: not `FILES`.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(mount_change("/", flags)?)
+}
+
+pub fn extended(script: &str, args: &[&str]) -> Request {
+    Request {
+        extended: true,
+        ..request(script, b"", args)
+    }
+}
+
+pub fn ended(reply: &Reply) -> Ended {
+    reply
+        .response
+        .ended
+        .expect("the executor tells how it ended")
+}
+
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn processes() -> Vec<(i32, String)> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).into_owned()))
+        })
+        .collect()
+}
+
+pub fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }
