@@ -133,6 +133,7 @@ class Scripts(unittest.TestCase):
 
     def test_nothing_that_a_router_lacks(self):
         for path in (PACKAGE / "files").iterdir():
+            self.assertNotRegex(path.read_text(), r"^[^#]*\btr [^|]*\[:(print|graph)", path.name)
             self.assertNotRegex(path.read_text(), r"/usr/local|\[\[ |\bbash\b|grep -q", path.name)
 
     def test_respawn_for_ever(self):
