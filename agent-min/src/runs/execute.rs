@@ -5,8 +5,7 @@ use crate::runs::run::Run;
 use ctrl_exec_protocol::frame::{self, ResponseDecoder};
 use ctrl_exec_protocol::json;
 use ctrl_exec_reactor::{
-    Captured, ChildExit, ChildResult, ChildSpec, CloseReason, Output, Phase, RawLimits, RawMode,
-    SpawnError,
+    Captured, ChildExit, ChildResult, ChildSpec, CloseReason, Output, Phase, RawLimits, SpawnError,
 };
 use std::ffi::OsString;
 use std::io;
@@ -129,7 +128,6 @@ pub fn executor_limits() -> RawLimits {
         read: FOR_EVER,
         total: None,
         max_received: usize::MAX,
-        mode: RawMode::Stream,
         half_close: false,
     }
 }

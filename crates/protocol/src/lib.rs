@@ -7,6 +7,7 @@
 //! configuration only; `json`, `http` and `tls` add what travels over the network.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod config;
 pub mod dispatcher_conf;
 pub mod frame;

@@ -213,9 +213,8 @@ impl Conn {
     /// Heap bytes held for messages.
     pub fn held(&self) -> usize {
         let parsed = match &self.role {
-            Role::None => 0,
+            Role::None | Role::Raw(_) => 0,
             Role::Client(client) => client.parser.buffered(),
-            Role::Raw(raw) => raw.received.capacity(),
             Role::Server(server) => server.parser.buffered(),
         };
         parsed + self.out.held() + self.stream.held()

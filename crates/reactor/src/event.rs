@@ -1,5 +1,6 @@
 //! What a reactor tells its application.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +49,10 @@ id!(
 id!(
     /// A connection, accepted or made.
     ConnId
+);
+id!(
+    /// Work given to [`Reactor::offload`](crate::Reactor::offload).
+    JobId
 );
 id!(
     /// A listening socket.
@@ -115,7 +120,7 @@ pub enum Event {
         /// The response.
         response: Response,
     },
-    /// Bytes of a raw connection, all or a piece (see [`RawMode`](crate::RawMode)).
+    /// A piece of what a raw connection brings, of at most 16 KiB, as it arrives.
     Received {
         /// The connection.
         conn: ConnId,
@@ -153,6 +158,13 @@ pub enum Event {
         /// The addresses, in the system's order, without duplicates; or the resolver's words.
         result: Result<Vec<IpAddr>, String>,
     },
+    /// Work given to [`Reactor::offload`](crate::Reactor::offload) is done.
+    Offloaded {
+        /// Which.
+        job: JobId,
+        /// What it returned, to be downcast to that type; `None` when it panicked.
+        value: Option<Box<dyn Any + Send>>,
+    },
     /// A [`Waker`](crate::Waker) was used, once or several times.
     Woken,
 }
@@ -166,8 +178,6 @@ pub enum Signal {
     Int,
     /// SIGTERM: stop.
     Term,
-    /// SIGUSR1.
-    Usr1,
 }
 
 /// What a connection was doing.

@@ -2,8 +2,8 @@
 //! signals, all bounded, over `mio` and `rustls`.
 //!
 //! A program owns one [`Reactor`] and pulls [`Event`]s out of it with [`Reactor::next`]; it
-//! answers with method calls. There are no callbacks and no threads (but for name resolution,
-//! where asked for). Nothing blocks except the wait inside `next`, and nothing grows without a
+//! answers with method calls. There are no callbacks, and no threads but for name
+//! resolution and other work that blocks, where asked for. Nothing blocks except the wait inside `next`, and nothing grows without a
 //! limit that is named in [`Config`], [`ServerLimits`], [`ClientLimits`], [`RawLimits`] or
 //! [`ChildSpec`].
 //!
@@ -19,14 +19,16 @@ mod fault_tests;
 mod faults;
 mod limits;
 mod link;
+mod offload;
 mod reactor;
-mod resolve;
 mod signals;
 mod stream;
 mod timers;
 
 pub use child::{Captured, ChildExit, ChildResult, ChildSpec, Output, SpawnError};
 pub use ctrl_exec_protocol::http;
-pub use event::{ChildId, CloseReason, ConnId, Event, ListenerId, Phase, QueryId, Signal, TimerId};
-pub use limits::{ClientLimits, Config, Floor, RawLimits, RawMode, SLOWEST, ServerLimits, Then};
+pub use event::{
+    ChildId, CloseReason, ConnId, Event, JobId, ListenerId, Phase, QueryId, Signal, TimerId,
+};
+pub use limits::{ClientLimits, Config, Floor, RawLimits, SLOWEST, ServerLimits, Then};
 pub use reactor::{Reactor, Waker};

@@ -131,17 +131,6 @@ impl Default for ClientLimits {
     }
 }
 
-/// How what a raw peer sends is handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RawMode {
-    /// In pieces as they arrive, each an [`Event::Received`](crate::Event::Received) of at most
-    /// 16 KiB, with [`CloseReason::PeerClosed`](crate::CloseReason::PeerClosed) at the end.
-    Stream,
-    /// In one [`Event::Received`](crate::Event::Received) when the peer has closed or reset the
-    /// connection.
-    Whole,
-}
-
 /// Bounds of one raw connection to a Unix socket.
 #[derive(Clone, Debug)]
 pub struct RawLimits {
@@ -156,8 +145,6 @@ pub struct RawLimits {
     /// Bytes accepted from the peer; more end the connection with
     /// [`CloseReason::TooLarge`](crate::CloseReason::TooLarge).
     pub max_received: usize,
-    /// One piece or many.
-    pub mode: RawMode,
     /// Shut the sending side down after the payload.
     pub half_close: bool,
 }

@@ -23,7 +23,7 @@ use crate::conn::Conn;
 use crate::event::{ChildId, CloseReason, ConnId, Event, ListenerId, TimerId};
 use crate::limits::{ClientLimits, Config, RawLimits, ServerLimits, Then};
 use crate::link::{Link, Socket};
-use crate::resolve::Answers;
+use crate::offload::Offload;
 use crate::signals::Signals;
 use crate::timers::{Alarm, Timers};
 
@@ -53,12 +53,11 @@ pub struct Reactor {
     children: Slab<Box<Child>>,
     user_timers: Slab<UserTimer>,
     signals: Option<Signals>,
-    resolver: Option<Box<dyn Answers>>,
+    offload: Option<Box<dyn Offload>>,
     waker: Option<Waker>,
     /// For the next id.
     generation: u32,
     buffered: usize,
-    refused: u64,
     scratch: Box<[u8]>,
     #[cfg(test)]
     pub(crate) fault_seed: Option<u32>,
@@ -119,11 +118,10 @@ impl Reactor {
             children: Slab::new(),
             user_timers: Slab::new(),
             signals: None,
-            resolver: None,
+            offload: None,
             waker: None,
             generation: 0,
             buffered: 0,
-            refused: 0,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             #[cfg(test)]
             fault_seed: None,
@@ -357,12 +355,6 @@ impl Reactor {
     /// Connections that exist.
     pub fn live_conns(&self) -> usize {
         self.conns.len()
-    }
-
-    /// Connections that were accepted and closed at once, because there was no place or no
-    /// descriptor left.
-    pub fn refused_conns(&self) -> u64 {
-        self.refused
     }
 
     /// Bytes held in bodies, unsent responses and captured output.

@@ -13,8 +13,7 @@ use std::time::Duration;
 use common::{Echo, Pki, client_limits, millis, name, patient, secs};
 use ctrl_exec_reactor::http::{HttpError, Limits, Response, render_request};
 use ctrl_exec_reactor::{
-    ClientLimits, CloseReason, Config, ConnId, Event, Floor, Phase, RawLimits, RawMode, Reactor,
-    Then,
+    ClientLimits, CloseReason, Config, ConnId, Event, Floor, Phase, RawLimits, Reactor, Then,
 };
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -710,14 +709,13 @@ fn too_many_connections() {
     assert_eq!(reactor.live_conns(), 0);
 }
 
-fn raw_limits(mode: RawMode) -> RawLimits {
+fn raw_limits() -> RawLimits {
     RawLimits {
         connect: secs(30),
         write: secs(30),
         read: secs(30),
         total: None,
         max_received: 10_000_000,
-        mode,
         half_close: false,
     }
 }
@@ -749,22 +747,7 @@ fn unix_sockets() {
     let payload: Vec<u8> = (0..300_000u32).map(|n| n.to_le_bytes()[0]).collect();
     // Whole.
     let mut reactor = reactor();
-    let conn = reactor.connect_unix(
-        &unix_server(echo),
-        payload.clone(),
-        raw_limits(RawMode::Whole),
-    );
-    let Event::Received { bytes, .. } = next(&mut reactor) else {
-        panic!()
-    };
-    assert_eq!(bytes, payload);
-    assert_eq!(outcome(&mut reactor, conn).1, CloseReason::PeerClosed);
-    // In pieces.
-    let conn = reactor.connect_unix(
-        &unix_server(echo),
-        payload.clone(),
-        raw_limits(RawMode::Stream),
-    );
+    let conn = reactor.connect_unix(&unix_server(echo), payload.clone(), raw_limits());
     let mut got = Vec::new();
     let reason = loop {
         match next(&mut reactor) {
@@ -788,7 +771,7 @@ fn unix_sockets() {
     });
     let half_close = RawLimits {
         half_close: true,
-        ..raw_limits(RawMode::Whole)
+        ..raw_limits()
     };
     reactor.connect_unix(&path, b"abc".to_vec(), half_close);
     assert!(matches!(next(&mut reactor), Event::Received { bytes, .. } if bytes == b"abc"));
@@ -801,7 +784,7 @@ fn unix_errors() {
         let conn = reactor.connect_unix(path, b"x".to_vec(), limits);
         outcome(&mut reactor, conn).1
     };
-    let whole = || raw_limits(RawMode::Whole);
+    let whole = || raw_limits();
     let reason = fails("/nonexistent/socket".as_ref(), whole());
     assert!(
         matches!(
@@ -854,7 +837,7 @@ fn a_full_backlog_is_tried_again() {
     let mut reactor = reactor();
     let mut conns = Vec::new();
     for _ in 0..4 {
-        conns.push(reactor.connect_unix(&path, b"x".to_vec(), raw_limits(RawMode::Whole)));
+        conns.push(reactor.connect_unix(&path, b"x".to_vec(), raw_limits()));
     }
     assert!(
         reactor.next(Some(millis(60))).unwrap().is_none(),

@@ -18,13 +18,12 @@
 //! After the frame, on the same connection, the front-end may send [`CANCEL`]: the executor then
 //! ends the script and answers as usual. Closing the connection cancels nothing.
 
-mod output;
 mod request;
 mod response;
 #[cfg(test)]
 mod tests;
 
-pub use output::{Capture, Output};
+pub use crate::capture::{Capture, Captured as Output};
 pub use request::{CancelDecoder, EncodeError, Head, Request, RequestDecoder, RequestError};
 pub use response::{Ended, Response, ResponseDecoder, ResponseError};
 
@@ -78,8 +77,4 @@ fn until_nul(bytes: &[u8]) -> Vec<u8> {
         .next()
         .unwrap_or_default()
         .to_vec()
-}
-
-fn len_u64(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
 }

@@ -1,9 +1,9 @@
 //! Child processes as sources of events.
 
-mod capture;
 mod running;
 mod spec;
 mod start;
 
+pub use ctrl_exec_protocol::capture::Captured;
 pub(crate) use running::{Child, Next, Stdio};
-pub use spec::{Captured, ChildExit, ChildResult, ChildSpec, Output, SpawnError};
+pub use spec::{ChildExit, ChildResult, ChildSpec, Output, SpawnError};

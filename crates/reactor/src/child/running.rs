@@ -5,11 +5,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{self, ExitStatus};
 use std::time::Duration;
 
+use ctrl_exec_protocol::capture::Capture;
 use mio::unix::pipe::{Receiver, Sender};
 use mio::{Interest, Registry, Token};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::capture::Capture;
 use super::{ChildExit, ChildResult, ChildSpec, Output, SpawnError, start};
 use crate::event::ChildId;
 #[cfg(test)]
@@ -80,12 +80,12 @@ impl Child {
     /// Starts it. `token` names each pipe for the poll.
     pub fn start(
         id: ChildId,
-        mut spec: ChildSpec,
+        spec: ChildSpec,
         now: Duration,
         registry: &Registry,
         token: impl Fn(Stdio) -> Token,
     ) -> Result<Child, SpawnError> {
-        let mut process = start::start(&mut spec)?;
+        let mut process = start::start(&spec)?;
         let pipes = Pipes::take(&mut process, registry, token);
         let (stdin, stdout, stderr) = match pipes {
             Ok(Pipes {
@@ -267,8 +267,8 @@ impl Child {
 impl Drain {
     fn new(pipe: Option<Receiver>, output: &Output) -> Self {
         let capture = match output {
-            Output::Capture { head, tail } => Capture::new(*head, *tail),
-            _ => Capture::new(0, 0),
+            Output::Capture { head, tail } => Capture::of(*head, *tail),
+            Output::Null => Capture::of(0, 0),
         };
         Drain {
             pipe,

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ctrl_exec_protocol::capture::Captured;
 
 /// A child process to start. It gets exactly the environment named here, a process group of its
 /// own, and the working directory and umask of the program.
@@ -70,10 +71,6 @@ pub enum Output {
         /// Bytes kept from the end.
         tail: usize,
     },
-    /// Written to this file by the child itself, which thus does not depend on our life.
-    File(File),
-    /// Shared with ours.
-    Inherit,
     /// `/dev/null`.
     Null,
 }
@@ -104,26 +101,6 @@ pub enum ChildExit {
     Signal(i32),
     /// Killed by us when its time was over.
     TimedOut,
-}
-
-/// The bytes kept of one output stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Captured {
-    /// The beginning.
-    pub head: Vec<u8>,
-    /// The end of what followed, if that was not all.
-    pub tail: Vec<u8>,
-    /// Bytes lost between the two.
-    pub dropped: u64,
-}
-
-impl Captured {
-    /// Beginning and end, joined.
-    pub fn into_bytes(self) -> Vec<u8> {
-        let mut bytes = self.head;
-        bytes.extend_from_slice(&self.tail);
-        bytes
-    }
 }
 
 /// A child could not be started.

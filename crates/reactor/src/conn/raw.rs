@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::closing::{connect_reason, io_reason};
 use super::{Conn, Cx, Flow, Role, State};
 use crate::event::{CloseReason, Event, Phase};
-use crate::limits::{RawLimits, RawMode};
+use crate::limits::RawLimits;
 use crate::link::Link;
 use crate::stream::{Chunk, Fault, Pulled};
 
@@ -16,7 +16,6 @@ pub(super) struct Raw {
     path: PathBuf,
     connect_by: Duration,
     until: Option<Duration>,
-    pub received: Vec<u8>,
     total: usize,
     /// The payload is out, or the peer takes no more of it.
     sent: bool,
@@ -24,13 +23,11 @@ pub(super) struct Raw {
 
 impl Raw {
     pub fn new(path: PathBuf, limits: RawLimits, connect_by: Duration) -> Self {
-        let received = Vec::new();
         Raw {
             limits,
             path,
             connect_by,
             until: None,
-            received,
             total: 0,
             sent: false,
         }
@@ -112,33 +109,18 @@ impl Conn {
                     return self.die(CloseReason::TooLarge);
                 }
                 self.deadline = Some(raw.next_deadline(cx.now));
-                if raw.limits.mode == RawMode::Stream {
-                    cx.events.push_back(Event::Received {
-                        conn: self.id,
-                        bytes: bytes.to_vec(),
-                    });
-                    self.stream.consume(length);
-                    return Flow::Yield;
-                }
-                raw.received.extend_from_slice(bytes);
+                cx.events.push_back(Event::Received {
+                    conn: self.id,
+                    bytes: bytes.to_vec(),
+                });
                 self.stream.consume(length);
-                if raw.received.capacity() > cx.room {
-                    return self.die(CloseReason::TooLarge);
-                }
-                Flow::Again
+                Flow::Yield
             }
             Chunk::End { .. } => {
                 if raw.total == 0 {
                     return self.die(CloseReason::Eof {
                         phase: Phase::Response,
                         partial: false,
-                    });
-                }
-                if !raw.received.is_empty() {
-                    let bytes = std::mem::take(&mut raw.received);
-                    cx.events.push_back(Event::Received {
-                        conn: self.id,
-                        bytes,
                     });
                 }
                 self.die(CloseReason::PeerClosed)
@@ -148,9 +130,6 @@ impl Conn {
                 Ok(Pulled::Blocked) => Flow::Wait,
                 Ok(Pulled::Bytes | Pulled::Eof) => Flow::Again,
                 Err(Fault::Io(error)) => {
-                    // A peer that closes without having read everything causes a reset, and yet
-                    // may have said all there was to say.
-                    self.hand_over(cx);
                     let phase = self.phase(&State::Raw);
                     self.die(io_reason(phase, &error))
                 }
@@ -159,20 +138,6 @@ impl Conn {
                     text,
                 }),
             },
-        }
-    }
-
-    /// Gives the application what came as a whole.
-    fn hand_over(&mut self, cx: &mut Cx<'_>) {
-        let Role::Raw(raw) = &mut self.role else {
-            return;
-        };
-        if !raw.received.is_empty() {
-            let bytes = std::mem::take(&mut raw.received);
-            cx.events.push_back(Event::Received {
-                conn: self.id,
-                bytes,
-            });
         }
     }
 }

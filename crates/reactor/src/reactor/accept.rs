@@ -24,7 +24,6 @@ impl Reactor {
                 Ok((socket, peer)) => {
                     let listener = listener.id;
                     if self.is_full() {
-                        self.refused += 1;
                         continue;
                     }
                     let generation = self.next_generation();

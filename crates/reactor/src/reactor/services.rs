@@ -1,5 +1,6 @@
-//! Timers, children, signals and names.
+//! Timers, children, signals, names and other work that blocks.
 
+use std::any::Any;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::time::Duration;
 use super::turn::Target;
 use super::{Reactor, UserTimer, Waker};
 use crate::child::{Child, ChildSpec, SpawnError};
-use crate::event::{ChildId, Event, QueryId, Signal, TimerId};
-use crate::resolve::Resolver;
+use crate::event::{ChildId, Event, JobId, QueryId, Signal, TimerId};
+use crate::offload::{self, Pool};
 use crate::signals::{Signals, Watched};
 use crate::timers::{Alarm, Owner};
 
@@ -98,11 +99,36 @@ impl Reactor {
             .map_or(Ok(()), |signals| signals.watch(what))
     }
 
+    /// Runs `work` on a worker thread, for what would block the loop; [`Event::Offloaded`] brings
+    /// what it returns. Some sixteen run at a time, others wait.
+    ///
+    /// # Errors
+    /// When no thread can be started, or far too many jobs wait.
+    pub fn offload<T: Any + Send>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<JobId> {
+        let id = JobId::at(0, self.next_generation());
+        self.start_job(offload::job(id, work))?;
+        Ok(id)
+    }
+
+    fn start_job(&mut self, job: offload::Job) -> io::Result<()> {
+        let pool = match &mut self.offload {
+            Some(pool) => pool,
+            None => {
+                let waker = self.waker()?.waker;
+                self.offload.insert(Box::new(Pool::new(waker)))
+            }
+        };
+        pool.start(job)
+    }
+
     /// Resolves a host name on a worker thread; [`Event::Resolved`] brings the answer. A literal
     /// address is answered without a thread.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// As for [`Reactor::offload`].
     pub fn resolve(&mut self, name: &str) -> io::Result<QueryId> {
         let query = QueryId::at(0, self.next_generation());
         if let Ok(address) = name.parse::<IpAddr>() {
@@ -112,12 +138,7 @@ impl Reactor {
             });
             return Ok(query);
         }
-        if self.resolver.is_none() {
-            self.resolver = Some(Box::new(Resolver::new(self.waker()?.waker)));
-        }
-        if let Some(resolver) = &mut self.resolver {
-            resolver.ask(query, name)?;
-        }
+        self.start_job(offload::query(query, name))?;
         Ok(query)
     }
 

@@ -359,10 +359,8 @@ impl Reactor {
         {
             self.events.push_back(Event::Woken);
         }
-        if let Some(resolver) = &mut self.resolver {
-            for (query, result) in resolver.take() {
-                self.events.push_back(Event::Resolved { query, result });
-            }
+        if let Some(offload) = &mut self.offload {
+            self.events.extend(offload.take());
         }
     }
 }

@@ -12,7 +12,6 @@ pub use options::{Ended, ListenerError, ListenerOptions, Operator};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use ctrl_exec_host::syslog::{Level, Syslog};
@@ -28,7 +27,7 @@ use ctrl_exec_reactor::{
 use rustls::ServerConfig;
 
 use self::shares::{Codes, Held, Peer};
-use super::identity::Identifier;
+use super::identity::identify;
 use super::{Decision, Identified, Queue, Queued, RateTable, Verdict};
 
 /// The pairing port.
@@ -44,6 +43,9 @@ const FIRST_QUESTION: u64 = 16;
 /// the length of the queue. Each is a chance that a wrong one is taken for the right one.
 const CODES_EACH: usize = 2;
 const CODES: usize = 20;
+
+/// Questions to DNS at a time, abandoned ones included; beyond it none is asked.
+const MAX_QUESTIONS: usize = 8;
 
 /// How long answers may take to leave after a stop.
 const GRACE_TIME: Duration = Duration::from_secs(3);
@@ -67,8 +69,8 @@ pub struct Listener {
     queued: Held<ConnId>,
     codes: Codes,
     waker: Waker,
-    identifier: Identifier,
-    answers: (Sender<Named>, Receiver<Named>),
+    /// Questions to DNS that are under way, abandoned ones included.
+    questions: usize,
     next_question: u64,
     asking: HashMap<u64, Asking>,
     waiting: HashMap<ConnId, Waiting>,
@@ -135,8 +137,7 @@ impl Listener {
             options,
             queue,
             waker,
-            identifier: Identifier::default(),
-            answers: channel(),
+            questions: 0,
             next_question: FIRST_QUESTION,
             asking: HashMap::new(),
             waiting: HashMap::new(),
@@ -223,8 +224,13 @@ impl Listener {
                 self.reactor.close(conn);
             }
             Event::Closed { conn, .. } => self.closed(conn, operator, log),
+            Event::Offloaded { value, .. } => {
+                self.questions = self.questions.saturating_sub(1);
+                if let Some(Ok(named)) = value.map(|value| value.downcast::<Named>()) {
+                    self.answered(*named, operator, log);
+                }
+            }
             Event::Woken => {
-                self.answered(operator, log);
                 if operator.input() {
                     self.stop();
                 }
@@ -327,14 +333,13 @@ impl Listener {
             request,
             timer,
         };
-        let waker = self.waker.clone();
-        let asked = source.is_some_and(|source| {
-            self.identifier
-                .ask(source, token, self.answers.0.clone(), move || {
-                    let _ = waker.wake();
-                })
+        let free = self.questions < MAX_QUESTIONS;
+        let asked = source.filter(|_| free).is_some_and(|source| {
+            let question = move || -> Named { (token, identify(source)) };
+            self.reactor.offload(question).is_ok()
         });
         if asked {
+            self.questions += 1;
             self.asking.insert(token, asking);
         } else {
             self.reactor.cancel_timer(timer);
@@ -342,12 +347,11 @@ impl Listener {
         }
     }
 
-    fn answered(&mut self, operator: &mut dyn Operator, log: &Syslog) {
-        while let Ok((token, identified)) = self.answers.1.try_recv() {
-            if let Some(asking) = self.asking.remove(&token) {
-                self.reactor.cancel_timer(asking.timer);
-                self.enqueue(asking, &identified, operator, log);
-            }
+    fn answered(&mut self, named: Named, operator: &mut dyn Operator, log: &Syslog) {
+        let (token, identified) = named;
+        if let Some(asking) = self.asking.remove(&token) {
+            self.reactor.cancel_timer(asking.timer);
+            self.enqueue(asking, &identified, operator, log);
         }
     }
 
