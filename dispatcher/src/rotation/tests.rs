@@ -270,6 +270,22 @@ fn retirement_is_repeated_for_whoever_was_away_and_given_up_in_the_end() {
     assert!(!fleet.rotator.previous().exist());
 }
 
+/// Of several serials to take back, the one that was leaves the list and the others stay.
+#[test]
+fn a_retired_serial_leaves_the_list_alone() {
+    let mut state = RotationState::default();
+    for (current, old) in [("b", "a"), ("c", "b"), ("d", "c"), ("e", "d")] {
+        state.rotated(current, Some(old), 30, NOW);
+    }
+    assert_eq!(state.unretired(), ["a", "b", "c"]);
+    state.retired("b", NOW);
+    assert_eq!(state.unretired(), ["a", "c"]);
+    assert_eq!(state.previous_serial(), "d");
+    state.retired("d", NOW);
+    assert_eq!(state.unretired(), ["a", "c"]);
+    assert_eq!(state.previous_serial(), "");
+}
+
 #[test]
 fn two_rotations_in_one_overlap_retire_both_serials() {
     let fleet = fleet(&["a"]);
@@ -292,6 +308,7 @@ fn two_rotations_in_one_overlap_retire_both_serials() {
         .retire(&mut model, &fleet.log, days(2))
         .unwrap();
     assert_eq!(model.trust["a"].len(), 2);
+    assert!(fleet.state().unretired().is_empty(), "taken back, so gone");
     fleet
         .rotator
         .retire(&mut model, &fleet.log, days(32))

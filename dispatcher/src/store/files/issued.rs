@@ -52,11 +52,12 @@ impl IssuedCert {
     }
 
     /// A line, which needs no escapes: name and serial were checked.
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         format!("{} {} {}\n", self.serial, self.until.iso(), self.name)
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    /// Reads a line; `None` for what is no entry.
+    pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let (serial, until, name) = (words.next()?, words.next()?, words.next()?);
         let good = words.next().is_none()

@@ -145,6 +145,42 @@ mod tests {
         assert!(acquire(&locks, &["a", "b"], "job").is_ok());
     }
 
+    /// A lock file in a group's directory: no link is followed, no FIFO waited for, and no child
+    /// inherits a lock.
+    #[test]
+    fn a_lock_is_a_file_of_its_own() {
+        let dir = TempDir::new();
+        let target = dir.path().join("target");
+        let locks = dir.path().join("locks");
+        fs::create_dir(&locks).unwrap();
+        std::os::unix::fs::symlink(&target, locks.join("a--job.lock")).unwrap();
+        assert!(matches!(
+            acquire(&locks, &["a"], "job"),
+            Err(LockError::Io(..))
+        ));
+        assert!(!target.exists());
+        let fifo = locks.join("b--job.lock");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::from_raw_mode(0o600)).unwrap();
+        // With nobody at its other end this would wait for ever.
+        assert!(acquire(&locks, &["b"], "job").is_err());
+        assert!(list(&locks).is_ok());
+        let _held = acquire(&locks, &["c"], "job").unwrap();
+        for entry in fs::read_dir("/proc/self/fd").unwrap().flatten() {
+            let Ok(path) = fs::read_link(entry.path()) else {
+                continue;
+            };
+            if path.ends_with("locks/c--job.lock") {
+                let fd = entry.file_name().into_string().unwrap();
+                let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+                let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap();
+                let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+                assert_ne!(flags & OFlags::CLOEXEC.bits(), 0);
+                return;
+            }
+        }
+        panic!("the lock is not among our descriptors");
+    }
+
     #[test]
     fn names_are_made_safe() {
         let dir = TempDir::new();

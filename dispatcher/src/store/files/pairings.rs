@@ -337,7 +337,8 @@ impl Queue {
 }
 
 impl Queued {
-    fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
+    /// Reads a queue file; `None` for what is no request.
+    pub fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
         let object = json::parse_object(bytes, &Bounds::REQUEST).ok()?;
         let text = |key: &str| json::text_of(&object, key);
         let queued = Self {
@@ -359,7 +360,8 @@ impl Queued {
         (names::is_agent_name(&queued.hostname) && !queued.csr.is_empty()).then_some(queued)
     }
 
-    fn to_json(&self) -> String {
+    /// The queue file.
+    pub fn to_json(&self) -> String {
         let port = self
             .port
             .map_or_else(|| "null".to_owned(), |port| port.to_string());

@@ -8,7 +8,7 @@ pub use record::{
     AGENT_VERSION, DEFAULT_PORT, LookupBy, MAX_TAG, MAX_TAGS, Record, SerialStatus, bounded_tags,
     is_perl_version,
 };
-pub use repair::Repaired;
+pub use repair::{Repaired, salvage};
 
 use crate::model::json as jval;
 use ctrl_exec_host::bounded::Bounded;

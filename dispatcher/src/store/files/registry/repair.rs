@@ -103,7 +103,7 @@ impl Registry {
 
 /// What is left of a record: all of one that is only too large, else the fields that can be made
 /// out.
-fn salvage(bytes: &[u8]) -> Object {
+pub fn salvage(bytes: &[u8]) -> Object {
     if let Some(whole) = jval::parse_object(bytes) {
         let mut kept = Object::new();
         for (key, value) in whole.iter() {
