@@ -75,15 +75,25 @@ impl Capture {
 
     /// Takes the next bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.push_within(bytes, usize::MAX);
+    }
+
+    /// As [`Capture::push`], where all captures together may still grow by `room` bytes. Where that
+    /// is short this one stays as large as it is, and keeps the newest in place of the older.
+    pub fn push_within(&mut self, bytes: &[u8], room: usize) {
+        let needed = self.head.len() + bytes.len();
+        self.head_max = affordable(self.head.capacity(), needed, self.head_max, room);
         let (head, rest) = bytes.split_at(bytes.len().min(self.head_max - self.head.len()));
         let more = growth(
             self.head.len(),
             self.head.capacity(),
             head.len(),
-            self.head_max,
+            affordable(self.head.capacity(), usize::MAX, self.head_max, room),
         );
         self.head.reserve_exact(more);
         self.head.extend_from_slice(head);
+        let needed = self.tail.len() + rest.len();
+        self.tail_max = affordable(self.tail.capacity(), needed, self.tail_max, room);
         // Of a piece that is longer than the tail only its own end counts.
         let (lost, rest) = rest.split_at(rest.len().saturating_sub(self.tail_max));
         let excess = (self.tail.len() + rest.len()).saturating_sub(self.tail_max);
@@ -92,7 +102,7 @@ impl Capture {
             self.tail.len(),
             self.tail.capacity(),
             rest.len(),
-            self.tail_max,
+            affordable(self.tail.capacity(), usize::MAX, self.tail_max, room),
         );
         self.tail.reserve_exact(more);
         self.tail.extend(rest);
@@ -115,6 +125,20 @@ impl Capture {
             tail: self.tail.into(),
             dropped: self.dropped,
         }
+    }
+}
+
+/// Bytes that each of the two buffers of a stream may have, however little room there is.
+const FLOOR: usize = 2048;
+
+/// The limit from here on of a buffer that is to hold `needed`: lower than it was when growing so
+/// far would take too much of the room, but never below what every buffer may have.
+fn affordable(capacity: usize, needed: usize, limit: usize, room: usize) -> usize {
+    let most = capacity.saturating_add(room / 4).max(FLOOR).min(limit);
+    if needed.min(limit) > most {
+        most
+    } else {
+        limit
     }
 }
 
@@ -156,6 +180,34 @@ mod tests {
         );
         assert_eq!(got(0, 0, &[b"abc"]), ("".into(), "".into(), 3));
         assert_eq!(got(2, 0, &[b"a", b"bc"]), ("ab".into(), "".into(), 1));
+    }
+
+    #[test]
+    fn without_room_it_stays_small_and_keeps_the_ends() {
+        let mut capture = Capture::of(100_000, 100_000);
+        for n in 0..10_000_u32 {
+            capture.push_within(format!("{n:09}\n").as_bytes(), 0);
+        }
+        assert!(capture.held() <= 2 * FLOOR, "{}", capture.held());
+        let captured = capture.finish();
+        assert!(captured.head.starts_with(b"000000000\n"));
+        assert!(captured.tail.ends_with(b"000009999\n"));
+        assert!(captured.head.len() >= FLOOR - 10 && captured.tail.len() >= FLOOR - 10);
+        let kept = captured.head.len() + captured.tail.len();
+        assert_eq!(captured.dropped, 100_000 - kept as u64);
+        // It grows with what is there, a part at a time.
+        let mut capture = Capture::of(100_000, 0);
+        let mut room = 40_000;
+        for _ in 0..100 {
+            let before = capture.held();
+            capture.push_within(&[b'x'; 1000], room);
+            room -= capture.held() - before;
+        }
+        assert!(
+            (10_000..=40_000).contains(&capture.held()),
+            "{}",
+            capture.held()
+        );
     }
 
     proptest::proptest! {
