@@ -28,6 +28,15 @@ impl Base {
     /// Finds the groups of this process; in version 2 makes the controllers usable, for which the
     /// process may move itself into a group below its own.
     pub fn prepare() -> Self {
+        Self::with(enable_controllers)
+    }
+
+    /// The same without changing anything: what could be used.
+    pub fn look() -> Self {
+        Self::with(|base| text(&base.join("cgroup.controllers")))
+    }
+
+    fn with(enable: fn(&Path) -> String) -> Self {
         let read = |path: &str| {
             Bounded::new(mountinfo::MAX_FILE)
                 .any_kind()
@@ -38,7 +47,7 @@ impl Base {
         let mounts: Vec<Mount> = mountinfo::parse(&read(mountinfo::FILE)).collect();
         let mut base = Self::find(&own, &mounts);
         if let Some(unified) = base.unified.clone() {
-            let enabled = enable_controllers(&unified);
+            let enabled = enable(&unified);
             for (name, place) in [("pids", &mut base.pids), ("memory", &mut base.memory)] {
                 if place.is_none() && enabled.split_whitespace().any(|word| word == name) {
                     *place = Some(unified.clone());
@@ -99,6 +108,7 @@ impl Base {
             let dir = base.join(name);
             group.add(dir.clone())?;
             fs::write(dir.join("pids.max"), max.to_string())?;
+            group.limited = Some(dir);
         }
         Ok(group)
     }
@@ -123,7 +133,11 @@ fn enable_controllers(base: &Path) -> String {
     if !wanted.is_empty() && enable() > 0 {
         // A group with processes of its own has none below it that are limited: step aside.
         let aside = base.join("executor");
-        let moved = make(&aside).and_then(|()| fs::write(aside.join("cgroup.procs"), "0"));
+        let made = match fs::create_dir(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done,
+        };
+        let moved = made.and_then(|()| fs::write(aside.join("cgroup.procs"), "0"));
         if moved.is_ok() {
             enable();
         }
@@ -136,12 +150,14 @@ fn enable_controllers(base: &Path) -> String {
 pub struct Group {
     dirs: Vec<PathBuf>,
     memory: Option<PathBuf>,
+    /// The one with a limit, without which nothing may run.
+    limited: Option<PathBuf>,
 }
 
 impl Group {
     fn add(&mut self, dir: PathBuf) -> io::Result<()> {
         if !self.dirs.contains(&dir) {
-            make(&dir)?;
+            make_anew(&dir)?;
             self.dirs.push(dir);
         }
         Ok(())
@@ -150,11 +166,15 @@ impl Group {
     /// Moves this process into the groups.
     ///
     /// # Errors
-    /// The system's.
+    /// The group with a limit cannot be entered. Without the others a run has what it needs.
     pub fn join(&self) -> io::Result<()> {
-        self.dirs
-            .iter()
-            .try_for_each(|dir| fs::write(dir.join("cgroup.procs"), "0"))
+        self.dirs.iter().try_for_each(|dir| {
+            let entered = fs::write(dir.join("cgroup.procs"), "0");
+            match self.limited.as_ref() == Some(dir) {
+                true => entered,
+                false => Ok(()),
+            }
+        })
     }
 
     /// Kills everything in it, as far as the system can do that at once (Linux 5.14).
@@ -201,10 +221,13 @@ fn oom_kills(events: &str) -> u64 {
         .unwrap_or(0)
 }
 
-fn make(dir: &Path) -> io::Result<()> {
+/// An executor that was killed may have left one of that name, with its counts.
+fn make_anew(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
-        // Left over by an executor that was killed.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_dir(dir)?;
+            fs::create_dir(dir)
+        }
         done => done,
     }
 }

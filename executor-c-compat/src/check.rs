@@ -89,7 +89,7 @@ pub fn check(options: &Options, conf: &mut Conf, out: &mut dyn Write) -> io::Res
 }
 
 fn kernel(agent: &Loaded<AgentConf>, out: &mut dyn Write) -> io::Result<bool> {
-    let kernel = Kernel::probe(&Base::prepare())?;
+    let kernel = Kernel::probe(&Base::look())?;
     let mut faults: Vec<String> = kernel.fatal().map(str::to_owned).into_iter().collect();
     if let Ok(agent) = agent {
         faults.extend(kernel.faults(&agent.conf));

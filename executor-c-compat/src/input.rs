@@ -63,8 +63,8 @@ impl Share {
 pub enum Received {
     /// A request, whole.
     Request(Request),
-    /// One that is refused; the answer's text.
-    Refused(String),
+    /// One that is refused: the answer's text, and what is known of the request.
+    Refused(String, Request),
     /// Nothing that could be answered.
     Nothing,
 }
@@ -79,7 +79,8 @@ pub struct Bounds<'a> {
     pub limit: usize,
 }
 
-/// Reads a request. `judge` is asked once its script is known; the text it returns refuses it.
+/// Reads a request. `judge` is asked once its script's name is known; the text it returns refuses
+/// it.
 pub fn receive(
     stream: &mut UnixStream,
     bounds: &Bounds<'_>,
@@ -90,6 +91,7 @@ pub fn receive(
     let mut buffer = [0; FREE];
     let mut judged = false;
     let mut refusal = None;
+    let mut known = Request::default();
     while !decoder.is_complete() {
         match stream.read(&mut buffer) {
             Ok(0) => break,
@@ -118,6 +120,9 @@ pub fn receive(
                 Err(_) => refusal = Some(MALFORMED.to_owned()),
                 Ok(Some(head)) => {
                     judged = true;
+                    known.reqid = head.reqid.to_vec();
+                    known.dispatcher = head.dispatcher.to_vec();
+                    known.script = head.script.to_vec();
                     let room = || room(head.rest, bounds, deadline);
                     refusal = judge(head.script).and_then(|()| room()).err();
                 }
@@ -131,9 +136,9 @@ pub fn receive(
         return Received::Nothing;
     }
     match (refusal, decoder.finish()) {
-        (Some(text), _) => Received::Refused(text),
+        (Some(text), _) => Received::Refused(text, known),
         (None, Ok(request)) => Received::Request(request),
-        (None, Err(RequestError::Malformed)) => Received::Refused(MALFORMED.to_owned()),
+        (None, Err(RequestError::Malformed)) => Received::Refused(MALFORMED.to_owned(), known),
         (None, Err(_)) => Received::Nothing,
     }
 }

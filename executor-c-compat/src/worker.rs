@@ -73,8 +73,9 @@ pub fn serve(mut stream: UnixStream, service: &mut Service<'_>) {
     };
     let mut request = match receive(&mut stream, &bounds, &mut judge) {
         Received::Request(request) => request,
-        Received::Refused(reason) => {
-            report::warning(&Line::new("deny").field("REASON", &reason));
+        Received::Refused(reason, known) => {
+            let name = String::from_utf8_lossy(&known.script);
+            report::warning(&log(&known, "deny", &name).field("REASON", &reason));
             let response = Response::refusal(&format!("executor: {reason}"));
             return send(&mut stream, &response, false);
         }

@@ -133,6 +133,8 @@ fn round_trip_and_refusals() {
             .log()
             .contains("ACTION=run DISPATCHER=d EXIT=7 PROFILE=default REQID=r SCRIPT=ok")
     );
+    let denied = "ACTION=deny DISPATCHER=d REASON=\"script not permitted\" REQID=r SCRIPT=nope";
+    assert!(server.log().contains(denied), "{}", server.log());
 }
 
 #[test]

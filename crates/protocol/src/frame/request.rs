@@ -184,6 +184,10 @@ fn decimal(digits: &[u8]) -> Option<u32> {
 /// The beginning of a request: enough to decide whether the rest is worth reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head<'a> {
+    /// Request id.
+    pub reqid: &'a [u8],
+    /// Dispatcher id.
+    pub dispatcher: &'a [u8],
     /// Script name, up to the first NUL byte.
     pub script: &'a [u8],
     /// Bytes of the frame after the length of stdin: stdin, arguments, extensions.
@@ -247,20 +251,24 @@ impl RequestDecoder {
     pub fn head(&self) -> Result<Option<Head<'_>>, RequestError> {
         let mut rest = self.body.as_slice();
         let mut head = || {
-            take_field(&mut rest)?;
-            take_field(&mut rest)?;
-            let script = take_field(&mut rest)?;
+            let fields = (
+                take_field(&mut rest)?,
+                take_field(&mut rest)?,
+                take_field(&mut rest)?,
+            );
             take_len(&mut rest)?;
-            Some(script)
+            Some(fields)
         };
         match head() {
-            Some(script) => {
+            Some((reqid, dispatcher, script)) => {
                 let before = self.body.len() - rest.len();
                 if before > MAX_HEAD {
                     return Err(RequestError::Malformed);
                 }
                 let end = script.iter().position(|byte| *byte == 0);
                 Ok(Some(Head {
+                    reqid,
+                    dispatcher,
                     script: &script[..end.unwrap_or(script.len())],
                     rest: self.total.unwrap_or(before).saturating_sub(before),
                 }))

@@ -175,6 +175,8 @@ fn the_head_is_known_before_the_rest() {
         assert_eq!(decoder.push(&[*byte]), Ok(1));
     }
     let head = Head {
+        reqid: b"r",
+        dispatcher: b"d",
         script: b"name",
         rest: 100_004,
     };
