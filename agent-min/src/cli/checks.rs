@@ -11,9 +11,10 @@ use crate::trust::{TrustMap, read_bounded};
 use ctrl_exec_host::stderr;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::http::render_request;
-use ctrl_exec_protocol::json::{self, Bounds};
+use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::tls::{self, Identity};
+use ctrl_exec_protocol::wire::messages::{self, PingReply};
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::verify::ChainVerifier;
 use std::io;
@@ -159,16 +160,15 @@ fn ping(paths: &Paths, port: Option<u16>) -> Result<String, String> {
     let mut client = Client::connect(&host, port.unwrap_or(configured), config, PATIENCE)
         .map_err(|error| error.to_string())?;
     let id = ctrl_exec_host::random::hex_id().map_err(|error| error.to_string())?;
-    let body = json::object().str("reqid", &id[..8]).finish();
+    let body = messages::reqid_body(&id[..8]);
     client.send(render_request("POST", "/ping", &host, Some(&body), false));
     let answer = client
         .response(Instant::now() + PATIENCE)
         .map_err(|error| error.to_string())?;
     let body = json::lossy(&answer.body);
-    let object = json::parse_object(&answer.body, &Bounds::REQUEST).unwrap_or_default();
-    if json::str_of(&object, "status") == Some("ok") {
+    if matches!(PingReply::parse(&answer.body), Ok(Some(_))) {
         Ok(format!("ok: {}", Untrusted::new(&body)))
-    } else if json::str_of(&object, "error") == Some("serial mismatch") {
+    } else if messages::error_of(&answer.body).is_some_and(|error| error == "serial mismatch") {
         Ok(
             "ok: the agent answers (it does not take its own certificate for a dispatcher's)"
                 .into(),

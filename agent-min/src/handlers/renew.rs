@@ -5,10 +5,10 @@
 
 use super::{Peer, State, Step, ok};
 use crate::identity::{renewal, staging};
-use ctrl_exec_protocol::json;
-use ctrl_exec_protocol::json::Bounds;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::wire::messages::{reqid_of, status_error};
+use ctrl_exec_protocol::wire::messages::{
+    RenewCompleteReply, RenewCompleteRequest, RenewReply, reqid_of, status_error,
+};
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     if let Err(step) = state.trusted(peer, "(none)") {
@@ -22,11 +22,7 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     match renewal::request(&state.loaded.files().key, cn) {
         Ok(csr) => {
             state.info(line.field("STATUS", "csr-generated"));
-            ok(json::object()
-                .str("status", "ok")
-                .str("csr", &csr)
-                .str("reqid", &reqid)
-                .finish())
+            ok(RenewReply { csr, reqid }.render())
         }
         Err(error) => {
             state.error(line.field("ERROR", &error.cause));
@@ -39,9 +35,7 @@ pub(super) fn complete(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     if let Err(step) = state.trusted(peer, "(none)") {
         return step;
     }
-    let object = json::parse_object(body, &Bounds::REQUEST).unwrap_or_default();
-    let reqid = json::text_of(&object, "reqid");
-    let cert = json::text_of(&object, "cert");
+    let RenewCompleteRequest { cert, reqid, .. } = RenewCompleteRequest::parse(body);
     if cert.is_empty() {
         return ok(status_error("cert required"));
     }
@@ -54,11 +48,7 @@ pub(super) fn complete(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     match result {
         Ok(()) => {
             state.info(line.field("STATUS", "cert-staged"));
-            ok(json::object()
-                .str("status", "ok")
-                .str("reqid", &reqid)
-                .bool("staged", true)
-                .finish())
+            ok(RenewCompleteReply { reqid }.render())
         }
         Err(error) => {
             state.error(line.field("ERROR", &error));

@@ -3,8 +3,8 @@
 use super::{Peer, Reply, State, Step, not_found, ok};
 use crate::runs::store::Store;
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::wire::messages;
-use ctrl_exec_protocol::{json, names};
+use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::wire::messages::{self, ResultReply};
 
 pub(super) fn request(state: &mut State, peer: &Peer, reqid: &str) -> Step {
     if !names::is_reqid(reqid) {
@@ -47,9 +47,7 @@ pub(super) fn request(state: &mut State, peer: &Peer, reqid: &str) -> Step {
 }
 
 fn unknown(reqid: &str) -> Step {
-    let body = json::object()
-        .str("status", "unknown")
-        .str("reqid", reqid)
-        .finish();
+    let reqid = reqid.to_owned();
+    let body = ResultReply::Unknown { reqid }.render();
     Step::Reply(Reply { status: 404, body })
 }

@@ -5,9 +5,9 @@ use crate::identity::install;
 use crate::trust::{TrustError, TrustMap};
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::serial;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::wire::messages::{RotateRequest, error_body, status_error};
-use ctrl_exec_protocol::{json, serial};
+use ctrl_exec_protocol::wire::messages::{RotateReply, RotateRequest, error_body, status_error};
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
     let dispatcher = match state.trusted(peer, "(none)") {
@@ -61,12 +61,12 @@ pub(super) fn allowed(state: &mut State, peer: &Peer, request: &RotateRequest) -
             .field("SERIAL", &request.serial)
             .field("PEER", peer.ip),
     );
-    ok(json::object()
-        .str("status", "ok")
-        .str("action", &request.action)
-        .str("serial", &request.serial)
-        .str("dispatcher", &dispatcher)
-        .finish())
+    let reply = RotateReply {
+        action: request.action.clone(),
+        serial: request.serial.clone(),
+        dispatcher,
+    };
+    ok(reply.render())
 }
 
 pub(super) fn denied(state: &mut State, peer: &Peer, denial: &Denial) -> Step {
