@@ -28,6 +28,15 @@ const SHOWN: usize = 2_000;
 /// Plays all scenes and checks what they promise.
 pub fn all(world: &mut World) -> io::Result<()> {
     let start = Instant::now();
+    title("0. The files that the programs read, as an operator writes them");
+    file(world, "server", "etc/ctrl-exec/ctrl-exec.conf")?;
+    // One mebibyte of each stream is kept whole, so the demonstration can show it arrive.
+    for name in AGENTS {
+        world.add_agent(name, &SCRIPTS, "max_output = 2M")?;
+    }
+    file(world, AGENTS[0], "etc/ctrl-exec-agent/agent.conf")?;
+    file(world, AGENTS[0], "etc/ctrl-exec-agent/scripts.conf")?;
+
     title("1. The dispatcher makes its private CA and its own certificate");
     command(world, &["setup-ca"], 0)?;
     command(world, &["setup-ctrl-exec"], 0)?;
@@ -42,8 +51,6 @@ pub fn all(world: &mut World) -> io::Result<()> {
         "",
     );
     for name in AGENTS {
-        // One mebibyte of each stream is kept whole, so the demonstration can show it arrive.
-        world.add_agent(name, &SCRIPTS, "max_output = 2M")?;
         let pairing = world.pair(name, &mut |typed, printed| shown(typed, printed))?;
         expect(
             "both sides show the same code",
@@ -117,6 +124,13 @@ pub fn all(world: &mut World) -> io::Result<()> {
 
 fn title(text: &str) {
     println!("\n=== {text}\n");
+}
+
+/// Shows a file below the root of a host.
+fn file(world: &World, host: &str, path: &str) -> io::Result<()> {
+    let text = std::fs::read_to_string(world.agent_dir(host).join(path))?;
+    shown(&format!("cat {host}/{path}"), &text);
+    Ok(())
 }
 
 /// Runs a dispatcher command, shows it, and checks its exit code.

@@ -472,3 +472,44 @@ fn what_is_written_by_hand_is_told_with_its_size() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+/// The words that stand in quotation marks after `mark`, in any of the files.
+fn after(paths: &[&str], mark: &str) -> BTreeSet<String> {
+    paths
+        .iter()
+        .flat_map(|path| {
+            let text: String = source(&repo().join(path)).split_whitespace().collect();
+            text.split(mark)
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next().map(str::to_owned))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn every_verb_and_option_is_documented() {
+    let page = read(&repo().join("docs/reference/DISPATCHER.md"));
+    let verbs = after(&["dispatcher/src/front/cli/table.rs"], "name:\"");
+    assert!(verbs.len() > 20, "{verbs:?}");
+    let text: String = source(&repo().join("dispatcher/src/front/cli/flags.rs"))
+        .split_whitespace()
+        .collect();
+    let options: BTreeSet<String> = text
+        .split("flag!(")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').nth(1).map(|name| format!("--{name}")))
+        .collect();
+    assert!(options.len() > 20, "{options:?}");
+    let agent = read(&repo().join("docs/reference/AGENT.md"));
+    let agents = after(&["agent-min/src/cli/args.rs"], "name:\"");
+    assert!(agents.len() > 5, "{agents:?}");
+    let missing: Vec<String> = verbs
+        .iter()
+        .filter(|verb| !page.contains(&format!("`{verb}`")))
+        .chain(options.iter().filter(|option| !page.contains(*option)))
+        .chain(agents.iter().filter(|option| !agent.contains(*option)))
+        .cloned()
+        .collect();
+    assert!(missing.is_empty(), "in no reference page: {missing:?}");
+}
