@@ -25,7 +25,7 @@ mod signals;
 mod stream;
 mod timers;
 
-pub use child::{Captured, ChildExit, ChildResult, ChildSpec, Output, SpawnError};
+pub use child::{Captured, ChildExit, ChildResult, ChildSpec, EndedBy, Output, SpawnError};
 pub use ctrl_exec_protocol::http;
 pub use event::{
     ChildId, CloseReason, ConnId, Event, JobId, ListenerId, Phase, QueryId, Signal, TimerId,

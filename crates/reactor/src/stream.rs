@@ -75,6 +75,11 @@ impl Out {
         *self = Out { bytes, sent: 0 };
     }
 
+    /// Adds to a message that may be on its way.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     pub fn clear(&mut self) {
         *self = Out::default();
     }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ctrl_exec_reactor::{
-    ChildExit, ChildId, ChildResult, ChildSpec, Config, Event, Output, Reactor, Signal, SpawnError,
+    ChildExit, ChildId, ChildResult, ChildSpec, Config, EndedBy, Event, Output, Reactor, Signal,
+    SpawnError,
 };
 
 struct Dir(PathBuf);
@@ -273,15 +274,114 @@ fn programs_that_cannot_be_executed() {
 }
 
 #[test]
-fn a_script_without_a_first_line_is_run_by_the_shell() {
+fn no_shell_is_guessed_for_a_script_without_a_first_line() {
     let dir = Dir::new();
-    let path = dir.script("bare", "echo \"$0|$1|$2\"\n", 0o755);
-    let args = vec!["a b".into(), "c".into()];
+    let script = dir.script("plain", "echo ran\n", 0o755);
+    let error = reactor().spawn(ChildSpec::new(script)).unwrap_err();
+    assert!(matches!(error, SpawnError::Exec(_)), "{error}");
+    assert_eq!(error.io().raw_os_error(), Some(8), "ENOEXEC");
+}
+
+/// Ways out of a process group and of its parents.
+const ESCAPES: [&str; 5] = [
+    "sleep 1000 &",
+    "setsid sleep 1000 &",
+    "(setsid sh -c 'sleep 1000; true' &)",
+    "setsid sh -c 'trap \"\" TERM HUP INT; while :; do sleep 0.2; done' &",
+    "env -i /usr/bin/setsid /bin/sh -c '/bin/sleep 1000; true' & sleep 0.2",
+];
+
+/// Pids of processes that have this in their command line.
+fn alive(mark: &str) -> Vec<String> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
+        .filter(|pid| {
+            let of = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let stat = String::from_utf8_lossy(&of("stat")).into_owned();
+            let line = String::from_utf8_lossy(&of("cmdline")).into_owned();
+            line.contains(mark) && !stat.contains(") Z ")
+        })
+        .collect()
+}
+
+#[test]
+fn ending_a_child_ends_all_that_it_has_started() {
+    for (number, escape) in ESCAPES.iter().enumerate() {
+        for by_timeout in [true, false] {
+            let seconds = format!("10{number}{}", u32::from(by_timeout) + 7);
+            let escape = escape.replace("1000", &seconds);
+            let dir = Dir::new();
+            let script = format!("{escape}\ntouch {}/up; wait; sleep 1000", dir.0.display());
+            let mut reactor = reactor();
+            let start = Instant::now();
+            let spec = ChildSpec {
+                timeout: by_timeout.then(|| millis(700)),
+                patience: Some(millis(400)),
+                mark: Some(format!("TEST_MARK={}-{number}", std::process::id())),
+                ..shell(&script)
+            };
+            let child = reactor.spawn(spec).unwrap();
+            while !dir.0.join("up").exists() {
+                let _ = reactor.next(Some(millis(10))).unwrap();
+                assert!(start.elapsed() < secs(30));
+            }
+            if !by_timeout {
+                assert!(reactor.end_child(child));
+                assert!(reactor.end_child(child), "it is being ended");
+            }
+            let result = wait(&mut reactor, child);
+            let expected = match by_timeout {
+                true => EndedBy::Timeout,
+                false => EndedBy::Request,
+            };
+            assert_eq!(result.ended_by, Some(expected), "{escape}");
+            assert!(!reactor.end_child(child), "it has ended");
+            assert_eq!(
+                alive(&format!("sleep\0{seconds}")),
+                Vec::<String>::new(),
+                "{escape}"
+            );
+            assert!(start.elapsed() < secs(20));
+        }
+    }
+}
+
+#[test]
+fn a_child_may_use_its_patience() {
+    let spec = |script: &str| ChildSpec {
+        timeout: Some(millis(300)),
+        patience: Some(secs(5)),
+        ..shell(script)
+    };
+    let result = run(spec(
+        "trap 'echo cleaned; exit 3' TERM; while :; do sleep 0.05; done",
+    ));
+    assert_eq!(
+        (result.exit, result.ended_by),
+        (ChildExit::Code(3), Some(EndedBy::Timeout))
+    );
+    assert_eq!(result.stdout.head, b"cleaned\n");
+    let start = Instant::now();
+    let result = run(spec("exec sleep 1000"));
+    assert_eq!(result.exit, ChildExit::Signal(15));
+    assert!(start.elapsed() < secs(4), "nothing waits for nobody");
+    let stubborn = ChildSpec {
+        patience: Some(millis(300)),
+        ..spec("trap '' TERM; while :; do sleep 0.05; done")
+    };
+    let result = run(stubborn);
+    assert_eq!(
+        (result.exit, result.ended_by),
+        (ChildExit::Signal(9), Some(EndedBy::Timeout))
+    );
     let result = run(ChildSpec {
-        args,
-        ..ChildSpec::new(&path)
+        patience: Some(secs(5)),
+        ..shell("exit 4")
     });
-    assert_eq!(text(result.stdout), format!("{}|a b|c\n", path.display()));
+    assert_eq!((result.exit, result.ended_by), (ChildExit::Code(4), None));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use mio::unix::pipe::{Receiver, Sender};
 use mio::{Interest, Registry, Token};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{ChildExit, ChildResult, ChildSpec, Output, SpawnError, start};
+use super::family::Family;
+use super::{ChildExit, ChildResult, ChildSpec, EndedBy, Output, SpawnError, start};
 use crate::event::ChildId;
 #[cfg(test)]
 use crate::faults::{Faults, Verdict};
@@ -42,10 +43,27 @@ pub(crate) struct Child {
     stdout: Drain,
     stderr: Drain,
     grace: Duration,
-    /// When to kill it.
-    kill_at: Option<Duration>,
+    /// When its time is over.
+    timeout_at: Option<Duration>,
+    patience: Option<Duration>,
+    family: Family,
+    ending: Option<Ending>,
     /// When to stop waiting for the end of its output.
     report_at: Option<Duration>,
+}
+
+/// It is being ended, with patience.
+#[derive(Debug)]
+struct Ending {
+    by: EndedBy,
+    /// When what is left of its family is killed; none: that was done.
+    kill_at: Option<Duration>,
+    /// When to look whether anybody is left.
+    look_at: Duration,
+    /// Nobody is.
+    over: bool,
+    /// When to stop caring.
+    until: Duration,
 }
 
 /// Standard input on its way.
@@ -125,7 +143,10 @@ impl Child {
             stdout: Drain::new(stdout, &spec.stdout),
             stderr: Drain::new(stderr, &spec.stderr),
             grace: spec.grace,
-            kill_at: spec.timeout.map(|timeout| now + timeout),
+            timeout_at: spec.timeout.map(|timeout| now + timeout),
+            patience: spec.patience,
+            family: Family::new(spec.mark.map(String::into_bytes)),
+            ending: None,
             report_at: None,
         })
     }
@@ -160,7 +181,10 @@ impl Child {
             Err(_) => ChildExit::Code(-1),
         };
         self.exit = Some(exit);
-        self.kill_at = None;
+        self.timeout_at = None;
+        if let Some(ending) = &mut self.ending {
+            ending.look_at = now;
+        }
         self.stop_feeding();
         self.report_at = Some(now + self.grace);
         // Whatever it wrote last is there by now.
@@ -173,10 +197,67 @@ impl Child {
         self.exit.is_none() && kill(&self.process)
     }
 
+    /// Ends it: SIGTERM to everything that it has started, SIGKILL to what is left after its
+    /// patience. True also when that goes on already.
+    pub fn end(&mut self, by: EndedBy, now: Duration) -> bool {
+        if self.ending.is_some() {
+            return true;
+        }
+        let Some(patience) = self.patience else {
+            return self.kill();
+        };
+        // It may have ended by itself just now.
+        self.reap(now);
+        if self.exit.is_some() {
+            return false;
+        }
+        self.timeout_at = None;
+        let leader = self.leader();
+        self.family.signal(leader, Signal::TERM);
+        // A stopped process would take notice only when it is too late.
+        self.family.signal(leader, Signal::CONT);
+        self.ending = Some(Ending {
+            by,
+            kill_at: Some(now + patience),
+            look_at: now + LOOK_EVERY,
+            over: false,
+            until: now + patience + GIVE_UP,
+        });
+        true
+    }
+
+    fn leader(&self) -> Option<i32> {
+        let pid = self.exit.is_none().then(|| self.process.id())?;
+        i32::try_from(pid).ok()
+    }
+
+    /// Goes on with the ending.
+    fn go_on_ending(&mut self, now: Duration) {
+        let leader = self.leader();
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        if ending.over || ending.look_at > now && ending.kill_at.is_none_or(|at| at > now) {
+            return;
+        }
+        ending.look_at = now + LOOK_EVERY;
+        if ending.kill_at.is_none_or(|at| at <= now) {
+            ending.kill_at = None;
+            self.family.kill(leader);
+        }
+        // The child itself is waited for apart.
+        let alive = self.family.count(leader);
+        ending.over = alive == 0 || ending.until <= now;
+    }
+
     /// Its next deadline.
     pub fn deadline(&self) -> Option<Duration> {
         let stdin = self.stdin.as_ref().map(|feed| feed.until);
-        [stdin, self.kill_at, self.report_at]
+        let ending = self.ending.as_ref().filter(|ending| !ending.over);
+        let look_at = ending.map(|ending| ending.look_at);
+        let kill_at = ending.and_then(|ending| ending.kill_at);
+        let report_at = self.report_at.filter(|_| ending.is_none());
+        [stdin, self.timeout_at, report_at, look_at, kill_at]
             .into_iter()
             .flatten()
             .min()
@@ -188,12 +269,17 @@ impl Child {
             self.stdin_timed_out = true;
             self.stop_feeding();
         }
-        if self.kill_at.is_some_and(|at| at <= now) {
-            self.kill_at = None;
+        if self.timeout_at.is_some_and(|at| at <= now) {
+            self.timeout_at = None;
             // It may have ended by itself just now.
             self.reap(now);
-            self.timed_out = self.kill();
+            if self.patience.is_some() {
+                self.end(EndedBy::Timeout, now);
+            } else {
+                self.timed_out = self.kill();
+            }
         }
+        self.go_on_ending(now);
     }
 
     /// Heap bytes held.
@@ -215,7 +301,11 @@ impl Child {
             _ => scratch,
         };
         let more = [&mut self.stdout, &mut self.stderr].map(|drain| drain.run(scratch));
-        if self.exit.is_some() {
+        if self.exit.is_some() && self.ending.is_some() {
+            self.go_on_ending(now);
+        }
+        let ending = self.ending.as_ref().is_some_and(|ending| !ending.over);
+        if self.exit.is_some() && !ending {
             let open = self.stdout.pipe.is_some() || self.stderr.pipe.is_some();
             if !open || self.report_at.is_some_and(|at| at <= now) {
                 return Next::Report;
@@ -232,6 +322,7 @@ impl Child {
     pub fn into_result(self) -> ChildResult {
         ChildResult {
             exit: self.exit.unwrap_or(ChildExit::Code(-1)),
+            ended_by: self.ending.map(|ending| ending.by),
             output_open: self.stdout.pipe.is_some() || self.stderr.pipe.is_some(),
             stdout: self.stdout.capture.finish(),
             stderr: self.stderr.capture.finish(),
@@ -357,5 +448,9 @@ fn kill(process: &process::Child) -> bool {
     pid.is_some_and(|pid| kill_process_group(pid, Signal::KILL).is_ok())
 }
 
+/// How often it is looked whether anything of an ended child is left.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long after the kill what is left (a process in the kernel's hands) is still waited for.
+const GIVE_UP: Duration = Duration::from_secs(2);
 /// Reads from each output before others get their turn.
 const SHARE: usize = 4;

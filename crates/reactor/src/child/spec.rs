@@ -13,8 +13,8 @@ use ctrl_exec_protocol::capture::Captured;
 /// own, and the working directory and umask of the program.
 #[derive(Debug)]
 pub struct ChildSpec {
-    /// Absolute path of the program. It is also `argv[0]`. A file that the kernel cannot execute
-    /// for want of a `#!` line is run by `/bin/sh` (agent.md §4.2).
+    /// Absolute path of the program. It is also `argv[0]`. What the kernel cannot execute is not
+    /// run: no shell is guessed.
     pub program: PathBuf,
     /// Further arguments.
     pub args: Vec<OsString>,
@@ -29,8 +29,14 @@ pub struct ChildSpec {
     pub stdout: Output,
     /// Where standard error goes.
     pub stderr: Output,
-    /// When to kill the whole process group. `None`: never.
+    /// When to end it. `None`: never.
     pub timeout: Option<Duration>,
+    /// Between SIGTERM and SIGKILL, both to everything that it has started, when it is ended.
+    /// `None`: its process group gets SIGKILL at once.
+    pub patience: Option<Duration>,
+    /// A variable of its environment, `NAME=value`, that no other process has: by this whatever it
+    /// starts is found again.
+    pub mark: Option<String>,
     /// How long after the child's end its output may stay open in other processes. Then what has
     /// come is reported.
     pub grace: Duration,
@@ -56,6 +62,8 @@ impl ChildSpec {
                 tail: half,
             },
             timeout: None,
+            patience: None,
+            mark: None,
             grace: Duration::from_secs(2),
         }
     }
@@ -80,6 +88,8 @@ pub enum Output {
 pub struct ChildResult {
     /// How it ended.
     pub exit: ChildExit,
+    /// Why it was ended, when [`ChildSpec::patience`] was given and it was.
+    pub ended_by: Option<EndedBy>,
     /// Its standard output, as far as captured.
     pub stdout: Captured,
     /// Its standard error, as far as captured.
@@ -92,6 +102,15 @@ pub struct ChildResult {
     pub output_open: bool,
 }
 
+/// Why a child was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    /// Its time was over.
+    Timeout,
+    /// [`Reactor::end_child`](crate::Reactor::end_child).
+    Request,
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildExit {
@@ -99,7 +118,7 @@ pub enum ChildExit {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// Killed by us when its time was over.
+    /// Killed by us when its time was over, without patience.
     TimedOut,
 }
 

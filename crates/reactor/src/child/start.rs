@@ -1,9 +1,7 @@
 //! Starting a process.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{self, Command};
 
 use rustix::io::Errno;
@@ -13,16 +11,7 @@ use super::{ChildSpec, Output, SpawnError};
 /// Starts the process in a group of its own. The specification's payload and captures are left
 /// to the caller.
 pub(super) fn start(spec: &ChildSpec) -> Result<process::Child, SpawnError> {
-    let result = command(&spec.program, None, spec).spawn();
-    let result = match result {
-        // No `#!` line: what execvp does, and a shell would.
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOEXEC) => {
-            let shell = Path::new("/bin/sh");
-            command(shell, Some(spec.program.as_os_str()), spec).spawn()
-        }
-        result => result,
-    };
-    result.map_err(classify)
+    command(spec).spawn().map_err(classify)
 }
 
 fn stdio(output: &Output) -> process::Stdio {
@@ -32,13 +21,13 @@ fn stdio(output: &Output) -> process::Stdio {
     }
 }
 
-fn command(program: &Path, first: Option<&OsStr>, spec: &ChildSpec) -> Command {
-    let mut command = Command::new(program);
-    command.args(first);
+fn command(spec: &ChildSpec) -> Command {
+    let mut command = Command::new(&spec.program);
     command.args(&spec.args);
     command
         .env_clear()
-        .envs(spec.env.iter().map(|(name, value)| (name, value)));
+        .envs(spec.env.iter().map(|(name, value)| (name, value)))
+        .envs(spec.mark.as_deref().and_then(|mark| mark.split_once('=')));
     command.stdin(if spec.stdin.is_empty() {
         process::Stdio::null()
     } else {

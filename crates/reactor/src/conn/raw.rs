@@ -53,6 +53,17 @@ impl Conn {
         }
     }
 
+    /// Adds to what is sent.
+    pub fn send_more(&mut self, bytes: &[u8], now: Duration) -> bool {
+        let (Role::Raw(raw), State::Raw) = (&mut self.role, &self.state) else {
+            return false;
+        };
+        self.out.append(bytes);
+        raw.sent = false;
+        self.deadline = Some(raw.next_deadline(now));
+        true
+    }
+
     /// There is time left to try the connect.
     pub(super) fn wants_connect(&self, now: Duration) -> bool {
         matches!(&self.role, Role::Raw(raw) if now < raw.connect_by)

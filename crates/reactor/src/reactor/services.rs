@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::turn::Target;
 use super::{Reactor, UserTimer, Waker};
-use crate::child::{Child, ChildSpec, SpawnError};
-use crate::event::{ChildId, Event, JobId, QueryId, Signal, TimerId};
+use crate::child::{Child, ChildSpec, EndedBy, SpawnError};
+use crate::event::{ChildId, ConnId, Event, JobId, QueryId, Signal, TimerId};
 use crate::offload::{self, Pool};
 use crate::signals::{Signals, Watched};
 use crate::timers::{Alarm, Owner};
@@ -69,6 +69,22 @@ impl Reactor {
         self.child(child).is_some_and(Child::kill)
     }
 
+    /// Ends a child and everything that it has started: SIGTERM, SIGKILL after
+    /// [`ChildSpec::patience`]. [`Event::Child`] follows when nothing of it is left. `false` when
+    /// it has ended already; true also when it is being ended.
+    pub fn end_child(&mut self, child: ChildId) -> bool {
+        let now = self.now;
+        let found = self
+            .children
+            .get_mut(child.index())
+            .filter(|found| found.id == child);
+        let done = found.is_some_and(|found| found.end(EndedBy::Request, now));
+        if done {
+            self.drive_child(child.slot);
+        }
+        done
+    }
+
     /// The process id of a child, which is also its process group.
     pub fn child_pid(&self, child: ChildId) -> Option<u32> {
         self.child(child).map(Child::pid)
@@ -88,6 +104,25 @@ impl Reactor {
         signals
             .iter()
             .try_for_each(|signal| self.watch(Watched::User(*signal)))
+    }
+
+    /// Whether a connection of [`Reactor::connect_unix`] stands; before that nothing was sent.
+    pub fn is_connected(&self, conn: ConnId) -> bool {
+        self.conn(conn).is_some_and(|conn| conn.link.is_some())
+    }
+
+    /// Sends more on a connection of [`Reactor::connect_unix`] that stands. `false`: it does not.
+    pub fn send_more(&mut self, conn: ConnId, bytes: &[u8]) -> bool {
+        let now = self.now;
+        let found = self
+            .conns
+            .get_mut(conn.index())
+            .filter(|found| found.id == conn);
+        let done = found.is_some_and(|found| found.send_more(bytes, now));
+        if done {
+            self.drive_conn(conn.slot);
+        }
+        done
     }
 
     fn watch(&mut self, what: Watched) -> io::Result<()> {
