@@ -36,6 +36,10 @@ impl<K: Copy + Eq, V, const N: usize> Table<K, V, N> {
         self.0.remove(&key)
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (K, &mut V)> {
+        self.0.iter_mut().map(|(key, value)| (*key, value))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &V)> {
         self.0.iter().map(|(key, value)| (*key, value))
     }

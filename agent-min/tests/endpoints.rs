@@ -81,8 +81,19 @@ fn a_script_gets_arguments_context_and_a_clean_environment() {
         assert!(stdout.contains(part), "{stdout}");
     }
     let allowed = [
-        "PATH=", "HOME=", "LANG=", "LC_ALL=", "TZ=", "TERM=", "USER=", "LOGNAME=", "PWD=",
-        "SHLVL=", "_=", "OLDPWD=",
+        "PATH=",
+        "HOME=",
+        "LANG=",
+        "LC_ALL=",
+        "TZ=",
+        "TERM=",
+        "USER=",
+        "LOGNAME=",
+        "PWD=",
+        "CTRL_EXEC_RUN=",
+        "SHLVL=",
+        "_=",
+        "OLDPWD=",
     ];
     for line in stdout.lines().skip(6).filter(|line| !line.is_empty()) {
         assert!(allowed.iter().any(|name| line.starts_with(name)), "{line}");

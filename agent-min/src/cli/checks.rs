@@ -3,12 +3,12 @@
 use crate::client::Client;
 use crate::config::paths::Paths;
 use crate::config::{self, Configuration, Notes};
-use crate::executable::is_executable;
+use crate::executable::{self, is_executable};
 use crate::identity::files::{self, Files};
 use crate::identity::install::{self, Owner};
 use crate::restrict::{self, Extent};
 use crate::trust::{TrustMap, read_bounded};
-use ctrl_exec_host::stderr;
+use ctrl_exec_host::{stderr, users};
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::http::render_request;
 use ctrl_exec_protocol::json;
@@ -19,7 +19,8 @@ use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::verify::ChainVerifier;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,11 +107,7 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
         out.push_str(&format!("Warning:     {warning}\n"));
     }
     for (name, script) in &loaded.scripts.scripts {
-        let state = if is_executable(&script.path) {
-            "ok"
-        } else {
-            "NOT EXECUTABLE"
-        };
+        let state = script_state(&loaded, script);
         out.push_str(&format!(
             "  {name} = {} profile={} [{state}]\n",
             script.path, script.profile
@@ -126,6 +123,63 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
     out.push_str(&format!("Given up:    {restrictions}\n"));
     super::print(&out);
     0
+}
+
+/// What a start of the script would meet: the file, its first line, and the user of its profile.
+fn script_state(loaded: &Configuration, script: &ctrl_exec_protocol::config::Script) -> String {
+    let path = Path::new(&script.path);
+    if let Some(fault) = executable::fault(path) {
+        return format!("CANNOT RUN: {fault}");
+    }
+    if loaded.conf.executor_socket.is_none() {
+        // It runs as whoever serves, which is best asked of that user.
+        return match is_executable(&script.path) {
+            true => "ok".to_owned(),
+            false => "NOT EXECUTABLE".to_owned(),
+        };
+    }
+    let profile = loaded.conf.profiles.get(&script.profile);
+    let Some(run_as) = profile.and_then(|profile| profile.run_as.as_ref()) else {
+        return "NO run_as IN ITS PROFILE: the executor refuses it".to_owned();
+    };
+    let numeric = run_as.text.bytes().all(|b| b.is_ascii_digit());
+    let user = match users::user(Path::new(users::PASSWD), &run_as.text) {
+        Ok(Some(user)) => user,
+        Ok(None) if numeric => return "ok (user not checked)".to_owned(),
+        Ok(None) => return format!("NO SUCH USER: {}", run_as.text),
+        Err(error) => return format!("USER {}: {error}", run_as.text),
+    };
+    match closed_to(path, user) {
+        None => "ok".to_owned(),
+        Some(place) => format!("CLOSED to user {}: {}", run_as.text, place.display()),
+    }
+}
+
+/// The first directory on the way that a user may not enter, or the file itself if that user may
+/// not run it. Supplementary groups are not looked at: an executor gives none.
+fn closed_to(path: &Path, user: users::User) -> Option<PathBuf> {
+    let mut places: Vec<&Path> = path.ancestors().collect();
+    places.reverse();
+    let open = |place: &Path| {
+        let Ok(meta) = std::fs::metadata(place) else {
+            return false;
+        };
+        let shift = if meta.uid() == user.uid {
+            6
+        } else if meta.gid() == user.gid {
+            3
+        } else {
+            0
+        };
+        // A script is read by its interpreter, which is the same user.
+        let wanted = if meta.is_dir() { 0o1 } else { 0o5 };
+        let any = meta.is_dir() || meta.mode() & 0o111 != 0;
+        (user.uid == 0 && any) || meta.mode() >> shift & wanted == wanted
+    };
+    places
+        .into_iter()
+        .find(|place| !open(place))
+        .map(Path::to_owned)
 }
 
 /// Asks the agent on this host for a ping, with the agent's own certificate. Its answer that this

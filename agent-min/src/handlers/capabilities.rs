@@ -83,6 +83,10 @@ fn answer(state: &mut State, peer: &Peer, dispatcher: &str) -> Step {
         .str("version", VERSION)
         .raw("tags", &tags.finish())
         .raw("scripts", &json::raw_array(&scripts))
+        .strings(
+            "features",
+            &["runs", "cancel", "time_limit"].map(str::to_owned),
+        )
         .finish();
     state.info(
         Line::new("capabilities")

@@ -2,13 +2,15 @@
 //! a [`Step`], which the loop carries out. Handlers know no sockets and start no processes.
 
 mod capabilities;
+mod control;
 mod ping;
 mod renew;
 mod result;
 mod rotate;
 mod run;
 
-pub use run::{async_outcome, recheck, refuse_run, run_outcome};
+pub use control::{cancelled, runs_listed};
+pub use run::{async_outcome, recheck, refuse_busy, refuse_cancelled, run_outcome};
 
 use crate::config::Loaded;
 use crate::config::paths::Paths;
@@ -16,7 +18,7 @@ use crate::runs::run::Run;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::wire::messages::{self, RotateRequest};
+use ctrl_exec_protocol::wire::messages::{self, CancelRequest, Features, RotateRequest};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -72,7 +74,18 @@ pub enum Step {
     Run(Box<Run>),
     /// Start a script that outlives the request.
     RunAsync(Box<Run>),
+    /// List what runs for this dispatcher.
+    ListRuns(String),
+    /// End what this dispatcher asks for.
+    Cancel(String, CancelRequest),
 }
+
+/// What this agent can do beyond the reference.
+const FEATURES: Features = Features {
+    runs: true,
+    cancel: true,
+    time_limit: true,
+};
 
 /// What was asked, kept while the hook decides.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,6 +106,8 @@ pub fn handle(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
     match (call.method, call.path) {
         ("POST", "/run") => run::request(state, peer, call.body),
         ("POST", "/ping") => ping::request(state, peer, call.body),
+        ("GET", "/runs") => control::runs(state, peer),
+        ("POST", "/cancel") => control::cancel(state, peer, call.body),
         ("GET", "/capabilities") => capabilities::request(state, peer),
         ("POST", "/rotate-serial") => rotate::request(state, peer, call.body),
         ("POST", "/renew") => renew::request(state, peer, call.body),

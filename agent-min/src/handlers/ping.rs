@@ -1,6 +1,6 @@
 //! `POST /ping` (agent.md §2.2).
 
-use super::{Peer, State, Step, ok};
+use super::{FEATURES, Peer, State, Step, ok};
 use crate::VERSION;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::wire::messages::{PingReply, reqid_of};
@@ -21,8 +21,8 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         version: VERSION.into(),
         expiry: state.loaded.expiry().into(),
         staged: state.loaded.staged.is_file(),
+        features: FEATURES,
         reqid: reqid.into(),
-        ..PingReply::default()
     };
     ok(reply.render())
 }

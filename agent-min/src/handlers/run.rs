@@ -10,7 +10,7 @@ use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{
-    Output, RunReply, RunRequest, RunRequestError, run_refusal,
+    Ending, Output, RunReply, RunRequest, RunRequestError, refusal_of_busy, run_refusal,
 };
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
@@ -128,6 +128,26 @@ pub fn refuse_run(run: &Run, error: &str) -> Reply {
     Reply { status: 200, body }
 }
 
+/// The answer to a run that would be one too many.
+pub fn refuse_busy(run: &Run, error: &str) -> Reply {
+    Reply {
+        status: 200,
+        body: refusal_of_busy(&run.request.script, error, &run.request.reqid),
+    }
+}
+
+/// The answer to a run that was cancelled before it began.
+pub fn refuse_cancelled(state: &mut State, run: &Run) -> Reply {
+    state.info(
+        Line::new("run-cancelled")
+            .field("SCRIPT", &run.request.script)
+            .field("PEER", &run.peer_ip)
+            .field("DISPATCHER", &run.dispatcher)
+            .field("REQID", &run.request.reqid),
+    );
+    refuse_run(run, "cancelled before it began; nothing ran")
+}
+
 /// The answer to a run that has ended.
 pub fn run_outcome(state: &mut State, run: &Run, outcome: Outcome) -> Reply {
     state.info(
@@ -138,7 +158,24 @@ pub fn run_outcome(state: &mut State, run: &Run, outcome: Outcome) -> Reply {
             .field("DISPATCHER", &run.dispatcher)
             .field("REQID", &run.request.reqid),
     );
+    let ending = outcome.ending;
+    if ending != Ending::default() {
+        let mut line = Line::new("run-ended").field("REQID", &run.request.reqid);
+        if let Some(signal) = ending.signal {
+            line = line.field("SIGNAL", signal);
+        }
+        let reason = [
+            (ending.cancelled, "cancelled"),
+            (ending.time_limit, "time-limit"),
+            (ending.oom, "out-of-memory"),
+        ];
+        if let Some((_, reason)) = reason.into_iter().find(|(is, _)| *is) {
+            line = line.field("REASON", reason);
+        }
+        state.warn(line);
+    }
     let reply = RunReply {
+        ending,
         script: run.request.script.clone(),
         exit: outcome.exit,
         stdout: Output {

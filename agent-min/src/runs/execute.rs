@@ -1,11 +1,16 @@
 //! How a script is run: as a child of this process, or through the executor (agent.md §4).
 
+use crate::executable;
+use crate::runs::oom;
 use crate::runs::outcome::Outcome;
 use crate::runs::run::Run;
+use ctrl_exec_host::random;
 use ctrl_exec_protocol::frame::{self, ResponseDecoder};
 use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::wire::messages::Ending;
 use ctrl_exec_reactor::{
-    Captured, ChildExit, ChildResult, ChildSpec, CloseReason, Output, Phase, RawLimits, SpawnError,
+    Captured, ChildExit, ChildResult, ChildSpec, CloseReason, EndedBy, Output, Phase, RawLimits,
+    SpawnError,
 };
 use std::ffi::OsString;
 use std::io;
@@ -21,6 +26,11 @@ const INHERITED: [&str; 7] = ["HOME", "LANG", "LC_ALL", "TZ", "TERM", "USER", "L
 const EXECUTOR_PATIENCE: Duration = Duration::from_secs(10);
 /// More than any wait: the executor says nothing until the script has ended.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Between the signals by which a script is ended, TERM and KILL.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Variable by which everything that a script has started is found again.
+const MARK: &str = "CTRL_EXEC_RUN";
 
 /// The limits of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,30 +64,58 @@ pub fn script_child(
         stdout: capture(),
         stderr: capture(),
         timeout: seconds(limits.script_timeout),
+        patience: Some(PATIENCE),
+        // Without random numbers what leaves its parents and its session is not found again.
+        mark: random::hex_id().ok().map(|id| format!("{MARK}={id}")),
         ..ChildSpec::new(path)
     }
 }
 
-/// What a child that has ended means for its caller.
-pub fn child_outcome(result: ChildResult, limits: RunLimits) -> Outcome {
-    let exit = match result.exit {
-        ChildExit::Code(code) => code,
-        ChildExit::Signal(_) | ChildExit::TimedOut => 126,
+/// What a child that has ended means for its caller. `oom_kills`: the kernel's count when it was
+/// started.
+pub fn child_outcome(result: ChildResult, limits: RunLimits, oom_kills: Option<u64>) -> Outcome {
+    let (exit, signal) = match result.exit {
+        ChildExit::Code(code) => (code, None),
+        ChildExit::Signal(signal) => (126, u8::try_from(signal).ok()),
+        ChildExit::TimedOut => (126, None),
+    };
+    let ending = Ending {
+        signal,
+        oom: oom::was_cause(oom_kills, signal, result.ended_by.is_some()),
+        time_limit: result.ended_by == Some(EndedBy::Timeout),
+        cancelled: result.ended_by == Some(EndedBy::Request),
     };
     let dropped = (result.stdout.dropped, result.stderr.dropped);
     let mut stderr = text(result.stderr);
-    if result.exit == ChildExit::TimedOut {
-        let seconds = limits.script_timeout;
-        stderr.push_str(&format!(
-            "ctrl-exec-agent: script killed after {seconds} s\n"
-        ));
+    if let Some(words) = words(&ending, limits) {
+        if !stderr.is_empty() && !stderr.ends_with('\n') {
+            stderr.push('\n');
+        }
+        stderr.push_str(&format!("ctrl-exec-agent: {words}\n"));
     }
     Outcome {
         exit,
         stdout: text(result.stdout),
         stderr,
         dropped,
+        ending,
     }
+}
+
+/// Why a script did not end by itself, for people.
+fn words(ending: &Ending, limits: RunLimits) -> Option<String> {
+    Some(if ending.time_limit {
+        format!(
+            "script ended after {} s, its time limit",
+            limits.script_timeout
+        )
+    } else if ending.cancelled {
+        "script cancelled".to_owned()
+    } else if ending.oom {
+        "script killed: the system ran out of memory".to_owned()
+    } else {
+        format!("script ended by signal {}", ending.signal?)
+    })
 }
 
 /// What a child that could not be started means for its caller.
@@ -85,7 +123,10 @@ pub fn spawn_failure(path: &str, error: &SpawnError) -> Outcome {
     let (exit, stderr) = match error {
         SpawnError::Exec(error) => (
             127,
-            format!("ctrl-exec-agent: cannot execute '{path}': {error}\n"),
+            format!(
+                "ctrl-exec-agent: cannot execute '{path}': {}\n",
+                executable::explain(path, error)
+            ),
         ),
         other => (-1, other.to_string()),
     };
@@ -113,7 +154,7 @@ pub fn executor_request(run: &Run, stdin: String) -> Result<Vec<u8>, String> {
             .map(|arg| arg.clone().into_bytes())
             .collect(),
         extended: true,
-        time_limit: None,
+        time_limit: run.request.time_limit,
     };
     request
         .encode()
@@ -168,6 +209,12 @@ pub fn executor_outcome(decoder: ResponseDecoder, reason: &CloseReason) -> Outco
     }
     match decoder.finish() {
         Ok(response) => Outcome {
+            ending: response.ended.map_or_else(Ending::default, |ended| Ending {
+                signal: ended.signal.and_then(|signal| u8::try_from(signal).ok()),
+                oom: ended.oom,
+                time_limit: ended.time_limit,
+                cancelled: ended.cancelled,
+            }),
             exit: response.exit,
             dropped: (response.stdout.dropped, response.stderr.dropped),
             stdout: json::lossy(&response.stdout.bytes()).into_owned(),
@@ -237,6 +284,7 @@ mod tests {
                 ..Captured::default()
             },
             stderr: Captured::default(),
+            ended_by: None,
             stdin_unwritten: 0,
             stdin_timed_out: false,
             output_open: false,
@@ -251,13 +299,28 @@ mod tests {
             (ChildExit::Signal(15), 126),
             (ChildExit::TimedOut, 126),
         ] {
-            assert_eq!(child_outcome(result(exit, b""), LIMITS).exit, code);
+            assert_eq!(child_outcome(result(exit, b""), LIMITS, None).exit, code);
         }
-        assert!(
-            child_outcome(result(ChildExit::TimedOut, b""), LIMITS)
-                .stderr
-                .contains("after 7 s")
+        let ended = |exit, by| {
+            let result = ChildResult {
+                ended_by: by,
+                ..result(exit, b"")
+            };
+            child_outcome(result, LIMITS, None)
+        };
+        let outcome = ended(ChildExit::Signal(15), Some(EndedBy::Timeout));
+        assert!(outcome.stderr.contains("after 7 s"), "{}", outcome.stderr);
+        assert!(outcome.ending.time_limit && !outcome.ending.cancelled);
+        let outcome = ended(ChildExit::Code(3), Some(EndedBy::Request));
+        assert_eq!((outcome.exit, outcome.ending.signal), (3, None));
+        assert!(outcome.ending.cancelled && !outcome.ending.time_limit);
+        let outcome = ended(ChildExit::Signal(11), None);
+        assert_eq!((outcome.exit, outcome.ending.signal), (126, Some(11)));
+        assert_eq!(
+            outcome.stderr,
+            "ctrl-exec-agent: script ended by signal 11\n"
         );
+        assert_eq!(ended(ChildExit::Code(0), None).ending, Ending::default());
         let not_found = SpawnError::Exec(io::Error::from_raw_os_error(2));
         let outcome = spawn_failure("/x", &not_found);
         assert_eq!(outcome.exit, 127);
@@ -277,11 +340,11 @@ mod tests {
     #[test]
     fn output_that_is_not_utf8_is_replaced_and_text_is_kept() {
         assert_eq!(
-            child_outcome(result(ChildExit::Code(0), b"caf\xe9!"), LIMITS).stdout,
+            child_outcome(result(ChildExit::Code(0), b"caf\xe9!"), LIMITS, None).stdout,
             "caf\u{fffd}!"
         );
         assert_eq!(
-            child_outcome(result(ChildExit::Code(0), "é".as_bytes()), LIMITS).stdout,
+            child_outcome(result(ChildExit::Code(0), "é".as_bytes()), LIMITS, None).stdout,
             "é"
         );
     }

@@ -2,6 +2,7 @@
 //! and starts of detached runs; what they may take of memory together, and how each ends.
 
 use super::execute::{self, Environment, RunLimits};
+use super::oom;
 use super::outcome::Outcome;
 use super::run::Run;
 use super::store::Limits;
@@ -9,8 +10,9 @@ use super::supervisor::{self, SupervisedRun};
 use crate::config::MAX_CHILDREN;
 use crate::table::Table;
 use ctrl_exec_protocol::config::AgentConf;
-use ctrl_exec_protocol::frame::ResponseDecoder;
+use ctrl_exec_protocol::frame::{self, ResponseDecoder};
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::messages::RunningScript;
 use ctrl_exec_reactor::{
     ChildId, ChildResult, ChildSpec, CloseReason, ConnId, Output, Reactor, SpawnError,
 };
@@ -58,33 +60,57 @@ pub enum Ended {
         run: Box<Run>,
         /// How it went.
         started: Result<bool, String>,
+        /// It was cancelled meanwhile.
+        cancelled: bool,
     },
-    /// It was not started.
-    Refused {
+    /// It was not started, because as many run as may, or as memory allows.
+    Busy {
         /// Who asked.
         conn: ConnId,
         /// What was asked.
         run: Box<Run>,
         /// Why, for the caller.
-        error: &'static str,
+        error: String,
+    },
+    /// It was cancelled before anything of it ran.
+    Cancelled {
+        /// Who asked for it.
+        conn: ConnId,
+        /// What was asked.
+        run: Box<Run>,
     },
 }
 
 /// A child process of this agent.
 enum Child {
     /// The script of this run.
-    Script(ConnId, Box<Run>, RunLimits),
+    Script {
+        conn: ConnId,
+        run: Box<Run>,
+        limits: RunLimits,
+        since: Duration,
+        oom_kills: Option<u64>,
+    },
     /// The start of this detached run.
-    Start(ConnId, Box<Run>),
+    Start {
+        conn: ConnId,
+        run: Box<Run>,
+        since: Duration,
+        cancelled: bool,
+    },
 }
 
 /// A connection to the executor.
 struct ExecutorCall {
     conn: ConnId,
     run: Box<Run>,
-    decoder: ResponseDecoder,
+    /// Made when the first piece of the answer comes: until then nothing is kept.
+    decoder: Option<ResponseDecoder>,
     /// The part of the memory budget set aside for it.
     reserved: usize,
+    since: Duration,
+    /// It was cancelled before the executor had taken it.
+    cancelled: bool,
 }
 
 impl InFlight {
@@ -103,9 +129,113 @@ impl InFlight {
         self.budget
     }
 
-    /// Scripts and hooks that are going on, the executor's included.
-    pub fn count(&self, reactor: &Reactor) -> usize {
-        reactor.live_children() + self.calls.len()
+    /// Scripts that are going on, the executor's included. Hooks and starts of detached runs are
+    /// not among them.
+    pub fn count(&self) -> usize {
+        let scripts = self.children.values().filter(|child| child.is_script());
+        scripts.count() + self.calls.len()
+    }
+
+    /// The runs of one dispatcher that are going on here.
+    pub fn of<'a>(
+        &'a self,
+        now: Duration,
+        dispatcher: &'a str,
+    ) -> impl Iterator<Item = RunningScript> + 'a {
+        self.all()
+            .filter(move |(run, _)| run.dispatcher == dispatcher)
+            .map(move |(run, since)| RunningScript {
+                reqid: run.request.reqid.clone(),
+                script: run.request.script.clone(),
+                seconds: now.saturating_sub(since).as_secs(),
+                run_async: run.request.run_async,
+            })
+    }
+
+    /// Every run, with the time of its start.
+    pub fn all(&self) -> impl Iterator<Item = (&Run, Duration)> {
+        let children = self.children.values().map(|child| match child {
+            Child::Script { run, since, .. } | Child::Start { run, since, .. } => {
+                (run.as_ref(), *since)
+            }
+        });
+        let calls = self.calls.values();
+        children.chain(calls.map(|call| (call.run.as_ref(), call.since)))
+    }
+
+    /// Ends those runs that `which` picks: their request ids. What has not begun does not begin.
+    pub fn cancel(
+        &mut self,
+        reactor: &mut Reactor,
+        mut which: impl FnMut(&Run) -> bool,
+    ) -> Vec<String> {
+        let mut ids = Vec::new();
+        let mut scripts = Vec::new();
+        for (id, child) in self.children.iter_mut() {
+            match child {
+                Child::Script { run, .. } if which(run) => {
+                    scripts.push(id);
+                    ids.push(run.request.reqid.clone());
+                }
+                Child::Start { run, cancelled, .. } if which(run) => {
+                    *cancelled = true;
+                    ids.push(run.request.reqid.clone());
+                }
+                _ => {}
+            }
+        }
+        for script in scripts {
+            reactor.end_child(script);
+        }
+        let mut calls = Vec::new();
+        for (id, call) in self.calls.iter_mut() {
+            if which(&call.run) {
+                ids.push(call.run.request.reqid.clone());
+                call.cancelled = !reactor.is_connected(id);
+                calls.push((id, call.cancelled));
+            }
+        }
+        for (call, unsent) in calls {
+            if unsent {
+                reactor.close(call);
+            } else {
+                reactor.send_more(call, frame::CANCEL);
+            }
+        }
+        ids
+    }
+
+    /// The runs that wait for something before their script begins.
+    pub fn waiting(&self, reactor: &Reactor) -> Vec<Run> {
+        let starts = self.children.values().filter_map(|child| match child {
+            Child::Start { run, .. } => Some(run.as_ref().clone()),
+            Child::Script { .. } => None,
+        });
+        let calls = self.calls.iter();
+        let calls = calls.filter(|(id, _)| !reactor.is_connected(*id));
+        starts
+            .chain(calls.map(|(_, call)| call.run.as_ref().clone()))
+            .collect()
+    }
+
+    /// What runs, for somebody who is turned away: the longest first.
+    fn crowd(&self, now: Duration, most: usize) -> String {
+        const SHOWN: usize = 4;
+        let mut all: Vec<_> = self
+            .all()
+            .filter(|(run, _)| !run.request.run_async)
+            .collect();
+        all.sort_by_key(|(_, since)| *since);
+        let mut text = format!("busy: {} of {most}:", all.len());
+        for (at, (run, since)) in all.iter().take(SHOWN).enumerate() {
+            let seconds = now.saturating_sub(*since).as_secs();
+            let comma = if at > 0 { "," } else { "" };
+            text.push_str(&format!("{comma} {} for {seconds} s", run.request.script));
+        }
+        if all.len() > SHOWN {
+            text.push_str(", ...");
+        }
+        text
     }
 
     /// Runs a script for the caller on `conn`. The result, if it is over at once.
@@ -116,22 +246,23 @@ impl InFlight {
         conn: ConnId,
         run: Box<Run>,
     ) -> Option<Ended> {
-        let refused = |run, error| Some(Ended::Refused { conn, run, error });
+        let busy = |run, error| Some(Ended::Busy { conn, run, error });
         // Callers may go away, their scripts stay.
-        let full = self.count(reactor) >= conf.max_children as usize;
-        if full || self.children.is_full() || self.calls.is_full() {
-            return refused(run, "agent busy: too many scripts are running");
+        let most = (conf.max_children as usize).min(MOST);
+        if self.count() >= most || self.children.is_full() || self.calls.is_full() {
+            return busy(run, self.crowd(reactor.now(), most));
         }
-        let Some(max_output) = self.output_share(reactor, conf) else {
-            return refused(run, "agent busy: memory budget exhausted");
-        };
-        let limits = RunLimits {
-            max_output,
-            ..limits(conf)
-        };
+        if self.free(reactor) < 2 * MIN_OUTPUT {
+            let text = self.crowd(reactor.now(), most);
+            return busy(
+                run,
+                text.replacen("busy:", "busy: memory budget exhausted:", 1),
+            );
+        }
+        let limits = limits(conf, &run);
         let stdin = run.stdin(Utc::now());
         match &conf.executor_socket {
-            Some(socket) => self.call_executor(reactor, conn, run, socket, stdin, max_output),
+            Some(socket) => self.call_executor(reactor, conn, run, socket, stdin),
             None => self.start_script(reactor, conn, run, stdin, limits),
         }
     }
@@ -147,16 +278,20 @@ impl InFlight {
     ) -> Option<Ended> {
         // A caller that goes away leaves its start behind, so these may outnumber connections.
         if self.children.is_full() {
-            let (run, error) = (Box::new(run), "agent busy: too many scripts are running");
-            return Some(Ended::Refused { conn, run, error });
+            let (run, error) = (
+                Box::new(run),
+                "busy: too many runs are being started".into(),
+            );
+            return Some(Ended::Busy { conn, run, error });
         }
+        let since = reactor.now();
         let now = Utc::now();
         let order = SupervisedRun {
             stdin: run.stdin(now),
             started: now.iso(),
             runs_dir: runs_dir.to_string_lossy().into_owned(),
             executor: conf.executor_socket.clone(),
-            limits: limits(conf),
+            limits: limits(conf, &run),
             store: Limits {
                 records: conf.async_max_records,
                 bytes: conf.async_max_bytes,
@@ -178,13 +313,20 @@ impl InFlight {
         let run = Box::new(order.run);
         match reactor.spawn(spec) {
             Ok(child) => {
-                self.children.insert(child, Child::Start(conn, run));
+                let start = Child::Start {
+                    conn,
+                    run,
+                    since,
+                    cancelled: false,
+                };
+                self.children.insert(child, start);
                 None
             }
             Err(error) => Some(Ended::Detached {
                 conn,
                 run,
                 started: Err(SpawnError::to_string(&error)),
+                cancelled: false,
             }),
         }
     }
@@ -192,16 +334,28 @@ impl InFlight {
     /// A child process ended. `None`: it is none of a run.
     pub fn child_ended(&mut self, child: ChildId, result: ChildResult) -> Option<Ended> {
         Some(match self.children.remove(child)? {
-            Child::Script(conn, run, limits) => Ended::Run {
+            Child::Script {
+                conn,
+                run,
+                limits,
+                oom_kills,
+                ..
+            } => Ended::Run {
                 conn,
                 run,
                 unread: result.stdin_timed_out.then_some(result.stdin_unwritten),
-                outcome: execute::child_outcome(result, limits),
+                outcome: execute::child_outcome(result, limits, oom_kills),
             },
-            Child::Start(conn, run) => Ended::Detached {
+            Child::Start {
+                conn,
+                run,
+                cancelled,
+                ..
+            } => Ended::Detached {
                 conn,
                 run,
                 started: supervisor::started(result.exit, result.stderr.into_bytes()),
+                cancelled,
             },
         })
     }
@@ -212,16 +366,29 @@ impl InFlight {
     }
 
     /// A piece of the executor's response came.
-    pub fn received(&mut self, call: ConnId, bytes: &[u8]) {
+    pub fn received(&mut self, reactor: &Reactor, conf: &AgentConf, call: ConnId, bytes: &[u8]) {
+        let share = (self.free(reactor) / 5)
+            .max(MIN_OUTPUT)
+            .min(conf.max_output as usize);
         if let Some(call) = self.calls.get_mut(call) {
-            call.decoder.push(bytes);
+            if call.decoder.is_none() {
+                call.reserved = 2 * share;
+            }
+            call.decoder
+                .get_or_insert_with(|| ResponseDecoder::new(share))
+                .push(bytes);
         }
     }
 
     /// A connection to the executor is over.
     pub fn call_closed(&mut self, call: ConnId, reason: &CloseReason) -> Option<Ended> {
         let call = self.calls.remove(call)?;
-        let outcome = execute::executor_outcome(call.decoder, reason);
+        if call.cancelled {
+            let ExecutorCall { conn, run, .. } = call;
+            return Some(Ended::Cancelled { conn, run });
+        }
+        let decoder = call.decoder.unwrap_or_else(|| ResponseDecoder::new(0));
+        let outcome = execute::executor_outcome(decoder, reason);
         Some(over(call.conn, call.run, outcome))
     }
 
@@ -240,10 +407,18 @@ impl InFlight {
             stdin,
             limits,
         );
+        let oom_kills = oom::kills();
         match reactor.spawn(spec) {
             Ok(child) => {
-                self.children
-                    .insert(child, Child::Script(conn, run, limits));
+                let since = reactor.now();
+                let script = Child::Script {
+                    conn,
+                    run,
+                    limits,
+                    since,
+                    oom_kills,
+                };
+                self.children.insert(child, script);
                 None
             }
             Err(error) => {
@@ -260,7 +435,6 @@ impl InFlight {
         run: Box<Run>,
         socket: &str,
         stdin: String,
-        max_output: usize,
     ) -> Option<Ended> {
         let request = match execute::executor_request(&run, stdin) {
             Ok(request) => request,
@@ -277,40 +451,30 @@ impl InFlight {
         let entry = ExecutorCall {
             conn,
             run,
-            decoder: ResponseDecoder::new(max_output),
-            reserved: 2 * max_output,
+            decoder: None,
+            reserved: 2 * MIN_OUTPUT,
+            since: reactor.now(),
+            cancelled: false,
         };
         self.calls.insert(call, entry);
         None
     }
 
-    /// Bytes that one more run may keep of each output stream; `None` when too little is left. The
-    /// shares of all runs in flight stay within the budget: the first ones get what is configured,
-    /// later ones a part of what is left.
-    fn output_share(&self, reactor: &Reactor, conf: &AgentConf) -> Option<usize> {
-        let scripts: usize = self.children.values().map(Child::reserved).sum();
+    /// Bytes of the budget that nobody has or may claim: every script may keep a little whatever
+    /// comes, and more as it comes while there is room.
+    fn free(&self, reactor: &Reactor) -> usize {
+        let claims = self.children.values().filter(|child| child.is_script());
+        let claimed = claims.count() * 2 * MIN_OUTPUT;
         let calls: usize = self.calls.values().map(|call| call.reserved).sum();
-        let used = (scripts + calls).max(reactor.buffered_bytes());
         // A quarter stays for requests and answers.
         let budget = self.budget / 4 * 3;
-        let free = budget.saturating_sub(used);
-        let part = if free > budget / 2 {
-            free / 5
-        } else {
-            free / 32
-        };
-        let most = conf.max_output as usize;
-        (free >= 2 * MIN_OUTPUT).then(|| part.max(MIN_OUTPUT).min(most))
+        budget.saturating_sub(claimed + calls + reactor.buffered_bytes())
     }
 }
 
 impl Child {
-    /// The part of the memory budget set aside for it.
-    fn reserved(&self) -> usize {
-        match self {
-            Child::Script(_, _, limits) => 2 * limits.max_output,
-            Child::Start(..) => 0,
-        }
+    fn is_script(&self) -> bool {
+        matches!(self, Child::Script { .. })
     }
 }
 
@@ -323,10 +487,10 @@ fn over(conn: ConnId, run: Box<Run>, outcome: Outcome) -> Ended {
     }
 }
 
-fn limits(conf: &AgentConf) -> RunLimits {
+fn limits(conf: &AgentConf, run: &Run) -> RunLimits {
     RunLimits {
         stdin_timeout: conf.stdin_timeout,
-        script_timeout: conf.script_timeout,
+        script_timeout: run.time_limit(conf.script_timeout),
         max_output: conf.max_output as usize,
     }
 }

@@ -2,7 +2,10 @@
 
 pub mod execute;
 pub mod in_flight;
+mod lock;
+pub mod oom;
 pub mod outcome;
+mod retention;
 pub mod run;
 pub mod store;
 pub mod supervisor;

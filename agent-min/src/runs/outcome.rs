@@ -1,5 +1,7 @@
 //! What a finished run produced.
 
+use ctrl_exec_protocol::wire::messages::Ending;
+
 /// What a finished run produced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -11,4 +13,6 @@ pub struct Outcome {
     pub stderr: String,
     /// Bytes dropped from each stream.
     pub dropped: (u64, u64),
+    /// What is known of how it was ended.
+    pub ending: Ending,
 }

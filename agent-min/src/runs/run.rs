@@ -31,6 +31,16 @@ impl Run {
         .render()
     }
 
+    /// Seconds after which its script is ended: the earlier of the agent's own limit and the
+    /// caller's; 0 = never.
+    pub fn time_limit(&self, configured: u32) -> u32 {
+        match self.request.time_limit {
+            Some(asked) if configured == 0 => asked,
+            Some(asked) => asked.min(configured),
+            None => configured,
+        }
+    }
+
     /// The identity of its async record.
     pub fn id(&self) -> RunId {
         RunId {

@@ -6,18 +6,26 @@
 
 use super::outcome::Outcome;
 use super::run::RunId;
+use super::{lock, retention};
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_protocol::json::{self, Bounds};
 use ctrl_exec_protocol::time::Utc;
-use rustix::fs::{FlockOperation, flock};
+use ctrl_exec_protocol::wire::messages::{Output, ResultReply, RunHead, RunReply, RunningScript};
+use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Age at which a record is deleted (agent.md §5.4).
 pub const RETENTION: Duration = Duration::from_secs(86_400);
+
+/// Size of a record for whose result there was no room, and of one without a result.
+const RESERVED: usize = 4096;
+/// Bytes of JSON kept of each stream then.
+const TAIL: usize = 1024;
 
 /// `stderr` of a run whose supervisor vanished.
 pub const LOST: &str = "ctrl-exec-agent: the run was lost: its supervising process ended without \
@@ -57,18 +65,32 @@ impl Store {
         Store { dir: dir.into() }
     }
 
-    /// Writes the record of a run that is about to start.
+    /// Writes the record of a run that is about to start, and sets aside what its result needs at
+    /// the least: the record has the size of a small result, and a second file of that size gives
+    /// way to it.
     ///
     /// # Errors
-    /// The directory cannot be made or written.
+    /// The directory cannot be made or written, or is full.
     pub fn write_running(&self, id: &RunId, started: &str) -> io::Result<()> {
-        self.write(id, &head(id, "running", started).finish())
+        let mut text = head(id, "running", started).finish();
+        pad(&mut text);
+        self.write(id, &text)?;
+        let mut filling = Vec::new();
+        // Random, so that a file system that compresses sets aside as much.
+        File::open("/dev/urandom")?
+            .take(RESERVED as u64)
+            .read_to_end(&mut filling)?;
+        let room = self.room(id);
+        durable::write(&room, &filling, &Perm::mode(0o600)).inspect_err(|_| {
+            let _ = fs::remove_file(self.path(&id.owner, &id.reqid));
+        })
     }
 
-    /// Replaces the record of a run by its result.
+    /// Replaces the record of a run by its result: whole, or where that does not fit, by its exit
+    /// code and the ends of its output.
     ///
     /// # Errors
-    /// The directory cannot be made or written.
+    /// Not even that could be written.
     pub fn write_done(
         &self,
         id: &RunId,
@@ -76,21 +98,37 @@ impl Store {
         finished: Utc,
         outcome: &Outcome,
     ) -> io::Result<()> {
-        let mut object = head(id, "done", started);
-        object
-            .str("finished", &finished.iso())
-            .int("exit", i64::from(outcome.exit));
-        if outcome.dropped.0 > 0 {
-            object.int("stdout_truncated", signed(outcome.dropped.0));
+        let room = self.room(id);
+        let text = done(id, started, finished, outcome);
+        let whole = match self.write(id, &text) {
+            Ok(()) => {
+                let _ = fs::remove_file(room);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let mut small = done(id, started, finished, &shortened(outcome, &whole));
+        pad(&mut small);
+        let _ = fs::remove_file(room);
+        if self.write(id, &small).is_ok() {
+            return Ok(());
         }
-        if outcome.dropped.1 > 0 {
-            object.int("stderr_truncated", signed(outcome.dropped.1));
+        // The last resort: over the record itself, which takes no more room.
+        self.overwrite(id, &small).map_err(|_| whole)
+    }
+
+    fn overwrite(&self, id: &RunId, text: &str) -> io::Result<()> {
+        let path = self.path(&id.owner, &id.reqid);
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        if file.metadata()?.len() != text.len() as u64 {
+            return Err(ErrorKind::InvalidInput.into());
         }
-        let text = object
-            .str("stdout", &outcome.stdout)
-            .str("stderr", &outcome.stderr)
-            .finish();
-        self.write(id, &text)
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    }
+
+    fn room(&self, id: &RunId) -> PathBuf {
+        self.dir.join(&id.owner).join(format!("{}.room", id.reqid))
     }
 
     /// Reads the record of `reqid` in the namespace of `owner`. `None` when there is none or it
@@ -99,17 +137,15 @@ impl Store {
     /// # Errors
     /// `ErrorKind::OutOfMemory` when it is larger than `max_bytes`.
     pub fn read(&self, owner: &str, reqid: &str, max_bytes: u64) -> io::Result<Option<Stored>> {
-        let Ok(file) = File::open(self.path(owner, reqid)) else {
-            return Ok(None);
-        };
-        let mut json = String::new();
-        match file.take(max_bytes + 1).read_to_string(&mut json) {
-            Ok(_) if json.len() as u64 > max_bytes => {
-                return Err(io::Error::from(ErrorKind::OutOfMemory));
+        let bounded = Bounded::new(max_bytes).no_follow();
+        let mut json = match bounded.text(&self.path(owner, reqid)) {
+            Ok(json) => json,
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                return Err(ErrorKind::OutOfMemory.into());
             }
-            Ok(_) => {}
             Err(_) => return Ok(None),
-        }
+        };
+        json.truncate(json.trim_end().len());
         let names = ["status", "owner", "script", "started"];
         let Ok(object) = json::parse_members(json.as_bytes(), &names, &Bounds::ANSWER) else {
             return Ok(None);
@@ -164,22 +200,27 @@ impl Store {
     }
 
     /// Deletes what is older than [`RETENTION`], and then the oldest finished records until one
-    /// more fits within `limits`. False when it cannot fit because every record is of a run in
-    /// progress.
+    /// more fits within `limits`; never the record of a run in progress. False when it cannot fit
+    /// because every record is of one.
     pub fn make_room(&self, limits: Limits, now: SystemTime) -> bool {
+        let all = || {
+            let dirs = self.namespaces().into_iter();
+            dirs.flat_map(|dir| records(&dir))
+        };
+        let note = self.locks().join("clock");
+        retention::follow_clock(&note, all().map(|(path, ..)| path), now);
         let mut entries = Vec::new();
         let mut bytes = 0u64;
-        for dir in self.namespaces() {
-            for (path, modified, size) in records(&dir) {
-                if now
-                    .duration_since(modified)
-                    .is_ok_and(|age| age > RETENTION)
-                {
-                    let _ = fs::remove_file(&path);
-                } else {
-                    bytes += size;
-                    entries.push((modified, size, path));
-                }
+        for (path, modified, size) in all() {
+            let old = now
+                .duration_since(modified)
+                .is_ok_and(|age| age > RETENTION);
+            if old && !self.is_in_progress(&path) {
+                let _ = fs::remove_file(path.with_extension("room"));
+                let _ = fs::remove_file(&path);
+            } else {
+                bytes += size;
+                entries.push((modified, size, path));
             }
         }
         let full =
@@ -192,7 +233,7 @@ impl Store {
                 .enumerate()
                 .min_by_key(|(_, (modified, ..))| *modified);
             let (_, size, path) = entries.swap_remove(oldest.map_or(0, |(at, _)| at));
-            if !is_running(&path) && fs::remove_file(&path).is_ok() {
+            if !self.is_in_progress(&path) && fs::remove_file(&path).is_ok() {
                 count -= 1;
                 bytes -= size;
             }
@@ -200,27 +241,23 @@ impl Store {
         !full(count, bytes)
     }
 
-    /// Takes the lock of the script of `id`, without waiting beyond a moment (somebody may be just
-    /// looking). `None` when a run of it is in progress.
+    /// Takes the lock of the script of `id`. `None` when a run of it is in progress.
     ///
     /// # Errors
     /// The lock file cannot be made or written.
     pub fn lock(&self, id: &RunId) -> io::Result<Option<File>> {
-        let path = self.lock_path(&id.script);
-        if let Some(dir) = path.parent() {
-            make_dir(dir)?;
-        }
-        let mut file = open_lock(&path)?;
-        for attempt in 0.. {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(_) if attempt >= 3 => return Ok(None),
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
-        file.set_len(0)?;
-        file.write_all(holder(&id.owner, &id.reqid).as_bytes())?;
-        Ok(Some(file))
+        make_dir(&self.locks())?;
+        lock::take(&self.lock_path(&id.script), id)
+    }
+
+    /// The runs of one dispatcher that are supervised.
+    pub fn supervised(&self, dispatcher: &str) -> Vec<RunningScript> {
+        lock::held_by(&self.locks(), dispatcher)
+    }
+
+    /// Sends a signal to the process that supervises a run. False when there is none.
+    pub fn signal_supervisor(&self, id: &RunId, signal: Signal) -> bool {
+        lock::signal(&self.lock_path(&id.script), id, signal)
     }
 
     /// The file of a record.
@@ -228,30 +265,32 @@ impl Store {
         self.dir.join(owner).join(format!("{reqid}.json"))
     }
 
+    fn locks(&self) -> PathBuf {
+        self.dir.join(".locks")
+    }
+
     fn lock_path(&self, script: &str) -> PathBuf {
-        let allowed = |c: char| {
-            if c.is_ascii_alphanumeric() || "_.-".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        };
-        let name: String = script.chars().map(allowed).collect();
-        self.dir.join(".locks").join(format!("{name}.lock"))
+        lock::path(&self.locks(), script)
     }
 
     /// Whether the process that runs `reqid` is alive. Never waits.
     fn is_supervised(&self, script: &str, owner: &str, reqid: &str) -> bool {
-        let Ok(mut file) = File::open(self.lock_path(script)) else {
+        lock::is_held_for(&self.lock_path(script), owner, reqid)
+    }
+
+    /// Whether a record is of a run whose supervisor is alive. Only its size is looked at first,
+    /// since such records are small.
+    fn is_in_progress(&self, path: &Path) -> bool {
+        let names = ["status", "owner", "script", "reqid"];
+        let Ok(text) = Bounded::new(RESERVED as u64).no_follow().text(path) else {
             return false;
         };
-        if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        let Ok(object) = json::parse_members(text.as_bytes(), &names, &Bounds::ANSWER) else {
             return false;
-        }
-        let mut named = String::new();
-        let _ = (&mut file).take(1024).read_to_string(&mut named);
-        // The reference leaves its lock files empty: held, by whomever.
-        named.is_empty() || named == holder(owner, reqid)
+        };
+        let member = |name| json::str_of(&object, name).unwrap_or_default();
+        member("status") == "running"
+            && self.is_supervised(member("script"), member("owner"), member("reqid"))
     }
 
     fn write(&self, id: &RunId, json: &str) -> io::Result<()> {
@@ -291,12 +330,73 @@ fn head(id: &RunId, status: &str, started: &str) -> json::Writer {
     out
 }
 
-fn holder(owner: &str, reqid: &str) -> String {
-    format!("{owner}/{reqid}\n")
+fn done(id: &RunId, started: &str, finished: Utc, outcome: &Outcome) -> String {
+    let reply = ResultReply::Done {
+        head: RunHead {
+            reqid: id.reqid.clone(),
+            script: id.script.clone(),
+            owner: id.owner.clone(),
+            started: started.to_owned(),
+        },
+        finished: finished.iso(),
+        reply: RunReply {
+            script: id.script.clone(),
+            exit: outcome.exit,
+            stdout: Output {
+                text: outcome.stdout.clone(),
+                dropped: outcome.dropped.0,
+            },
+            stderr: Output {
+                text: outcome.stderr.clone(),
+                dropped: outcome.dropped.1,
+            },
+            ending: outcome.ending,
+            reqid: id.reqid.clone(),
+        },
+    };
+    reply.render()
 }
 
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+/// What is kept of a result for which there is no room: exit code and the ends of its output.
+fn shortened(outcome: &Outcome, why: &io::Error) -> Outcome {
+    let (stdout, out) = end_of(&outcome.stdout, TAIL);
+    let (stderr, err) = end_of(&outcome.stderr, TAIL);
+    let note = format!("\nctrl-exec-agent: only the end of the output was stored: {why}\n");
+    Outcome {
+        exit: outcome.exit,
+        stdout: stdout.to_owned(),
+        stderr: format!("{stderr}{}", end_of(&note, TAIL).0),
+        dropped: (outcome.dropped.0 + out, outcome.dropped.1 + err),
+        ending: outcome.ending,
+    }
+}
+
+/// The longest end of `text` that takes at most `most` bytes in JSON, and the bytes before it.
+fn end_of(text: &str, most: usize) -> (&str, u64) {
+    // A control character takes six, and so may each byte of what is not ASCII.
+    let mut room = most;
+    let mut start = text.len();
+    for (at, c) in text.char_indices().rev() {
+        let size = if c.is_ascii_graphic() && !matches!(c, '"' | '\\') || c == ' ' {
+            1
+        } else if c.is_ascii() {
+            6
+        } else {
+            12
+        };
+        if size > room {
+            break;
+        }
+        room -= size;
+        start = at;
+    }
+    (&text[start..], start as u64)
+}
+
+/// Brings a record to the size that was set aside for it.
+fn pad(text: &mut String) {
+    let missing = RESERVED.saturating_sub(text.len());
+    text.extend(std::iter::repeat_n(' ', missing));
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
@@ -304,15 +404,6 @@ fn make_dir(dir: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o750)
         .create(dir)
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .read(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
 }
 
 fn records(dir: &Path) -> Vec<(PathBuf, SystemTime, u64)> {
@@ -330,20 +421,6 @@ fn records(dir: &Path) -> Vec<(PathBuf, SystemTime, u64)> {
         }
     }
     found
-}
-
-/// Whether a record says `running`; only its size is looked at first, since such records are
-/// small.
-fn is_running(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else {
-        return false;
-    };
-    let mut text = String::new();
-    if file.take(4096).read_to_string(&mut text).is_err() || text.len() == 4096 {
-        return false;
-    }
-    let object = json::parse_members(text.as_bytes(), &["status"], &Bounds::ANSWER);
-    object.is_ok_and(|object| json::str_of(&object, "status") == Some("running"))
 }
 
 #[cfg(test)]
@@ -456,8 +533,9 @@ mod tests {
         let record = "{\"status\":\"running\",\"script\":\"slow\",\"owner\":\"perl-disp\",\
                       \"started\":\"2026-11-22T13:31:02Z\",\"reqid\":\"aa\"}";
         fs::write(store.path("perl-disp", "aa"), record).expect("write");
-        let lock = open_lock(&store.lock_path("slow")).expect("open");
-        flock(&lock, FlockOperation::LockExclusive).expect("lock");
+        // The reference leaves it empty.
+        let lock = File::create(store.lock_path("slow")).expect("open");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
         let stored = store
             .settle("perl-disp", "aa", MAX)
             .expect("read")
@@ -479,6 +557,7 @@ mod tests {
                 .write_done(&id(&format!("d{n}")), "", Utc(0), &Outcome::default())
                 .expect("write");
         }
+        let lock = store.lock(&id("busy")).expect("lock").expect("free");
         store
             .write_running(&id("busy"), "1970-01-01T00:00:00Z")
             .expect("write");
@@ -516,11 +595,120 @@ mod tests {
             ),
             "only a running one"
         );
-        assert!(store.make_room(limits, now + RETENTION + Duration::from_secs(60)));
-        assert!(
-            store.read("disp", "busy", MAX).expect("read").is_none(),
-            "a day later it goes too"
-        );
+        // However old it looks, a run in progress keeps its record; without a supervisor it goes.
+        let path = store.path("disp", "busy");
+        let age = |path: &Path| {
+            let old = now - RETENTION - Duration::from_secs(60);
+            File::open(path)
+                .and_then(|file| file.set_modified(old))
+                .expect("age");
+        };
+        age(&path);
+        assert!(store.make_room(limits, now));
+        assert!(store.read("disp", "busy", MAX).expect("read").is_some());
+        drop(lock);
+        assert!(store.make_room(limits, now));
+        assert!(store.read("disp", "busy", MAX).expect("read").is_none());
+        assert!(!store.room(&id("busy")).exists());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_makes_nothing_old() {
+        const YEARS: Duration = Duration::from_secs(56 * 365 * 86_400);
+        let dir = Dir::new("clock");
+        let store = Store::new(&dir.0);
+        make_dir(&store.locks()).expect("dir");
+        let now = SystemTime::now();
+        let then = now - YEARS;
+        let limits = Limits {
+            records: 100,
+            bytes: 1 << 20,
+        };
+        let write = |reqid: &str, time: SystemTime| {
+            store
+                .write_done(&id(reqid), "", Utc(0), &Outcome::default())
+                .expect("write");
+            let file = File::open(store.path("disp", reqid)).expect("open");
+            file.set_modified(time).expect("age");
+        };
+        let there = |reqid: &str| store.read("disp", reqid, MAX).expect("read").is_some();
+        // Booted in 1970: one run just now, one twenty hours ago, one from before.
+        assert!(store.make_room(limits, then));
+        write("fresh", then);
+        write("older", then - Duration::from_secs(20 * 3600));
+        write("ended", then - RETENTION - Duration::from_secs(10));
+        // The time is told. One was written after that, before anybody looked.
+        write("after", now);
+        assert!(store.make_room(limits, now));
+        assert!(there("fresh") && there("older") && there("after") && !there("ended"));
+        let modified = |reqid: &str| {
+            let meta = fs::metadata(store.path("disp", reqid)).expect("meta");
+            meta.modified().expect("time")
+        };
+        assert!(modified("after") <= now);
+        // They age from there on. Only what lies behind the records moves here, not the clock.
+        let file = File::open(store.path("disp", "older")).expect("open");
+        file.set_modified(modified("older") - Duration::from_secs(5 * 3600))
+            .expect("age");
+        assert!(store.make_room(limits, now));
+        assert!(there("fresh") && !there("older"));
+        // Back to 1970: nothing is in the future for ever.
+        assert!(store.make_room(limits, then));
+        assert!(store.make_room(limits, now));
+        assert!(there("fresh") && modified("fresh") <= now);
+    }
+
+    #[test]
+    fn eviction_by_bytes_takes_only_the_oldest() {
+        let dir = Dir::new("evict");
+        let store = Store::new(&dir.0);
+        let now = SystemTime::now();
+        let mut total = 0;
+        for n in 0..4u64 {
+            let outcome = Outcome {
+                stdout: "x".repeat(1000),
+                ..Outcome::default()
+            };
+            let id = id(&format!("r{n}"));
+            store.write_done(&id, "", Utc(0), &outcome).expect("write");
+            let path = store.path("disp", &id.reqid);
+            let time = now - Duration::from_secs(100 - n);
+            File::open(&path)
+                .and_then(|file| file.set_modified(time))
+                .expect("age");
+            total += fs::metadata(&path).expect("meta").len();
+        }
+        let limits = Limits {
+            records: 100,
+            bytes: total - 10,
+        };
+        assert!(store.make_room(limits, now));
+        let there = |n: u64| store.path("disp", &format!("r{n}")).exists();
+        assert!(!there(0) && there(1) && there(2) && there(3));
+    }
+
+    #[test]
+    fn a_small_result_always_fits_what_was_set_aside() {
+        for c in ['x', '\u{1}', '"', '\\', 'é', '\u{fffd}', '🎉', '\n'] {
+            let outcome = Outcome {
+                exit: 255,
+                stdout: c.to_string().repeat(100_000),
+                stderr: c.to_string().repeat(100_000),
+                dropped: (u64::MAX / 2, u64::MAX / 2),
+                ..Outcome::default()
+            };
+            let long = RunId {
+                reqid: "r".repeat(128),
+                owner: "o".repeat(64),
+                script: "s".repeat(128),
+            };
+            let error = io::Error::other("\u{1}".repeat(1000));
+            let small = shortened(&outcome, &error);
+            let mut text = done(&long, "1970-01-01T00:00:00Z", Utc(0), &small);
+            assert!(text.len() <= RESERVED, "{c:?}: {}", text.len());
+            pad(&mut text);
+            assert_eq!(text.len(), RESERVED);
+        }
     }
 
     #[test]

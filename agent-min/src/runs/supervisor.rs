@@ -10,29 +10,38 @@
 use crate::runs::execute::{self, RunLimits};
 use crate::runs::outcome::Outcome;
 use crate::runs::run::Run;
-use crate::runs::store::{Limits, Store};
+use crate::runs::store::{Limits, RETENTION, Store};
+use crate::runs::{lock, oom};
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_host::{Root, stderr};
-use ctrl_exec_protocol::frame::ResponseDecoder;
+use ctrl_exec_protocol::frame::{self, ResponseDecoder};
 use ctrl_exec_protocol::json::{self, Bounds, Object};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::wire::messages::RunRequest;
-use ctrl_exec_reactor::{Config, Event, Reactor};
+use ctrl_exec_protocol::wire::messages::{Ending, RunRequest};
+use ctrl_exec_reactor::{Config, Event, Reactor, Signal};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// First argument of the process that starts a run.
 pub const START: &str = "__job";
+/// The signal by which a supervisor is told to end its run.
+pub const CANCEL: rustix::process::Signal = rustix::process::Signal::USR1;
 /// First argument of the process that supervises a run.
 pub const SUPERVISE: &str = "__job-run";
 /// Exit code of [`START`]: the script is already running.
 pub const EXIT_BUSY: u8 = 1;
 /// Exit code of [`START`]: it failed; standard error says why.
 pub const EXIT_FAILED: u8 = 2;
+
+/// What a supervisor says on its standard error when it is ready.
+const READY: &[u8] = b"R";
+/// Pauses between two tries to store a result.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The largest job text: arguments and standard input, each at most a request body, escaped.
 const MAX_JOB: u64 = 16 * 1024 * 1024;
@@ -81,6 +90,7 @@ impl SupervisedRun {
                 "max_output",
                 i64::try_from(self.limits.max_output).unwrap_or(i64::MAX),
             )
+            .int("time_limit", request.time_limit.unwrap_or(0).into())
             .int("records", self.store.records.into())
             .int("bytes", i64::try_from(self.store.bytes).unwrap_or(i64::MAX))
             .finish()
@@ -99,6 +109,7 @@ impl SupervisedRun {
             args,
             reqid: text("reqid")?,
             run_async: true,
+            time_limit: number(&object, "time_limit").filter(|seconds: &u32| *seconds > 0),
             ..RunRequest::default()
         };
         Some(SupervisedRun {
@@ -143,22 +154,60 @@ pub fn supervise() -> u8 {
     let Ok((job, _)) = read_job() else {
         return EXIT_FAILED;
     };
-    let outcome = run(&job).unwrap_or_else(|error| Outcome {
-        exit: -1,
-        stderr: format!("ctrl-exec-agent: {error}\n"),
-        ..Outcome::default()
-    });
+    let outcome = ready()
+        .and_then(|reactor| run(&job, reactor))
+        .unwrap_or_else(|error| Outcome {
+            exit: -1,
+            stderr: format!("ctrl-exec-agent: {error}\n"),
+            ..Outcome::default()
+        });
+    keep(&job, &outcome)
+}
+
+/// Stores a result, trying again until the disk takes it: the lock stays held meanwhile, so nobody
+/// takes the run for lost.
+fn keep(job: &SupervisedRun, outcome: &Outcome) -> u8 {
     let store = Store::new(&job.runs_dir);
-    match store.write_done(&job.run.id(), &job.started, Utc::now(), &outcome) {
-        Ok(()) => 0,
-        Err(error) => {
+    let (id, finished) = (job.run.id(), Utc::now());
+    let mut pause = FIRST_PAUSE;
+    let mut waited = Duration::ZERO;
+    loop {
+        let Err(error) = store.write_done(&id, &job.started, finished, outcome) else {
+            return 0;
+        };
+        if waited.is_zero() || waited >= RETENTION {
             let line = Line::new("async-store-fail")
-                .field("REQID", &job.run.request.reqid)
+                .field("REQID", &id.reqid)
+                .field("EXIT", outcome.exit)
                 .field("ERROR", error);
             Syslog::open("ctrl-exec-agent", &Root::system()).log(Level::Err, &line);
-            EXIT_FAILED
         }
+        if waited >= RETENTION {
+            return EXIT_FAILED;
+        }
+        std::thread::sleep(pause);
+        waited += pause;
+        pause = (pause * 2).min(LAST_PAUSE);
     }
+}
+
+/// Makes this process ready to be told to end its run, introduces it in the lock, and tells the
+/// one that waits for it.
+fn ready() -> io::Result<Reactor> {
+    let mut reactor = Reactor::new(Config {
+        max_conns: 1,
+        ..Config::default()
+    })?;
+    reactor.watch_signals(&[Signal::Usr1])?;
+    // Standard output is the lock. Without the line the run cannot be cancelled; that is all.
+    let mut lock = io::stdout();
+    let _ = lock
+        .write_all(lock::introduction().as_bytes())
+        .and_then(|()| lock.flush());
+    io::stderr().write_all(READY)?;
+    let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stderr(&nowhere)?;
+    Ok(reactor)
 }
 
 /// This program, also after its file was replaced by an upgrade.
@@ -204,11 +253,20 @@ fn detach(job: &[u8], lock: File) -> io::Result<()> {
         .arg(SUPERVISE)
         .stdin(Stdio::piped())
         .stdout(lock)
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
     match child.stdin.take() {
-        Some(mut pipe) => pipe.write_all(job),
-        None => Err(io::ErrorKind::BrokenPipe.into()),
+        Some(mut pipe) => pipe.write_all(job)?,
+        None => return Err(io::ErrorKind::BrokenPipe.into()),
+    }
+    let mut word = Vec::new();
+    if let Some(pipe) = child.stderr.take() {
+        pipe.take(READY.len() as u64).read_to_end(&mut word)?;
+    }
+    if word == READY {
+        Ok(())
+    } else {
+        Err(io::Error::other("its supervisor died"))
     }
 }
 
@@ -222,11 +280,7 @@ fn read_job() -> Result<(SupervisedRun, Vec<u8>), String> {
     Ok((job, text))
 }
 
-fn run(job: &SupervisedRun) -> io::Result<Outcome> {
-    let mut reactor = Reactor::new(Config {
-        max_conns: 1,
-        ..Config::default()
-    })?;
+fn run(job: &SupervisedRun, mut reactor: Reactor) -> io::Result<Outcome> {
     if let Some(socket) = &job.executor {
         return through_executor(&mut reactor, job, socket);
     }
@@ -238,12 +292,20 @@ fn run(job: &SupervisedRun) -> io::Result<Outcome> {
         job.stdin.clone(),
         *limits,
     );
-    if let Err(error) = reactor.spawn(child) {
-        return Ok(execute::spawn_failure(&run.path, &error));
-    }
+    let oom_kills = oom::kills();
+    let child = match reactor.spawn(child) {
+        Ok(child) => child,
+        Err(error) => return Ok(execute::spawn_failure(&run.path, &error)),
+    };
     loop {
-        if let Some(Event::Child { result, .. }) = reactor.next(None)? {
-            return Ok(execute::child_outcome(*result, *limits));
+        match reactor.next(None)? {
+            Some(Event::Child { result, .. }) => {
+                return Ok(execute::child_outcome(*result, *limits, oom_kills));
+            }
+            Some(Event::Signal(_)) => {
+                reactor.end_child(child);
+            }
+            _ => {}
         }
     }
 }
@@ -264,15 +326,37 @@ fn through_executor(
         }
     };
     let mut decoder = ResponseDecoder::new(job.limits.max_output);
-    reactor.connect_unix(Path::new(socket), request, execute::executor_limits());
+    let call = reactor.connect_unix(Path::new(socket), request, execute::executor_limits());
+    let mut cancelled = false;
     loop {
         match reactor.next(None)? {
+            Some(Event::Signal(_)) if reactor.is_connected(call) => {
+                reactor.send_more(call, frame::CANCEL);
+            }
+            Some(Event::Signal(_)) => {
+                cancelled = true;
+                reactor.close(call);
+            }
+            Some(Event::Closed { .. }) if cancelled => return Ok(not_begun()),
             Some(Event::Received { bytes, .. }) => decoder.push(&bytes),
             Some(Event::Closed { reason, .. }) => {
                 return Ok(execute::executor_outcome(decoder, &reason));
             }
             _ => {}
         }
+    }
+}
+
+/// The outcome of a run that was cancelled before its script was started.
+fn not_begun() -> Outcome {
+    Outcome {
+        exit: -1,
+        stderr: "ctrl-exec-agent: cancelled before it began; nothing ran\n".into(),
+        ending: Ending {
+            cancelled: true,
+            ..Ending::default()
+        },
+        ..Outcome::default()
     }
 }
 
@@ -311,6 +395,7 @@ mod tests {
                     args: vec!["a b".into(), "é\n".into()],
                     reqid: "r".into(),
                     run_async: true,
+                    time_limit: Some(9),
                     ..RunRequest::default()
                 },
                 path: "/opt/slow".into(),

@@ -100,6 +100,8 @@ struct Server {
     admission: Admission<ConnId>,
     conns: Table<ConnId, Conn, CONNS>,
     hooks: Table<ChildId, Waiting, { in_flight::MOST }>,
+    /// Hooks whose question nobody asks any more.
+    gone_hooks: Table<ChildId, (), { in_flight::MOST }>,
     runs: InFlight,
     stopping: bool,
 }
@@ -151,6 +153,7 @@ impl Server {
             admission: Admission::new(admission::DEFAULTS),
             conns: Table::new(),
             hooks: Table::new(),
+            gone_hooks: Table::new(),
             runs: InFlight::new(budget),
             stopping: false,
         })
@@ -169,6 +172,7 @@ impl Server {
                 token: DRAIN_TOKEN, ..
             } = event
             {
+                self.tell_cut_runs();
                 return Ok(());
             }
             self.event(event);
@@ -185,7 +189,10 @@ impl Server {
             Event::Request { conn, request } => self.request(conn, &request),
             Event::BadRequest { conn, error } => self.bad_request(conn, error),
             Event::Closed { conn, reason } => self.closed(conn, &reason),
-            Event::Received { conn, bytes } => self.runs.received(conn, &bytes),
+            Event::Received { conn, bytes } => {
+                let conf = &self.state.loaded.conf;
+                self.runs.received(&self.reactor, conf, conn, &bytes);
+            }
             Event::Child { child, result } => self.child_ended(child, *result),
             Event::Signal(Signal::Hup) => self.reload(),
             Event::Signal(_) => self.stop(),
@@ -224,6 +231,7 @@ impl Server {
                     notes.lines.push((Level::Warning, line));
                 }
                 self.state.loaded = loaded;
+                self.judge_waiting();
                 notes
                     .lines
                     .push((Level::Info, Line::new("reload").field("RESULT", "ok")));
@@ -255,6 +263,22 @@ impl Server {
             self.reactor.close(conn);
         }
         self.reactor.set_timer(DRAIN, DRAIN_TOKEN);
+    }
+
+    /// Leaves a line for each run whose end this process will not see. Detached runs have their
+    /// supervisors.
+    fn tell_cut_runs(&self) {
+        for (run, _) in self.runs.all() {
+            let line = Line::new("run-cut")
+                .field("SCRIPT", &run.request.script)
+                .field("DISPATCHER", &run.dispatcher)
+                .field("REQID", &run.request.reqid)
+                .field(
+                    "MSG",
+                    "the agent stops; the script goes on, its result is lost",
+                );
+            self.log.log(Level::Warning, &line);
+        }
     }
 
     /// Seconds of the monotonic clock.

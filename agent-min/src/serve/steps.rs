@@ -6,9 +6,13 @@ use crate::executable::is_executable;
 use crate::handlers::{self, Intent, Peer, Step};
 use crate::runs::execute;
 use crate::runs::in_flight::Ended;
+use crate::runs::run::{Run, RunId};
+use crate::runs::store::Store;
+use crate::runs::supervisor;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::{HookEnd, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::wire::messages::{CancelRequest, RunningScript};
 use ctrl_exec_reactor::{ChildExit, ChildId, ChildResult, ChildSpec, CloseReason, ConnId, Output};
 use std::time::Duration;
 
@@ -26,6 +30,13 @@ impl Server {
         let over = match step {
             Step::Reply(reply) => return self.answer(conn, reply),
             Step::AskHook(hook, intent) => return self.ask_hook(conn, peer, &hook, intent),
+            Step::ListRuns(dispatcher) => {
+                let reply = handlers::runs_listed(&self.state, self.runs_of(&dispatcher));
+                return self.answer(conn, &reply);
+            }
+            Step::Cancel(dispatcher, which) => {
+                return self.cancel(conn, peer, &dispatcher, &which);
+            }
             Step::Run(run) => self.runs.start(&mut self.reactor, conf, conn, run),
             Step::RunAsync(run) => {
                 let dir = self.state.paths.runs(conf);
@@ -47,6 +58,8 @@ impl Server {
             };
             let step = handlers::hook_done(&mut self.state, &peer, intent, end);
             self.carry_out(conn, &peer, step);
+        } else if self.gone_hooks.remove(child).is_some() {
+            // What it was asked about was cancelled.
         } else if let Some(ended) = self.runs.child_ended(child, result) {
             self.ended(ended);
         }
@@ -74,20 +87,136 @@ impl Server {
                 }
                 (conn, handlers::run_outcome(&mut self.state, &run, outcome))
             }
-            Ended::Detached { conn, run, started } => (
+            Ended::Detached {
                 conn,
-                handlers::async_outcome(&mut self.state, &run, started),
-            ),
-            Ended::Refused { conn, run, error } => {
+                run,
+                started,
+                cancelled,
+            } => {
+                if cancelled && started == Ok(true) {
+                    self.end_detached(&run.id());
+                }
+                let reply = handlers::async_outcome(&mut self.state, &run, started);
+                (conn, reply)
+            }
+            Ended::Busy { conn, run, error } => {
                 let line = Line::new("overload")
                     .field("PEER", &run.peer_ip)
-                    .field("LIVE", self.runs.count(&self.reactor))
-                    .field("REASON", error);
+                    .field("LIVE", self.runs.count())
+                    .field("REASON", &error);
                 self.log.log(Level::Warning, &line);
-                (conn, handlers::refuse_run(&run, error))
+                (conn, handlers::refuse_busy(&run, &error))
+            }
+            Ended::Cancelled { conn, run } => {
+                (conn, handlers::refuse_cancelled(&mut self.state, &run))
             }
         };
         self.answer(conn, reply);
+    }
+
+    /// What runs for a dispatcher: here, waiting for a hook, and detached.
+    fn runs_of(&self, dispatcher: &str) -> Vec<RunningScript> {
+        let now = self.reactor.now();
+        let waiting = self
+            .hooks
+            .values()
+            .filter_map(|waiting| match &waiting.intent {
+                Intent::Run(run) if run.dispatcher == dispatcher => Some(RunningScript {
+                    reqid: run.request.reqid.clone(),
+                    script: run.request.script.clone(),
+                    seconds: 0,
+                    run_async: run.request.run_async,
+                }),
+                _ => None,
+            });
+        let mut all: Vec<_> = self.runs.of(now, dispatcher).chain(waiting).collect();
+        for detached in self.store().supervised(dispatcher) {
+            // One that is just being started stands in both.
+            if all
+                .iter()
+                .all(|run| run.reqid != detached.reqid || !run.run_async)
+            {
+                all.push(detached);
+            }
+        }
+        all
+    }
+
+    /// Ends runs of a dispatcher, wherever they are.
+    fn cancel(&mut self, conn: ConnId, peer: &Peer, dispatcher: &str, which: &CancelRequest) {
+        let wanted = |run: &Run| {
+            let picked = match which {
+                CancelRequest::One(reqid) => run.request.reqid == *reqid,
+                CancelRequest::All => true,
+            };
+            picked && run.dispatcher == dispatcher
+        };
+        let mut ids = self.cancel_waiting(&wanted);
+        ids.extend(self.runs.cancel(&mut self.reactor, wanted));
+        for detached in self.store().supervised(dispatcher) {
+            let picked = match which {
+                CancelRequest::One(reqid) => detached.reqid == *reqid,
+                CancelRequest::All => true,
+            };
+            let id = RunId {
+                reqid: detached.reqid,
+                owner: dispatcher.to_owned(),
+                script: detached.script,
+            };
+            if picked && !ids.contains(&id.reqid) && self.end_detached(&id) {
+                ids.push(id.reqid);
+            }
+        }
+        let reply = handlers::cancelled(&mut self.state, peer, dispatcher, which, ids);
+        self.answer(conn, &reply);
+    }
+
+    /// Turns away runs that wait for a hook; the hook's word will not matter.
+    fn cancel_waiting(&mut self, wanted: &dyn Fn(&Run) -> bool) -> Vec<String> {
+        let waiting = self
+            .hooks
+            .iter()
+            .filter_map(|(child, waiting)| match &waiting.intent {
+                Intent::Run(run) if wanted(run) => Some(child),
+                _ => None,
+            });
+        let hooks: Vec<ChildId> = waiting.collect();
+        let mut ids = Vec::new();
+        for child in hooks {
+            let Some(Waiting { conn, intent, .. }) = self.hooks.remove(child) else {
+                continue;
+            };
+            self.gone_hooks.insert(child, ());
+            self.reactor.kill_group(child);
+            if let Intent::Run(run) = intent {
+                ids.push(run.request.reqid.clone());
+                let reply = handlers::refuse_cancelled(&mut self.state, &run);
+                self.answer(conn, &reply);
+            }
+        }
+        ids
+    }
+
+    /// Tells the supervisor of a detached run to end it. False when it has none.
+    fn end_detached(&self, id: &RunId) -> bool {
+        self.store().signal_supervisor(id, supervisor::CANCEL)
+    }
+
+    /// The store of detached runs.
+    fn store(&self) -> Store {
+        Store::new(self.state.paths.runs(&self.state.loaded.conf))
+    }
+
+    /// Trust, revocation or the allowlist have changed: runs that still wait for something (a
+    /// connection to the executor, their supervisor) are judged again. Those that wait for a hook
+    /// are when it has answered.
+    pub(super) fn judge_waiting(&mut self) {
+        for run in self.runs.waiting(&self.reactor) {
+            if handlers::recheck(&mut self.state, &run).is_err() {
+                let same = |other: &Run| *other == run;
+                self.runs.cancel(&mut self.reactor, same);
+            }
+        }
     }
 
     fn ask_hook(&mut self, conn: ConnId, peer: &Peer, hook: &HookRequest, intent: Intent) {
@@ -116,7 +245,7 @@ impl Server {
             timeout,
             ..ChildSpec::new(program)
         };
-        if self.hooks.is_full() {
+        if self.hooks.is_full() || self.gone_hooks.is_full() {
             let step = handlers::hook_done(&mut self.state, peer, intent, HookEnd::NotStarted);
             self.carry_out(conn, peer, step);
             return;

@@ -289,7 +289,8 @@ impl Child {
     }
 
     /// Moves bytes, up to its share.
-    pub fn advance(&mut self, now: Duration, scratch: &mut [u8]) -> Next {
+    /// `room`: how much what is captured may grow.
+    pub fn advance(&mut self, now: Duration, scratch: &mut [u8], room: usize) -> Next {
         self.feed();
         #[cfg(test)]
         let scratch = match self
@@ -300,7 +301,7 @@ impl Child {
             Some(Verdict::Limit(limit)) => &mut scratch[..limit],
             _ => scratch,
         };
-        let more = [&mut self.stdout, &mut self.stderr].map(|drain| drain.run(scratch));
+        let more = [&mut self.stdout, &mut self.stderr].map(|drain| drain.run(scratch, room / 2));
         if self.exit.is_some() && self.ending.is_some() {
             self.go_on_ending(now);
         }
@@ -369,14 +370,19 @@ impl Drain {
     }
 
     /// Reads its share; `true`: there is more.
-    fn run(&mut self, scratch: &mut [u8]) -> bool {
+    fn run(&mut self, scratch: &mut [u8], room: usize) -> bool {
+        let held = self.capture.held();
         for _ in 0..SHARE {
             let Some(pipe) = self.pipe.as_mut().filter(|_| self.readable) else {
                 return false;
             };
             match pipe.read(scratch) {
                 Ok(0) => self.pipe = None,
-                Ok(read) => self.capture.push(&scratch[..read]),
+                Ok(read) => {
+                    let grown = self.capture.held().saturating_sub(held);
+                    let room = room.saturating_sub(grown);
+                    self.capture.push_within(&scratch[..read], room);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(_) => self.pipe = None,

@@ -224,7 +224,10 @@ impl Reactor {
         let Some(child) = self.children.get_mut(slot as usize) else {
             return;
         };
-        let next = child.advance(self.now, &mut self.scratch);
+        // Half stays for requests, answers and children yet to be started.
+        let most = self.config.max_buffered / 2;
+        let room = most.saturating_sub(self.buffered);
+        let next = child.advance(self.now, &mut self.scratch, room);
         self.buffered -= child.counted;
         if next == child::Next::Report {
             let child = self.children.remove(slot as usize);
