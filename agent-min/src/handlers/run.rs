@@ -187,7 +187,6 @@ pub fn run_outcome(state: &mut State, run: &Run, outcome: Outcome) -> Reply {
             dropped: outcome.dropped.1,
         },
         reqid: run.request.reqid.clone(),
-        ..RunReply::default()
     };
     Reply {
         status: 200,

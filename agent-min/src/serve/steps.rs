@@ -32,7 +32,7 @@ impl Server {
             Step::AskHook(hook, intent) => return self.ask_hook(conn, peer, &hook, intent),
             Step::ListRuns(dispatcher) => {
                 let reply = handlers::runs_listed(&self.state, self.runs_of(&dispatcher));
-                return self.answer(conn, &reply);
+                return self.answer(conn, reply);
             }
             Step::Cancel(dispatcher, which) => {
                 return self.cancel(conn, peer, &dispatcher, &which);
@@ -168,7 +168,7 @@ impl Server {
             }
         }
         let reply = handlers::cancelled(&mut self.state, peer, dispatcher, which, ids);
-        self.answer(conn, &reply);
+        self.answer(conn, reply);
     }
 
     /// Turns away runs that wait for a hook; the hook's word will not matter.
@@ -191,7 +191,7 @@ impl Server {
             if let Intent::Run(run) = intent {
                 ids.push(run.request.reqid.clone());
                 let reply = handlers::refuse_cancelled(&mut self.state, &run);
-                self.answer(conn, &reply);
+                self.answer(conn, reply);
             }
         }
         ids

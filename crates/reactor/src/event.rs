@@ -178,6 +178,8 @@ pub enum Signal {
     Int,
     /// SIGTERM: stop.
     Term,
+    /// SIGUSR1.
+    Usr1,
 }
 
 /// What a connection was doing.

@@ -61,6 +61,7 @@ impl Signals {
             Watched::User(Signal::Hup) => consts::SIGHUP,
             Watched::User(Signal::Int) => consts::SIGINT,
             Watched::User(Signal::Term) => consts::SIGTERM,
+            Watched::User(Signal::Usr1) => consts::SIGUSR1,
         };
         let raised = Arc::new(AtomicBool::new(false));
         // Both are kept even if the second fails, so that the first is taken back on drop. The
