@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 
 /// What a ping may cost beyond rustls, and a run in all.
 const PING_BEYOND_RUSTLS: u64 = 6;
-const RUN: u64 = 61;
+const RUN: u64 = 80;
 const ROUNDS: u64 = 50;
 
 struct Counting;
