@@ -6,15 +6,17 @@ use crate::config::Config;
 use crate::fleet::{Engine, EngineOptions, Identity, Plan, Target};
 use crate::model::AppError;
 use crate::store::files::issued::Issued;
-use crate::store::files::locks;
+use crate::store::files::locks::{self, LockDir};
 use crate::store::files::registry::{self, Registry, SerialStatus};
 use crate::store::files::revoked;
 use crate::store::files::runs::{self, RunStore};
+use crate::store::locks::Locks;
+use crate::store::runs::Runs;
 use crate::trust;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::random;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ pub struct Dispatcher {
     /// Where tasks write their log lines.
     pub log: Arc<Log>,
     engine: Engine,
+    runs: Arc<dyn Runs>,
+    locks: Arc<dyn Locks>,
     identities: Mutex<Option<Loaded>>,
 }
 
@@ -120,6 +124,8 @@ impl Dispatcher {
     /// task and keeps connections.
     pub fn new(root: Root, config: Config, log: Log, options: EngineOptions) -> Self {
         Self {
+            runs: Arc::new(RunStore::new(root.path(runs::DIR))),
+            locks: Arc::new(LockDir::new(root.path(locks::DIR))),
             root,
             config,
             log: Arc::new(log),
@@ -139,13 +145,13 @@ impl Dispatcher {
     }
 
     /// The runs.
-    pub fn runs(&self) -> RunStore {
-        RunStore::new(self.root.path(runs::DIR))
+    pub fn runs(&self) -> Arc<dyn Runs> {
+        Arc::clone(&self.runs)
     }
 
-    /// The directory of the locks.
-    pub fn locks_dir(&self) -> PathBuf {
-        self.root.path(locks::DIR)
+    /// The locks.
+    pub fn locks(&self) -> Arc<dyn Locks> {
+        Arc::clone(&self.locks)
     }
 
     /// Makes calls.
@@ -235,7 +241,7 @@ impl Dispatcher {
     /// # Errors
     /// Nobody, or a registry or record that cannot be read.
     pub fn select(&self, choice: &Choice) -> Result<Vec<String>, AppError> {
-        choice.words(&self.agents(), &self.runs())
+        choice.words(&self.agents(), &*self.runs)
     }
 }
 

@@ -9,9 +9,9 @@ use crate::model::{AppError, Kind};
 use crate::pairing::{BackgroundError, DeskError, ListenerError, QueueError};
 use crate::rotation::RotationError;
 use crate::store::files::issued::IssuedError;
-use crate::store::files::locks::LockError;
 use crate::store::files::registry::RegistryError;
-use crate::store::files::runs::RunStoreError;
+use crate::store::locks::LockError;
+use crate::store::runs::RunStoreError;
 use crate::trust::TrustFileError;
 use std::io;
 

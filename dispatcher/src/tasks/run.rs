@@ -11,8 +11,8 @@ use crate::model::{
     AppError, EntryState, HostEntry, HostResult, Mode, Outcome, RunEnd, RunRecord, Submission,
     Submitted,
 };
-use crate::store::files::locks::{self, Held, LockError};
-use crate::store::files::runs::RunStore;
+use crate::store::locks::{Held, LockError};
+use crate::store::runs::{RunStoreError, Runs};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::HookRequest;
 use ctrl_exec_protocol::log_line::Line;
@@ -136,7 +136,7 @@ struct Ready {
 }
 
 fn prepare(dispatcher: &Dispatcher, order: RunOrder, run_async: bool) -> Result<Ready, AppError> {
-    let held = match locks::acquire(&dispatcher.locks_dir(), &order.words, &order.script) {
+    let held = match dispatcher.locks().acquire(&order.words, &order.script) {
         Ok(held) => held,
         Err(error) => {
             if let LockError::Held(pairs) = &error {
@@ -167,7 +167,7 @@ fn prepare(dispatcher: &Dispatcher, order: RunOrder, run_async: bool) -> Result<
 #[derive(Debug)]
 struct Common<T> {
     record: RunRecord,
-    store: RunStore,
+    store: Arc<dyn Runs>,
     fanout: Fanout<T, ()>,
     /// Until the last host has ended.
     held: Option<Held>,
@@ -302,7 +302,7 @@ impl<T> Drop for Common<T> {
     }
 }
 
-fn log_store_failure(log: &Log, reqid: &str, error: &crate::store::files::runs::RunStoreError) {
+fn log_store_failure(log: &Log, reqid: &str, error: &RunStoreError) {
     let line = Line::new("run-store-fail")
         .field("REQID", reqid)
         .field("ERROR", error);

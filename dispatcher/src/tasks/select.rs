@@ -3,7 +3,7 @@
 use crate::fleet::select::{Selection, TagFilter};
 use crate::model::{AppError, Kind};
 use crate::store::files::registry::Registry;
-use crate::store::files::runs::RunStore;
+use crate::store::runs::Runs;
 
 /// Which hosts a caller means, in the caller's terms.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ impl Choice {
     pub(super) fn words(
         &self,
         agents: &Registry,
-        runs: &RunStore,
+        runs: &dyn Runs,
     ) -> Result<Vec<String>, AppError> {
         let among = match &self.failed_of {
             None => None,

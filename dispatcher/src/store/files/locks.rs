@@ -1,10 +1,10 @@
 //! Locks on (host, script) pairs: `flock` on files any other program may hold too
 //! (dispatcher.md §11). The reference only looks at them; we hold them while a run lasts.
 
+use crate::store::locks::{Held, LockError, Locks};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,26 +13,34 @@ use std::path::{Path, PathBuf};
 /// Where lock files live, below the root.
 pub const DIR: &str = "/var/lib/ctrl-exec/locks";
 
-/// Why locks could not be taken.
-#[derive(Debug)]
-pub enum LockError {
-    /// Somebody holds these, given as `host:script`.
-    Held(Vec<String>),
-    /// A lock file could not be opened or locked.
-    Io(PathBuf, io::Error),
+/// Lock files in one directory.
+#[derive(Clone, Debug)]
+pub struct LockDir {
+    dir: PathBuf,
 }
 
-/// Locks held until this is dropped. The files stay, as everybody expects.
-#[derive(Debug)]
-pub struct Held {
-    _files: Vec<OwnedFd>,
+impl LockDir {
+    /// The locks in `dir`; nothing is touched yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+}
+
+impl Locks for LockDir {
+    fn acquire(&self, hosts: &[String], script: &str) -> Result<Held, LockError> {
+        acquire(&self.dir, hosts, script)
+    }
+
+    fn list(&self) -> Result<Vec<(String, String)>, LockError> {
+        list(&self.dir).map_err(|error| LockError::Io(self.dir.clone(), error))
+    }
 }
 
 /// Takes the lock of every (host word, script) pair, or none of them.
 ///
 /// Words are used as typed; a word with a port also takes the lock of the bare name, so that
 /// `web01` and `web01:7443` exclude each other (the reference takes them for two things, DEVIATE).
-pub fn acquire<S: AsRef<str>>(dir: &Path, hosts: &[S], script: &str) -> Result<Held, LockError> {
+fn acquire<S: AsRef<str>>(dir: &Path, hosts: &[S], script: &str) -> Result<Held, LockError> {
     crate::store::files::dirs::ensure(dir).map_err(|error| LockError::Io(dir.to_owned(), error))?;
     let mut words: BTreeSet<&str> = BTreeSet::new();
     for host in hosts {
@@ -50,7 +58,7 @@ pub fn acquire<S: AsRef<str>>(dir: &Path, hosts: &[S], script: &str) -> Result<H
         }
     }
     if held.is_empty() {
-        Ok(Held { _files: files })
+        Ok(Held::new(files))
     } else {
         Err(LockError::Held(held))
     }
@@ -58,7 +66,7 @@ pub fn acquire<S: AsRef<str>>(dir: &Path, hosts: &[S], script: &str) -> Result<H
 
 /// The locks held now by anybody, as (host, script) in their sanitised forms, sorted. Files that
 /// may not be opened are left out.
-pub fn list(dir: &Path) -> io::Result<Vec<(String, String)>> {
+fn list(dir: &Path) -> io::Result<Vec<(String, String)>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -103,27 +111,17 @@ fn sanitise(text: &str) -> String {
         .collect()
 }
 
-impl fmt::Display for LockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Held(pairs) => write!(f, "locked: {}", pairs.join(", ")),
-            Self::Io(path, error) => {
-                write!(f, "cannot lock {}: {error}", path.display())?;
-                if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) {
-                    f.write_str(" (each host needs one: raise the hard limit with ulimit -Hn)")?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl std::error::Error for LockError {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::conformance;
     use crate::testing::TempDir;
+
+    #[test]
+    fn files_are_locks() {
+        let dir = TempDir::new();
+        conformance::locks(&LockDir::new(dir.path().join("locks")));
+    }
 
     #[test]
     fn all_or_nothing_and_released_on_drop() {

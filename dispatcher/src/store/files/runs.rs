@@ -3,11 +3,11 @@
 
 use super::dirs;
 use crate::model::RunRecord;
+use crate::store::runs::{RunStoreError, Runs};
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::lock::{self, Kind, Lock};
 use ctrl_exec_protocol::names;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,101 +26,10 @@ pub struct RunStore {
     dir: PathBuf,
 }
 
-/// Why a record could not be read or written.
-#[derive(Debug)]
-pub enum RunStoreError {
-    /// Not an id that a run can have.
-    BadId(String),
-    /// There is a file, and it is no record.
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: &'static str,
-    },
-    /// The operating system said no.
-    Io(PathBuf, io::Error),
-}
-
-impl fmt::Display for RunStoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadId(id) => write!(f, "'{}' is no request id", id.escape_debug()),
-            Self::Damaged { path, fault } => {
-                write!(f, "the record {} is unreadable: {fault}", path.display())
-            }
-            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for RunStoreError {}
-
 impl RunStore {
     /// The store in `dir`; nothing is touched yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
-    }
-
-    /// The record of `reqid`; `None` when there is none, or no run can have this id.
-    ///
-    /// # Errors
-    /// The operating system's, and a file that is empty, cut or otherwise no record.
-    pub fn load(&self, reqid: &str) -> Result<Option<RunRecord>, RunStoreError> {
-        if !names::is_reqid(reqid) {
-            return Ok(None);
-        }
-        let path = self.path(reqid);
-        let read = Bounded::new(MAX_FILE).no_follow().optional(&path);
-        let Some(bytes) = read.map_err(|error| RunStoreError::Io(path.clone(), error))? else {
-            return Ok(None);
-        };
-        match RunRecord::parse(reqid, &bytes) {
-            Ok(record) => Ok(Some(record)),
-            Err(fault) => Err(RunStoreError::Damaged { path, fault }),
-        }
-    }
-
-    /// Writes a record.
-    ///
-    /// # Errors
-    /// A bad id, or the operating system's.
-    pub fn save(&self, record: &RunRecord) -> Result<(), RunStoreError> {
-        if !names::is_reqid(&record.reqid) {
-            return Err(RunStoreError::BadId(record.reqid.clone()));
-        }
-        self.ensure()?;
-        let path = self.path(&record.reqid);
-        durable::write(&path, record.to_json().as_bytes(), &Perm::mode(0o640))
-            .map_err(|error| RunStoreError::Io(path, error))
-    }
-
-    /// Reads, changes and writes one record while no other poller of ours does. `None` when the
-    /// record is gone. The reference takes no lock; its last write wins.
-    ///
-    /// # Errors
-    /// As for reading and writing.
-    pub fn update(
-        &self,
-        reqid: &str,
-        change: &mut dyn FnMut(&mut RunRecord),
-    ) -> Result<Option<RunRecord>, RunStoreError> {
-        let _lock = self.lock()?;
-        let Some(mut record) = self.load(reqid)? else {
-            return Ok(None);
-        };
-        change(&mut record);
-        self.save(&record)?;
-        Ok(Some(record))
-    }
-
-    /// Deletes records older than [`KEEP`] by modification time; returns how many.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn purge(&self, now: SystemTime) -> Result<usize, RunStoreError> {
-        self.purge_inner(now)
-            .map_err(|error| RunStoreError::Io(self.dir.clone(), error))
     }
 
     fn purge_inner(&self, now: SystemTime) -> io::Result<usize> {
@@ -164,6 +73,52 @@ impl RunStore {
     }
 }
 
+impl Runs for RunStore {
+    fn load(&self, reqid: &str) -> Result<Option<RunRecord>, RunStoreError> {
+        if !names::is_reqid(reqid) {
+            return Ok(None);
+        }
+        let path = self.path(reqid);
+        let read = Bounded::new(MAX_FILE).no_follow().optional(&path);
+        let Some(bytes) = read.map_err(|error| RunStoreError::Io(path.clone(), error))? else {
+            return Ok(None);
+        };
+        match RunRecord::parse(reqid, &bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(fault) => Err(RunStoreError::Damaged { path, fault }),
+        }
+    }
+
+    fn save(&self, record: &RunRecord) -> Result<(), RunStoreError> {
+        if !names::is_reqid(&record.reqid) {
+            return Err(RunStoreError::BadId(record.reqid.clone()));
+        }
+        self.ensure()?;
+        let path = self.path(&record.reqid);
+        durable::write(&path, record.to_json().as_bytes(), &Perm::mode(0o640))
+            .map_err(|error| RunStoreError::Io(path, error))
+    }
+
+    fn update(
+        &self,
+        reqid: &str,
+        change: &mut dyn FnMut(&mut RunRecord),
+    ) -> Result<Option<RunRecord>, RunStoreError> {
+        let _lock = self.lock()?;
+        let Some(mut record) = self.load(reqid)? else {
+            return Ok(None);
+        };
+        change(&mut record);
+        self.save(&record)?;
+        Ok(Some(record))
+    }
+
+    fn purge(&self, now: SystemTime) -> Result<usize, RunStoreError> {
+        self.purge_inner(now)
+            .map_err(|error| RunStoreError::Io(self.dir.clone(), error))
+    }
+}
+
 /// Takes an exclusive lock on a file made for the purpose, waiting for it.
 ///
 /// # Errors
@@ -176,6 +131,7 @@ pub fn lock_file(path: &Path) -> io::Result<Lock> {
 mod tests {
     use super::*;
     use crate::model::{EntryState, HostEntry, Mode};
+    use crate::store::conformance;
     use crate::testing::TempDir;
 
     fn record(reqid: &str, names: &[String]) -> RunRecord {
@@ -184,6 +140,12 @@ mod tests {
             .map(|name| (name.clone(), HostEntry::new(EntryState::Accepted)))
             .collect();
         RunRecord::new(reqid, "s", Mode::Async { entries }, 1)
+    }
+
+    #[test]
+    fn files_are_a_run_store() {
+        let dir = TempDir::new();
+        conformance::runs(&RunStore::new(dir.path().join("runs")));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use crate::front::cli::out;
 use crate::model::AppError;
 use crate::model::json as jval;
 use crate::store::files::issued::IssuedCert;
-use crate::store::files::locks;
+use crate::store::files::locks::LockDir;
 use crate::store::files::registry::Record;
+use crate::store::locks::Locks;
 use crate::tasks::revoke::Barring;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
@@ -246,7 +247,7 @@ pub fn serials(certs: &[IssuedCert]) -> String {
 
 /// Lists locks held by running commands.
 pub fn list_locks(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
-    let held = locks::list(&ctx.locks_dir())?;
+    let held = LockDir::new(ctx.locks_dir()).list()?;
     if args.has(&JSON) {
         let locks = held.iter().map(|(host, script)| {
             jval::object([
