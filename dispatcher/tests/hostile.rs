@@ -439,6 +439,30 @@ fn an_agent_cannot_answer_in_anothers_name() {
     );
 }
 
+/// An agent answers with as much as it may, in members nobody knows and in an error.
+#[test]
+fn what_is_kept_of_an_answer_is_bounded() {
+    let root = Root::new();
+    let (identity, _) = root.agent_identity("big", 100);
+    let address = listen(&identity, &root.ca_pem(), |tcp, config| {
+        after_handshake(tcp, config, |peer, _| {
+            let values = "[],".repeat(400_000);
+            let error = "e".repeat(1 << 20);
+            peer.answer(&format!(
+                r#"{{"exit":1,"error":"{error}","odd":[{values}0],"more":2}}"#
+            ));
+        });
+    });
+    root.register("big", address);
+    let ended = root.run(&["run", "big", "hello", "--json"]);
+    assert!(ended.stdout.len() < 6_000, "{} bytes", ended.stdout.len());
+    assert!(
+        ended.stdout.contains("\"members_dropped\":2"),
+        "{}",
+        ended.stdout
+    );
+}
+
 fn names_are_harmless(name: &str) -> bool {
     !name.chars().any(char::is_control)
 }

@@ -45,6 +45,20 @@ impl RunEnd {
         self.stderr = None;
     }
 
+    /// Drops both outputs and says how much was dropped.
+    pub fn leave_output_out(&mut self) {
+        let len = |text: &Option<String>| text.as_ref().map_or(0, |text| text.len());
+        let add = |truncated: &mut Option<i64>, dropped: usize| {
+            if dropped > 0 {
+                let dropped = i64::try_from(dropped).unwrap_or(i64::MAX);
+                *truncated = Some(truncated.unwrap_or(0).saturating_add(dropped));
+            }
+        };
+        add(&mut self.stdout_truncated, len(&self.stdout));
+        add(&mut self.stderr_truncated, len(&self.stderr));
+        self.drop_output();
+    }
+
     /// What ended it other than itself, in words.
     pub fn death(&self) -> Option<String> {
         if self.cancelled {

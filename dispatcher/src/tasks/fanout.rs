@@ -11,6 +11,10 @@ use std::time::Duration;
 
 /// Longest name of its own that is kept of an agent.
 const MAX_NAME: usize = 253;
+/// Most text of members that this version does not know, of one answer; beyond it none is kept.
+const MAX_MORE: usize = 64 << 10;
+/// Longest error of an agent that is kept, in characters.
+const MAX_ERROR: usize = 4096;
 
 /// What a task tells while it goes on. The same for every front end.
 #[derive(Debug)]
@@ -213,6 +217,13 @@ pub(super) fn answered<T: Reply>(
     }
     let has_error = error.is_some() || body.contains_key("error");
     let reply = T::take(&mut body);
+    // A value takes many times the memory of its text, and every host's result may be held until
+    // the end.
+    if !body.is_empty() && json::line(&body).len() > MAX_MORE {
+        let dropped = body.len();
+        body = json::object([("members_dropped", json::count(dropped))]);
+    }
+    let error = error.map(|error| error.chars().take(MAX_ERROR).collect::<String>());
     let reported =
         reported.filter(|reported| !reported.is_empty() && *reported != call.target.name);
     HostResult {

@@ -16,6 +16,10 @@ use crate::tasks::{Dispatcher, Limits};
 /// Most output kept for folding and sorting what was printed already.
 const MAX_KEPT: usize = 16 << 20;
 
+/// Most output held until the end for `--json`, `--sort` and `--fold`, all hosts together. JSON of it
+/// takes three times as much for a moment.
+const MAX_HELD: usize = 128 << 20;
+
 /// Runs a script on agents.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let selected = args.has(&ALL) || args.has(&TAGS) || args.has(&FAILED_OF);
@@ -50,7 +54,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     }
     let mut task = run::start(&dispatcher, order, &permit, limits)?;
     let shown = Shown::of(args);
-    let mut kept = 0;
+    let (mut kept, mut held, mut told) = (0, 0, false);
     let mut results = progress::drive(&mut task, args, most, |result| {
         if shown.arrived(result, render::run_result) {
             // What was printed is not needed again; the record has it.
@@ -58,6 +62,21 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             if kept > MAX_KEPT {
                 result.reply.drop_output();
             }
+            return;
+        }
+        let size = result.reply.output_size();
+        if held + size > MAX_HELD {
+            if !told {
+                out::error(format_args!(
+                    "Warning: the outputs of this run are more than {} MiB; what is beyond is left \
+                     out. --json-lines and plain text show all of it.",
+                    MAX_HELD >> 20
+                ));
+                told = true;
+            }
+            result.reply.leave_output_out();
+        } else {
+            held += size;
         }
     })?;
     if shown.at_end(args, &mut results, None) {
