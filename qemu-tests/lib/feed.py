@@ -87,6 +87,8 @@ def build(target, cross, root):
         done = subprocess.run([*command, "--target", target["rust"]], cwd=bench.REPO, env=env, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise Failed(done.stderr[-6000:])
+    for program in (root / "bin").iterdir():
+        cross.elf.drop_sections(program)  # OpenWrt strips what it packs
     return ", ".join(f"{p.name} {p.stat().st_size} bytes" for p in sorted((root / "bin").iterdir()))
 
 
