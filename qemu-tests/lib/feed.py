@@ -56,11 +56,9 @@ def run(checks, target, cross, build_feed, dispatcher, with_suites, no_build):
         suites.run(checks, label, target, programs, recipe(target, cross))
 
 
-def makefile(target):
+def makefile():
     """(cargo profile, compiler flags) that the package's Makefile asks for."""
     text = (PACKAGE / "Makefile").read_text()
-    only = re.compile(r"^ifneq \(\$\(filter mips mipsel,\$\(ARCH\)\),\)\n(.*?)^endif\n", re.M | re.S)
-    text = only.sub(lambda m: m[1] if target["name"] in ("mips", "mipsel") else "", text)
     return re.search(r"^CARGO_PKG_PROFILE:=(\w+)$", text, re.M)[1], re.findall(r"^CARGO_RUSTFLAGS\+=(.*)$", text, re.M)
 
 
@@ -77,7 +75,7 @@ def environment(target, cross):
 def build(target, cross, root):
     """What the Makefile's Build/Compile does."""
     env = environment(target, cross)
-    profile, flags = makefile(target)
+    profile, flags = makefile()
     env["RUSTFLAGS"] = " ".join([env["RUSTFLAGS"], *flags])
     env["CARGO_UNSTABLE_BUILD_STD"] = "std,panic_abort"
     paths = re.findall(r"^\t\$\(call Build/Compile/Cargo,([a-z-]+)\)$", (PACKAGE / "Makefile").read_text(), re.M)

@@ -301,6 +301,8 @@ def run(checks, target, router, dispatcher):
         router.install("ctrl-exec-agent", "ctrl-exec-exec")
         router.wait_until(f'[ "$(cat /var/run/ctrl-exec-agent.pid)" != {before[0]} ]', "a new process")
         router.wait_until("! ls -l /proc/[0-9]*/exe 2>/dev/null | grep 'ctrl-exec.*deleted'", "the end of the old programs")
+        # procd starts the new one when the old one has ended, and taken its socket with it.
+        router.wait_until("[ -S /var/run/ctrl-exec-agent/exec.sock ]", "the new executor's socket")
         answer(dispatcher, name)
         expect(dispatcher.run(name, "whoami")["stdout"].strip() == "65534", programs())
 

@@ -67,7 +67,7 @@ def scenario(checks, target, cross, dispatcher_program):
         if done.returncode:
             checks.run(f"{target['name']}: packages", lambda: (_ for _ in ()).throw(Failed(done.stdout + done.stderr)))
             return
-    for kind in ("ipk", "apk"):
+    for kind in os.environ.get("PACKAGES", "ipk apk").split():
         place = directory / kind
         place.mkdir()
         router = Router(target, place, feed, kind)
