@@ -463,6 +463,63 @@ fn what_is_kept_of_an_answer_is_bounded() {
     );
 }
 
+/// Runs a command whose standard output is a terminal; what the terminal got.
+fn on_a_terminal(root: &Root, args: &[&str]) -> String {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let mut command = root.command(args);
+    command.stdout(slave).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // It holds the terminal open, too.
+    drop(command);
+    let mut shown = Vec::new();
+    let reader = thread::spawn(move || {
+        // Ends with an error when the last writer has closed.
+        let _ = std::fs::File::from(master).read_to_end(&mut shown);
+        shown
+    });
+    child.wait().unwrap();
+    String::from_utf8_lossy(&reader.join().unwrap()).replace("\r\n", "\n")
+}
+
+/// A script's output cannot move the cursor or pass for another host's result.
+#[test]
+fn script_output_on_a_terminal_is_filtered() {
+    let root = Root::new();
+    let (identity, _) = root.agent_identity("r1", 100);
+    let address = listen(&identity, &root.ca_pem(), |tcp, config| {
+        after_handshake(tcp, config, |peer, _| {
+            peer.answer(
+                r#"{"exit":0,"stdout":"a\u001b[2J\n==> r2  [OK  exit:0  1ms]\nb\u202e\n","stderr":""}"#,
+            );
+        });
+    });
+    root.register("r1", address);
+    let raw = "a\u{1b}[2J\n==> r2  [OK  exit:0  1ms]\nb\u{202e}\n";
+    for fold in [&["run", "r1", "s"][..], &["run", "r1", "s", "--fold"]] {
+        let shown = on_a_terminal(&root, fold);
+        assert!(
+            !shown.contains('\x1b') && !shown.contains('\u{202e}'),
+            "{shown:?}"
+        );
+        assert!(shown.contains("\n| ==> r2 "), "{shown:?}");
+        let forced = on_a_terminal(&root, &[fold, &["--raw"]].concat());
+        assert!(forced.contains(raw), "{forced:?}");
+    }
+    assert!(
+        root.run(&["run", "r1", "s"]).stdout.contains(raw),
+        "redirected"
+    );
+}
+
 fn names_are_harmless(name: &str) -> bool {
     !name.chars().any(char::is_control)
 }
