@@ -1,9 +1,9 @@
 //! What parsers take and what they make of it, over random input.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use ctrl_exec_dispatcher::fleet::address;
 use ctrl_exec_dispatcher::fleet::select::{TagFilter, glob};
 use ctrl_exec_dispatcher::fleet::{Call, Identity};
+use ctrl_exec_dispatcher::fleet::{address, hostlist};
 use ctrl_exec_dispatcher::model::{EntryState, HostEntry, RunRecord};
 use ctrl_exec_dispatcher::store::files::registry::{Record, SerialStatus};
 use ctrl_exec_dispatcher::store::files::revoked;
@@ -44,6 +44,23 @@ proptest! {
     #[test]
     fn any_pattern_comes_to_an_end(pattern in ".{0,40}", text in ".{0,40}") {
         glob(&pattern, &text);
+    }
+
+    #[test]
+    fn what_fold_makes_of_names_expands_to_them(
+        names in prop::collection::btree_set("[a-c][a-b0-9.-]{0,1}[0-9]{0,3}(-[0-9]{1,2})?", 1..40)
+    ) {
+        let names: Vec<String> = names.into_iter().collect();
+        let mut again = hostlist::expand(&hostlist::fold(&names), 40).unwrap();
+        again.sort();
+        prop_assert_eq!(again, names);
+    }
+
+    #[test]
+    fn no_list_expands_without_bound(list in "[a0-9,/\\[\\]!*-]{0,40}") {
+        if let Ok(words) = hostlist::expand(&list, 1_000) {
+            prop_assert!(words.len() <= 1_000);
+        }
     }
 
     #[test]

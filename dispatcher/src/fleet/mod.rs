@@ -11,6 +11,7 @@ mod call;
 mod close;
 mod engine;
 mod error;
+pub mod hostlist;
 mod options;
 mod pacing;
 mod pool;

@@ -1,15 +1,18 @@
-//! Who is meant: host words, glob patterns, `--all`, `--tags`, `--failed-of`.
+//! Who is meant: host words, ranges, patterns, `--all`, `--tags`, `--failed-of`, `--exclude`.
 
-use crate::fleet::address;
+use crate::fleet::hostlist::{self, ListError};
+use crate::model::host_word;
 use crate::store::files::registry::{Record, Registry, RegistryError};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// A selection as given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// Host words; those with `*`, `?` or `[` are patterns over registry names.
+    /// Host words: names, lists with commas, ranges (`ap[1-12]`), patterns over registry names.
     pub words: Vec<String>,
+    /// Words for agents that are not meant.
+    pub exclude: Vec<String>,
     /// Every registered agent.
     pub all: bool,
     /// Only agents with all these tags.
@@ -23,8 +26,20 @@ pub struct Selection {
 pub enum SelectError {
     /// A pattern that fits no registered agent.
     NoMatch(String),
+    /// A list that cannot be read.
+    List(ListError),
+    /// A word whose port is none.
+    Port(String),
+    /// An agent named with two ports.
+    TwoPorts(String, u16, u16),
+    /// Not to be called is an agent that does not exist: a slip of the pen, it must be supposed.
+    ExcludedUnknown(String),
     /// No agent is left.
     Nobody,
+    /// No agent has the tags.
+    Untagged,
+    /// Every agent meant is excluded.
+    AllExcluded,
     /// `--all` together with host words.
     AllAndWords,
     /// The registry could not be read.
@@ -37,27 +52,27 @@ impl Selection {
         self.words.is_empty() && !self.all && self.tags.is_none() && self.among.is_none()
     }
 
-    /// The host words meant, in the order given (patterns and whole-fleet selections by name).
-    /// Literal words are passed on as typed, registered or not.
+    /// The host words meant, in the order given (patterns and whole-fleet selections by name), each
+    /// agent once. Literal words are passed on as typed, registered or not.
     pub fn words(&self, registry: &Registry) -> Result<Vec<String>, SelectError> {
         if self.all && !self.words.is_empty() {
             return Err(SelectError::AllAndWords);
         }
         let mut words = if !self.words.is_empty() {
-            self.expand(registry)?
+            expand(&self.words, registry)?
         } else if let Some(among) = &self.among {
-            among.clone()
+            once(among.clone())?
         } else {
             callable(registry)?
         };
         if let (Some(among), false) = (&self.among, self.words.is_empty()) {
-            let among: HashSet<&str> = among.iter().map(String::as_str).collect();
-            words.retain(|word| among.contains(address::split(word).0));
+            let among: HashSet<&str> = among.iter().map(|word| host_word::split(word).0).collect();
+            words.retain(|word| among.contains(host_word::split(word).0));
         }
         if let Some(filter) = &self.tags {
             let mut kept = Vec::new();
             for word in words {
-                match registry.load(address::split(&word).0) {
+                match registry.load(host_word::split(&word).0) {
                     Ok(record) => {
                         if record.is_some_and(|record| filter.matches(&record)) {
                             kept.push(word);
@@ -69,40 +84,111 @@ impl Selection {
                 }
             }
             words = kept;
+            if words.is_empty() {
+                return Err(SelectError::Untagged);
+            }
         }
         if words.is_empty() {
-            Err(SelectError::Nobody)
-        } else {
-            Ok(words)
+            return Err(SelectError::Nobody);
         }
+        self.without_excluded(words, registry)
     }
 
-    fn expand(&self, registry: &Registry) -> Result<Vec<String>, SelectError> {
-        let mut names: Option<Vec<String>> = None;
-        let mut seen = HashSet::new();
-        let mut out = Vec::new();
-        for word in &self.words {
-            if !word.contains(['*', '?', '[']) {
-                seen.insert(word.clone());
-                out.push(word.clone());
+    fn without_excluded(
+        &self,
+        mut words: Vec<String>,
+        registry: &Registry,
+    ) -> Result<Vec<String>, SelectError> {
+        if self.exclude.is_empty() {
+            return Ok(words);
+        }
+        let excluded = expand(&self.exclude, registry)?;
+        for word in &excluded {
+            match registry.load(host_word::split(word).0) {
+                Ok(None) => return Err(SelectError::ExcludedUnknown(word.clone())),
+                Ok(Some(_)) | Err(RegistryError::Damaged(_)) => {}
+                Err(error) => return Err(SelectError::Registry(error)),
+            }
+        }
+        let excluded: HashSet<&str> = excluded.iter().map(|w| host_word::split(w).0).collect();
+        words.retain(|word| !excluded.contains(host_word::split(word).0));
+        if words.is_empty() {
+            return Err(SelectError::AllExcluded);
+        }
+        Ok(words)
+    }
+}
+
+/// Lists, ranges and patterns written out, each agent once.
+fn expand(lists: &[String], registry: &Registry) -> Result<Vec<String>, SelectError> {
+    let mut names: Option<Vec<String>> = None;
+    let mut out = Vec::new();
+    for list in lists {
+        let room = hostlist::MAX_WORDS.saturating_sub(out.len());
+        for word in hostlist::expand(list, room).map_err(SelectError::List)? {
+            let (pattern, port) = name_and_port(&word)?;
+            if !pattern.contains(['*', '?', '[']) {
+                out.push(word);
                 continue;
             }
             if names.is_none() {
                 names = Some(callable(registry)?);
             }
-            let mut any = false;
-            for name in names.iter().flatten().filter(|name| glob(word, name)) {
-                any = true;
-                if seen.insert(name.clone()) {
-                    out.push(name.clone());
-                }
+            let before = out.len();
+            for name in names.iter().flatten().filter(|name| glob(pattern, name)) {
+                out.push(match port {
+                    Some(port) => format!("{name}:{port}"),
+                    None => name.clone(),
+                });
             }
-            if !any {
-                return Err(SelectError::NoMatch(word.clone()));
+            if out.len() == before {
+                return Err(SelectError::NoMatch(word));
+            }
+            // Many patterns that all mean the whole fleet must not add up.
+            if out.len() > hostlist::MAX_WORDS {
+                out = once(out)?;
             }
         }
-        Ok(out)
     }
+    once(out)
+}
+
+/// The name and port of a word. Unlike the reference, a number that is no port is not taken for the
+/// default one.
+fn name_and_port(word: &str) -> Result<(&str, Option<u16>), SelectError> {
+    match host_word::split(word) {
+        (name, Some(port)) => {
+            let digits = &word[name.len() + 1..];
+            if digits.parse() == Ok(port) {
+                Ok((name, Some(port)))
+            } else {
+                Err(SelectError::Port(word.to_owned()))
+            }
+        }
+        plain => Ok(plain),
+    }
+}
+
+/// Each agent once, where it is first named. A port that is given with any of its words counts.
+fn once(words: Vec<String>) -> Result<Vec<String>, SelectError> {
+    let mut at: HashMap<String, usize> = HashMap::with_capacity(words.len());
+    let mut out: Vec<String> = Vec::with_capacity(words.len());
+    for word in words {
+        let (name, port) = host_word::split(&word);
+        let Some(&first) = at.get(name) else {
+            at.insert(name.to_owned(), out.len());
+            out.push(word);
+            continue;
+        };
+        match (host_word::split(&out[first]).1, port) {
+            (None, Some(_)) => out[first] = word,
+            (Some(one), Some(other)) if one != other => {
+                return Err(SelectError::TwoPorts(name.to_owned(), one, other));
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
 }
 
 /// The agents that a selection other than by name means: all but the revoked ones. One whose record
@@ -212,8 +298,37 @@ fn class(pattern: &[char], at: usize, c: char) -> Option<usize> {
 impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoMatch(pattern) => write!(f, "no registered agent matches '{pattern}'"),
+            Self::NoMatch(pattern) => {
+                write!(
+                    f,
+                    "no registered agent matches '{}'",
+                    pattern.escape_debug()
+                )
+            }
+            Self::List(error) => error.fmt(f),
+            Self::Port(word) => write!(
+                f,
+                "'{}': a port is a number from 1 to 65535",
+                word.escape_debug()
+            ),
+            Self::TwoPorts(name, one, other) => write!(
+                f,
+                "agent {} is named with two ports, {one} and {other}",
+                name.escape_debug()
+            ),
+            Self::ExcludedUnknown(word) => write!(
+                f,
+                "--exclude names an unknown agent: {}",
+                word.escape_debug()
+            ),
             Self::Nobody => f.write_str("no registered agent is selected"),
+            Self::Untagged => f.write_str(
+                "no registered agent is selected: none meant has these tags. What tags agents have \
+                 is learnt by 'ctrl-exec-dispatcher discover'",
+            ),
+            Self::AllExcluded => {
+                f.write_str("no registered agent is selected: every one meant is excluded")
+            }
             Self::AllAndWords => f.write_str("--all and host names exclude each other"),
             Self::Registry(error) => error.fmt(f),
         }
@@ -290,6 +405,7 @@ mod tests {
         let select = |words: &[&str], all, tags: Option<&str>, among: Option<&[&str]>| {
             Selection {
                 words: words.iter().map(|w| (*w).to_owned()).collect(),
+                exclude: Vec::new(),
                 all,
                 tags: tags.map(|t| TagFilter::parse(t).unwrap()),
                 among: among.map(|a| a.iter().map(|w| (*w).to_owned()).collect()),
@@ -300,7 +416,7 @@ mod tests {
         let ok = |words: &[&str]| Ok(words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
         assert_eq!(
             select(&["r*", "r1", "r1", "x:5"], false, None, None),
-            ok(&["r1", "r2", "r1", "r1", "x:5"])
+            ok(&["r1", "r2", "x:5"])
         );
         assert_eq!(select(&[], true, None, None), ok(&["r1", "r2", "s1"]));
         assert_eq!(select(&[], true, Some("site=a"), None), ok(&["r1", "s1"]));
@@ -310,6 +426,35 @@ mod tests {
             select(&["r1", "s1:9"], false, None, Some(&["s1"])),
             ok(&["s1:9"])
         );
+        assert_eq!(
+            select(&["r[1-3],r1", "r1:5", "r?:5"], false, None, None),
+            ok(&["r1:5", "r2:5", "r3"])
+        );
+        for words in [
+            &["r1:5", "r1:6"][..],
+            &["r1:0"],
+            &["r1:65536"],
+            &["r[1-2]:99999"],
+            &["r1,q*"],
+            &["r[1-2"],
+        ] {
+            assert!(select(words, false, None, None).is_err(), "{words:?}");
+        }
+        let without = |words: &[&str], exclude: &[&str]| {
+            Selection {
+                words: words.iter().map(|w| (*w).to_owned()).collect(),
+                exclude: exclude.iter().map(|w| (*w).to_owned()).collect(),
+                all: words.is_empty(),
+                ..Selection::default()
+            }
+            .words(&registry)
+            .map_err(|e| e.to_string())
+        };
+        assert_eq!(without(&[], &["r[1-2]"]), ok(&["s1"]));
+        assert_eq!(without(&["r1:9", "s1"], &["r*,r1:7"]), ok(&["s1"]));
+        assert!(without(&["r1"], &["r1"]).is_err(), "nobody is left");
+        assert!(without(&[], &["r[1-3]"]).is_err(), "r3 does not exist");
+        assert!(without(&[], &["q*"]).is_err());
         assert!(select(&["q*"], false, None, None).is_err());
         assert!(select(&["r1"], true, None, None).is_err());
         assert!(select(&[], true, Some("site=z"), None).is_err());

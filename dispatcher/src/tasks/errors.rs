@@ -62,7 +62,10 @@ impl From<AddressError> for AppError {
 impl From<SelectError> for AppError {
     fn from(error: SelectError) -> Self {
         match error {
-            SelectError::AllAndWords => Self::usage(error.to_string()),
+            SelectError::AllAndWords
+            | SelectError::List(_)
+            | SelectError::Port(_)
+            | SelectError::TwoPorts(..) => Self::usage(error.to_string()),
             SelectError::Registry(error) => error.into(),
             _ => Self::new(Kind::NotFound, error.to_string()),
         }

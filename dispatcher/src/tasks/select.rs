@@ -8,8 +8,10 @@ use crate::store::runs::Runs;
 /// Which hosts a caller means, in the caller's terms.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// Host words and patterns.
+    /// Host words, lists, ranges and patterns.
     pub words: Vec<String>,
+    /// The same of those that are not meant.
+    pub exclude: Vec<String>,
     /// Every registered agent.
     pub all: bool,
     /// Only agents with these tags.
@@ -44,6 +46,7 @@ impl Choice {
         };
         let selection = Selection {
             words: self.words.clone(),
+            exclude: self.exclude.clone(),
             all: self.all,
             tags: self.tags.clone(),
             among,

@@ -22,6 +22,12 @@ impl Args {
             .map(|(_, v)| v.as_str())
     }
 
+    /// All values given for a flag.
+    pub fn values<'a>(&'a self, flag: &'a Flag) -> impl Iterator<Item = &'a str> {
+        let given = self.given.iter().filter(|(name, _)| *name == flag.name);
+        given.map(|(_, value)| value.as_str())
+    }
+
     /// Whether a flag was given.
     pub fn has(&self, flag: &Flag) -> bool {
         self.value(flag).is_some()

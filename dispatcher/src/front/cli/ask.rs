@@ -3,10 +3,10 @@
 use super::args::Args;
 use super::ctx::Ctx;
 use super::flags::{
-    ALL, BATCH, FAILED_OF, Flag, JSON, LIST, MAX_FAILURES, PARALLEL, PORT, TAGS, TIMEOUT, TOKEN,
-    USERNAME,
+    ALL, BATCH, EXCLUDE, FAILED_OF, Flag, HOSTS_FILE, JSON, LIST, MAX_FAILURES, PARALLEL, PORT,
+    TAGS, TIMEOUT, TOKEN, USERNAME,
 };
-use super::out;
+use super::{hosts, out};
 use crate::fleet::Target;
 use crate::fleet::address;
 use crate::fleet::select::TagFilter;
@@ -20,8 +20,14 @@ const HERE: &str = "127.0.0.1";
 
 /// The hosts meant by words and selection flags. Flags that are not the verb's are absent.
 pub fn choice(args: &Args, words: &[String]) -> Result<Choice, AppError> {
+    let mut input = false;
+    let mut meant = hosts::read(words.iter().map(String::as_str), &mut input)?;
+    for path in args.values(&HOSTS_FILE) {
+        meant.extend(hosts::listed(path, &mut input)?);
+    }
     Ok(Choice {
-        words: words.to_vec(),
+        words: meant,
+        exclude: hosts::read(args.values(&EXCLUDE), &mut input)?,
         all: args.has(&ALL),
         tags: tags(args)?,
         failed_of: args.value(&FAILED_OF).map(str::to_owned),

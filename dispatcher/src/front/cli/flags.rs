@@ -148,6 +148,20 @@ flag!(
     "Only the hosts where that run failed."
 );
 flag!(
+    EXCLUDE,
+    "exclude",
+    Takes::Text("HOSTS"),
+    false,
+    "Not these hosts, written as hosts are; may be given again."
+);
+flag!(
+    HOSTS_FILE,
+    "hosts-file",
+    Takes::File,
+    false,
+    "Also the hosts listed in this file, as @PATH does; - is standard input."
+);
+flag!(
     LIST,
     "list",
     Takes::Nothing,

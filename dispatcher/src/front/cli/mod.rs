@@ -6,6 +6,7 @@ mod ask;
 mod ctx;
 mod flags;
 mod help;
+mod hosts;
 mod out;
 mod parse;
 mod progress;

@@ -1,6 +1,7 @@
 //! Results as text, laid out as the reference does.
 
 use super::out::{clean, script_output};
+use crate::fleet::hostlist;
 use crate::model::{
     Capabilities, EntryState, HostResult, Mode, Outcome, Pong, Problem, RunEnd, RunRecord,
     Submission, Submitted, json,
@@ -236,78 +237,15 @@ pub fn folded(results: &[HostResult<RunEnd>]) -> String {
         groups[group].1.push(clean(&result.host));
     }
     let mut text = String::new();
-    for (body, mut hosts) in groups {
-        hosts.sort();
+    for (body, hosts) in groups {
         let count = hosts.len();
         let _ = write!(
             text,
             "==> {}  ({count} host(s))  {body}",
-            fold_names(&hosts)
+            hostlist::fold(&hosts)
         );
     }
     text
-}
-
-/// `web[01-03,07],db` for sorted names.
-pub fn fold_names(names: &[String]) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut at = 0;
-    while at < names.len() {
-        let (stem, digits) = split_digits(&names[at]);
-        let mut numbers: Vec<(u64, &str)> = Vec::new();
-        let mut end = at;
-        while let Some(name) = names.get(end) {
-            let (other, number) = split_digits(name);
-            let same = other == stem && number.len() == digits.len() && !digits.is_empty();
-            match number.parse() {
-                Ok(value) if same => numbers.push((value, number)),
-                _ => break,
-            }
-            end += 1;
-        }
-        if numbers.len() < 2 {
-            parts.push(names[at].clone());
-            at += 1;
-            continue;
-        }
-        parts.push(format!("{stem}[{}]", ranges(&numbers)));
-        at = end;
-    }
-    parts.join(",")
-}
-
-fn ranges(numbers: &[(u64, &str)]) -> String {
-    let mut out = String::new();
-    let mut at = 0;
-    while at < numbers.len() {
-        let mut end = at;
-        while numbers
-            .get(end + 1)
-            .is_some_and(|next| next.0 <= numbers[end].0 + 1)
-        {
-            end += 1;
-        }
-        if !out.is_empty() {
-            out.push(',');
-        }
-        out.push_str(numbers[at].1);
-        if numbers[end].0 > numbers[at].0 {
-            let _ = write!(out, "-{}", numbers[end].1);
-        }
-        at = end + 1;
-    }
-    out
-}
-
-fn split_digits(name: &str) -> (&str, &str) {
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    // More digits than a number holds are part of the name.
-    let stem = if name.len() - stem.len() > 18 {
-        name
-    } else {
-        stem
-    };
-    name.split_at(stem.len())
 }
 
 fn verdict(result: &HostResult<RunEnd>) -> &'static str {
@@ -352,23 +290,6 @@ mod tests {
             run_result(&bad),
             "==> vm (vm.x)  [FAIL  exit:-1  1ms  req:r]\n    ERROR: no\\u{1b}[2J [not reached: \
              connect]\n    STDERR: e\n\n"
-        );
-    }
-
-    #[test]
-    fn names_fold() {
-        let fold =
-            |names: &[&str]| fold_names(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
-        assert_eq!(fold(&["a1", "a2", "a3", "a7", "b"]), "a[1-3,7],b");
-        assert_eq!(fold(&["w01", "w02", "w10"]), "w[01-02,10]");
-        assert_eq!(fold(&["w1", "w01"]), "w1,w01");
-        assert_eq!(fold(&["x"]), "x");
-        assert_eq!(fold(&["1", "2"]), "[1-2]");
-        assert_eq!(
-            fold(&["n99999999999999999999", "n99999999999999999998"])
-                .matches(',')
-                .count(),
-            1
         );
     }
 

@@ -79,8 +79,10 @@ pub static VERBS: &[Verb] = &[
         complete: Words::Agents,
         summary: "Run a script on agents.",
         detail: "The last word before -- is the script, the words before it are hosts: registry \
-                 names, or patterns over them (*, ?, [a-z]). With --all, --tags or --failed-of the \
-                 hosts may be left out. Arguments after -- are handed to the script as they are.\n\n\
+                 names, lists with commas, ranges (ap[1-12], ap[01-12], ap[1,3-5]), patterns over the \
+                 names (*, ?, [a-z]), @FILE for a file of hosts and - for a list on standard input. \
+                 An agent that is named twice is called once. With --all, --tags, --failed-of or \
+                 --hosts-file the hosts may be left out. Arguments after -- are handed to the script as they are.\n\n\
                  Each result tells outcomes apart: the agent refused the run by policy; the agent \
                  was not reached (and in which phase: name, connect, tls, http); the script ran and \
                  ended with an exit code; or the request went out and no end is known, so that the \
@@ -98,6 +100,8 @@ pub static VERBS: &[Verb] = &[
             &ALL,
             &TAGS,
             &FAILED_OF,
+            &EXCLUDE,
+            &HOSTS_FILE,
             &LIST,
             &FOLD,
             &RAW,
@@ -150,6 +154,8 @@ pub static VERBS: &[Verb] = &[
             &ALL,
             &TAGS,
             &FAILED_OF,
+            &EXCLUDE,
+            &HOSTS_FILE,
             &LIST,
             &SORT,
             &PARALLEL,
@@ -174,6 +180,8 @@ pub static VERBS: &[Verb] = &[
             &TIMEOUT,
             &ALL,
             &TAGS,
+            &EXCLUDE,
+            &HOSTS_FILE,
             &LIST,
             &SORT,
             &PARALLEL,

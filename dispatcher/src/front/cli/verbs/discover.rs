@@ -5,7 +5,7 @@ use super::run::Shown;
 use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
-use crate::front::cli::flags::{ALL, TAGS};
+use crate::front::cli::flags::{ALL, EXCLUDE, HOSTS_FILE, TAGS};
 use crate::front::cli::progress;
 use crate::front::cli::{out, render};
 use crate::model::{AppError, Kind};
@@ -14,13 +14,16 @@ use crate::tasks::{Choice, auth, discover};
 /// Shows what agents offer, and caches their tags.
 pub fn discover(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let dispatcher = ctx.dispatcher()?;
-    let words = if args.words.is_empty() && !args.has(&ALL) && !args.has(&TAGS) {
+    let chosen = [&ALL, &TAGS, &HOSTS_FILE].iter().any(|flag| args.has(flag));
+    let words = if args.words.is_empty() && !chosen {
         let all = Choice {
             all: true,
-            ..Choice::default()
+            ..ask::choice(args, &[])?
         };
         dispatcher.select(&all).map_err(|error| match error.kind {
-            Kind::NotFound => AppError::new(Kind::NotFound, "no agent is registered"),
+            Kind::NotFound if !args.has(&EXCLUDE) => {
+                AppError::new(Kind::NotFound, "no agent is registered")
+            }
             _ => error,
         })?
     } else {

@@ -1,17 +1,20 @@
 //! `run` (dispatcher.md §3.1).
 
+use crate::fleet::hostlist;
 use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{
-    ALL, ASYNC, FAILED_OF, FOLD, JSON, JSON_LINES, PORT, QUIET, SORT, STRICT, TAGS,
+    ALL, ASYNC, FAILED_OF, FOLD, HOSTS_FILE, JSON, JSON_LINES, PORT, QUIET, SORT, STRICT, TAGS,
 };
 use crate::front::cli::progress::{self, Results};
 use crate::front::cli::{out, render};
-use crate::model::{AppError, HostResult, Reply, RunEnd, Submission, Submitted, json};
+use crate::model::host_word;
+use crate::model::{AppError, HostResult, Kind, Reply, RunEnd, Submission, Submitted, json};
 use crate::tasks::auth;
 use crate::tasks::run::{self, RunOrder};
 use crate::tasks::{Dispatcher, Limits};
+use ctrl_exec_protocol::names;
 
 /// Most output kept for folding and sorting what was printed already.
 const MAX_KEPT: usize = 16 << 20;
@@ -22,7 +25,8 @@ const MAX_HELD: usize = 128 << 20;
 
 /// Runs a script on agents.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
-    let selected = args.has(&ALL) || args.has(&TAGS) || args.has(&FAILED_OF);
+    let selecting = [&ALL, &TAGS, &FAILED_OF, &HOSTS_FILE];
+    let selected = selecting.iter().any(|flag| args.has(flag));
     let Some((script, hosts)) = args.words.split_last() else {
         return Err(AppError::usage("no script given"));
     };
@@ -32,8 +36,11 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         ));
     }
     let dispatcher = ctx.dispatcher()?;
-    let words = dispatcher.select(&ask::choice(args, hosts)?)?;
-    if ask::list(ctx, args, &words)? {
+    let hint = |error| script_among_hosts(&dispatcher, args, error);
+    let words = ask::choice(args, hosts)
+        .and_then(|choice| dispatcher.select(&choice))
+        .map_err(hint)?;
+    if ask::list(ctx, args, &words).map_err(hint)? {
         return Ok(0);
     }
     let inquiry = ask::inquiry(args, words)?;
@@ -50,9 +57,9 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let most = progress::max_failures(&limits, order.words.len());
     let permit = auth::authorise(&dispatcher, &order.hook_request())?;
     if args.has(&ASYNC) {
-        return submit(&dispatcher, args, order, &permit, limits, most);
+        return submit(&dispatcher, args, order, &permit, limits, most).map_err(hint);
     }
-    let mut task = run::start(&dispatcher, order, &permit, limits)?;
+    let mut task = run::start(&dispatcher, order, &permit, limits).map_err(hint)?;
     let shown = Shown::of(args);
     let (mut kept, mut held, mut told) = (0, 0, false);
     let mut results = progress::drive(&mut task, args, most, |result| {
@@ -94,6 +101,45 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     } else {
         u8::from(!results.results.iter().all(good))
     })
+}
+
+/// `run r1 hello arg` takes `hello` for a host. Where the words look like that, the error says how
+/// arguments are given.
+fn script_among_hosts(dispatcher: &Dispatcher, args: &Args, error: AppError) -> AppError {
+    let blamed = matches!(error.kind, Kind::NotFound | Kind::Usage);
+    let registry = dispatcher.agents();
+    let is_host = |word: &str| match hostlist::expand(word, hostlist::MAX_WORDS) {
+        // Patterns are not looked at: no script is called like that.
+        Ok(names) => names.iter().all(|name| {
+            let name = host_word::split(name).0;
+            name.contains(['*', '?', '[', '@'])
+                || name == "-"
+                || !matches!(registry.load(name), Ok(None))
+        }),
+        Err(_) => false,
+    };
+    let words = &args.words;
+    let script = words.iter().position(|word| !is_host(word));
+    match script {
+        Some(at)
+            if blamed
+                && args.rest.is_none()
+                && at > 0
+                && at + 1 < words.len()
+                && names::is_script_name(&words[at]) =>
+        {
+            let shown = |words: &[String]| out::clean(&words.join(" "));
+            let message = format!(
+                "{}\nIf '{}' is the script, its arguments go after --: run {} -- {}",
+                error.message,
+                words[at],
+                shown(&words[..=at]),
+                shown(&words[at + 1..])
+            );
+            AppError { message, ..error }
+        }
+        _ => error,
+    }
 }
 
 fn submit(
