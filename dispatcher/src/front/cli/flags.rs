@@ -183,6 +183,20 @@ flag!(
     "Show equal outputs once, under the list of hosts."
 );
 flag!(
+    PREFIX,
+    "prefix",
+    Takes::Nothing,
+    false,
+    "The host before every line; what scripts write on standard error goes to standard error."
+);
+flag!(
+    OUTPUT_DIR,
+    "output-dir",
+    Takes::File,
+    false,
+    "Write each host's output to HOST.stdout and HOST.stderr in this directory."
+);
+flag!(
     SORT,
     "sort",
     Takes::Nothing,

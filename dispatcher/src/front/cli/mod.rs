@@ -8,6 +8,7 @@ mod flags;
 mod help;
 mod hosts;
 mod out;
+mod output_dir;
 mod parse;
 mod progress;
 mod render;
@@ -29,7 +30,7 @@ pub const FATAL: u8 = 3;
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     raise_file_limit();
-    ExitCode::from(run(std::env::args_os().skip(1)))
+    ExitCode::from(out::finish(run(std::env::args_os().skip(1))))
 }
 
 fn run(args: impl IntoIterator<Item = OsString>) -> u8 {

@@ -1,5 +1,5 @@
-//! Standard output and standard error. A reader that has gone away is no reason to stop: the work
-//! goes on and the exit status tells.
+//! Standard output and standard error. What cannot be written is no reason to stop: the work goes
+//! on. A reader that has gone away is nothing to speak of; any other fault is told at the end.
 
 use super::args::Args;
 use super::flags::JSON;
@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A line on standard output.
 pub fn line(text: impl fmt::Display) {
@@ -18,8 +19,30 @@ pub fn line(text: impl fmt::Display) {
 
 /// Text on standard output, as it is.
 pub fn raw(text: &str) {
+    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if failed.is_some() {
+        return;
+    }
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        *failed = Some(error);
+    }
+}
+
+/// The first fault of standard output; nothing is written after it.
+static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// The exit status of a command that would end with `exit`: 3, and a message, when something was
+/// lost that it wrote on standard output.
+pub fn finish(exit: u8) -> u8 {
+    let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match failed {
+        Some(fault) if fault.kind() != io::ErrorKind::BrokenPipe => {
+            error(format_args!("Error: cannot write standard output: {fault}"));
+            super::FATAL
+        }
+        _ => exit,
+    }
 }
 
 /// A line on standard error.
@@ -64,9 +87,33 @@ pub fn failure(args: &Args, error: &AppError) {
 /// Whether script output is filtered: it goes to a terminal, and `--raw` was not given.
 static FILTERED: AtomicBool = AtomicBool::new(false);
 
+/// The same of what goes to standard error.
+static ERRORS_FILTERED: AtomicBool = AtomicBool::new(false);
+
 /// Says whether what scripts wrote is to be shown as it is, whatever it is shown on.
 pub fn set_raw(raw: bool) {
     FILTERED.store(!raw && io::stdout().is_terminal(), Ordering::Relaxed);
+    ERRORS_FILTERED.store(!raw && io::stderr().is_terminal(), Ordering::Relaxed);
+}
+
+/// Output of a script with `head` before every line, for standard output or standard error.
+pub fn prefixed(head: &str, text: &str, errors: bool) -> String {
+    let filter = if errors { &ERRORS_FILTERED } else { &FILTERED };
+    let shown = if filter.load(Ordering::Relaxed) {
+        Cow::Owned(Untrusted::new(text).lines().to_string())
+    } else {
+        Cow::Borrowed(text)
+    };
+    let mut out = String::with_capacity(shown.len());
+    for line in shown.split_inclusive('\n') {
+        out.push_str(head);
+        out.push_str(": ");
+        out.push_str(line);
+    }
+    if !out.is_empty() && !out.ends_with('\n') {
+        out.push('\n');
+    }
+    out
 }
 
 /// The output of a script as it is to be shown.

@@ -1,6 +1,6 @@
 //! Results as text, laid out as the reference does.
 
-use super::out::{clean, script_output};
+use super::out::{self, clean, script_output};
 use crate::fleet::hostlist;
 use crate::model::{
     Capabilities, EntryState, HostResult, Mode, Outcome, Pong, Problem, RunEnd, RunRecord,
@@ -18,6 +18,45 @@ pub fn run_result(result: &HostResult<RunEnd>) -> String {
     text.push_str("]\n");
     text.push_str(&body(result));
     text
+}
+
+/// A result with the host before every line: for standard output, and for standard error.
+pub fn prefixed(result: &HostResult<RunEnd>) -> (String, String) {
+    let (name, end) = (clean(&result.host), &result.reply);
+    let text = |text: &Option<String>, errors| {
+        out::prefixed(&name, text.as_deref().unwrap_or_default(), errors)
+    };
+    let (stdout, mut stderr) = (text(&end.stdout, false), text(&end.stderr, true));
+    if let Some(problem) = &result.problem {
+        let note = note(result.outcome, problem);
+        let _ = writeln!(stderr, "{name}: ERROR: {}{note}", clean(&problem.error));
+    }
+    for note in notes(end) {
+        let _ = writeln!(stderr, "{name}: NOTE: {note}");
+    }
+    if let Some(status) = end.exit.filter(|status| *status > 0) {
+        let _ = writeln!(stderr, "{name}: exit {status}");
+    }
+    (stdout, stderr)
+}
+
+/// What is to be said of an output beside it.
+fn notes(end: &RunEnd) -> Vec<String> {
+    let cut = [
+        ("stdout", end.stdout_truncated),
+        ("stderr", end.stderr_truncated),
+    ];
+    let mut notes: Vec<String> = cut
+        .iter()
+        .filter_map(|(stream, dropped)| {
+            let dropped = (*dropped)?;
+            Some(format!(
+                "{dropped} bytes are missing in the middle of {stream}"
+            ))
+        })
+        .collect();
+    notes.extend(end.death());
+    notes
 }
 
 /// Error line and output of a result.
@@ -63,19 +102,8 @@ fn outputs(end: &RunEnd) -> String {
     if !stderr.trim().is_empty() {
         let _ = writeln!(text, "    STDERR: {stderr}");
     }
-    for (stream, dropped) in [
-        ("stdout", end.stdout_truncated),
-        ("stderr", end.stderr_truncated),
-    ] {
-        if let Some(dropped) = dropped {
-            let _ = writeln!(
-                text,
-                "    NOTE: {dropped} bytes are missing in the middle of {stream}"
-            );
-        }
-    }
-    if let Some(death) = end.death() {
-        let _ = writeln!(text, "    NOTE: {death}");
+    for note in notes(end) {
+        let _ = writeln!(text, "    NOTE: {note}");
     }
     text
 }

@@ -104,6 +104,8 @@ pub static VERBS: &[Verb] = &[
             &HOSTS_FILE,
             &LIST,
             &FOLD,
+            &PREFIX,
+            &OUTPUT_DIR,
             &RAW,
             &SORT,
             &BATCH,

@@ -5,8 +5,10 @@ use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{
-    ALL, ASYNC, FAILED_OF, FOLD, HOSTS_FILE, JSON, JSON_LINES, PORT, QUIET, SORT, STRICT, TAGS,
+    ALL, ASYNC, FAILED_OF, FOLD, HOSTS_FILE, JSON, JSON_LINES, OUTPUT_DIR, PORT, PREFIX, QUIET,
+    SORT, STRICT, TAGS,
 };
+use crate::front::cli::output_dir::OutputDir;
 use crate::front::cli::progress::{self, Results};
 use crate::front::cli::{out, render};
 use crate::model::host_word;
@@ -43,6 +45,8 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     if ask::list(ctx, args, &words).map_err(hint)? {
         return Ok(0);
     }
+    check_output(args)?;
+    let dir = args.value(&OUTPUT_DIR).map(OutputDir::open).transpose()?;
     let inquiry = ask::inquiry(args, words)?;
     let order = RunOrder {
         words: inquiry.words,
@@ -62,8 +66,18 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let mut task = run::start(&dispatcher, order, &permit, limits).map_err(hint)?;
     let shown = Shown::of(args);
     let (mut kept, mut held, mut told) = (0, 0, false);
+    let prefix = args.has(&PREFIX);
     let mut results = progress::drive(&mut task, args, most, |result| {
-        if shown.arrived(result, render::run_result) {
+        if let Some(dir) = &dir {
+            dir.keep(result);
+            if !matches!(shown, Shown::Lines | Shown::Json) {
+                result.reply.drop_output();
+            }
+        }
+        if prefix && shown == Shown::Streamed {
+            show_prefixed(result);
+        }
+        if prefix && shown == Shown::Streamed || shown.arrived(result, render::run_result) {
             // What was printed is not needed again; the record has it.
             kept += result.reply.output_size();
             if kept > MAX_KEPT {
@@ -87,20 +101,47 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         }
     })?;
     if shown.at_end(args, &mut results, None) {
-        let text = if args.has(&FOLD) {
-            render::folded(&results.results)
+        if prefix {
+            results.results.iter().for_each(show_prefixed);
+        } else if args.has(&FOLD) {
+            out::raw(&render::folded(&results.results));
         } else {
-            results.results.iter().map(render::run_result).collect()
-        };
-        out::raw(&text);
+            let texts = results.results.iter().map(render::run_result);
+            out::raw(&texts.collect::<String>());
+        }
     }
     end(args, &results);
+    if let Some(fault) = dir.and_then(OutputDir::fault) {
+        return Err(fault);
+    }
     let good = |result: &HostResult<RunEnd>| result.reply.exit == Some(0);
     Ok(if args.has(&STRICT) {
         progress::strict_exit(results.outcomes())
     } else {
         u8::from(!results.results.iter().all(good))
     })
+}
+
+/// Ways of showing output that exclude each other.
+fn check_output(args: &Args) -> Result<(), AppError> {
+    for (one, others) in [
+        (&PREFIX, &[&FOLD, &JSON, &JSON_LINES, &ASYNC][..]),
+        (&OUTPUT_DIR, &[&FOLD, &PREFIX, &ASYNC]),
+    ] {
+        if let Some(other) = others.iter().find(|other| args.has(one) && args.has(other)) {
+            return Err(AppError::usage(format!(
+                "--{} and --{} exclude each other",
+                one.name, other.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn show_prefixed(result: &HostResult<RunEnd>) {
+    let (stdout, stderr) = render::prefixed(result);
+    out::raw(&stdout);
+    out::error_raw(&stderr);
 }
 
 /// `run r1 hello arg` takes `hello` for a host. Where the words look like that, the error says how
