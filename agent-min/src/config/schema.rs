@@ -4,7 +4,7 @@
 //! the rest is advertised unchanged. Only the rendered text is kept.
 
 use ctrl_exec_host::bounded::Bounded;
-use ctrl_exec_protocol::json::{self, Bounds, JsonError, Object, Value};
+use ctrl_exec_protocol::json::{Bounds, JsonError, Raw};
 use ring::digest::{SHA256, digest};
 use std::fs;
 use std::io::ErrorKind;
@@ -52,20 +52,20 @@ pub fn load(script_path: &str) -> Result<Option<Schema>, String> {
 /// # Errors
 /// As for [`load`].
 pub fn parse(text: &[u8]) -> Result<Schema, String> {
-    let object = json::parse_object(text, &BOUNDS).map_err(|error| match error {
-        JsonError::NotAnObject => error.to_string(),
-        _ => format!("invalid JSON: {error}"),
-    })?;
-    let explicit = match object.get("version") {
-        Some(Value::String(text)) => Some(text.as_str()),
-        Some(Value::Number(number)) => Some(number.as_str()),
-        _ => None,
-    };
+    let document = Raw::parse(text, &BOUNDS).map_err(|error| format!("invalid JSON: {error}"))?;
+    if !document.is_object() {
+        return Err(JsonError::NotAnObject.to_string());
+    }
+    let explicit = document.get("version").and_then(|version| {
+        let number = version.is_number().then(|| version.as_str().to_owned());
+        version.string().or(number)
+    });
+    let is_given = explicit.is_some();
     let usable = explicit.filter(|text| is_version(text));
     Ok(Schema {
-        json: json::render(&object),
-        version: usable.map_or_else(|| derived(&object), str::to_owned),
-        derived_over_bad: explicit.is_some() && usable.is_none(),
+        json: document.sorted(),
+        derived_over_bad: is_given && usable.is_none(),
+        version: usable.unwrap_or_else(|| derived(document)),
     })
 }
 
@@ -76,8 +76,8 @@ fn is_version(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-fn derived(object: &Object) -> String {
-    let hash = digest(&SHA256, &hash_bytes(json::canonical(object)));
+fn derived(document: Raw<'_>) -> String {
+    let hash = digest(&SHA256, &hash_bytes(document.canonical()));
     let mut version = String::from("sha256:");
     for byte in &hash.as_ref()[..6] {
         version.push_str(&format!("{byte:02x}"));

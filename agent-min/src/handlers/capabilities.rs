@@ -1,13 +1,12 @@
 //! `GET /capabilities` (agent.md §2.3).
 
-use super::{Intent, Peer, Reply, State, Step, ok};
+use super::{FEATURES, Intent, Peer, Reply, State, Step, ok};
 use crate::VERSION;
 use crate::executable::is_executable;
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
-use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::wire::messages;
+use ctrl_exec_protocol::wire::messages::{self, CapabilitiesReply, ScriptEntry};
 
 pub(super) fn request(state: &mut State, peer: &Peer) -> Step {
     let dispatcher = match trusted(state, peer) {
@@ -58,41 +57,36 @@ fn trusted(state: &mut State, peer: &Peer) -> Result<String, Step> {
 
 fn answer(state: &mut State, peer: &Peer, dispatcher: &str) -> Step {
     let loaded = &state.loaded;
-    let mut tags = json::object();
+    let mut tags = Vec::new();
     for (key, value) in &loaded.conf.tags {
-        tags.str(key, value);
+        tags.push((key.as_str().into(), value.as_str().into()));
     }
     let mut scripts = Vec::with_capacity(loaded.scripts.scripts.len());
     for (name, script) in &loaded.scripts.scripts {
-        let mut entry = json::object();
-        entry
-            .str("name", name)
-            .str("path", &script.path)
-            .bool("executable", is_executable(&script.path))
-            .str("profile", &script.profile);
-        if let Some(schema) = loaded.schema(name) {
-            entry
-                .raw("schema", &schema.json)
-                .str("schema_version", &schema.version);
-        }
-        scripts.push(entry.finish());
+        scripts.push(ScriptEntry {
+            name: name.as_str().into(),
+            path: script.path.as_str().into(),
+            executable: is_executable(&script.path),
+            profile: script.profile.as_str().into(),
+            schema: loaded
+                .schema(name)
+                .map(|schema| (schema.json.as_str(), schema.version.as_str().into())),
+        });
     }
-    let body = json::object()
-        .str("status", "ok")
-        .str("host", &state.host)
-        .str("version", VERSION)
-        .raw("tags", &tags.finish())
-        .raw("scripts", &json::raw_array(&scripts))
-        .strings(
-            "features",
-            &["runs", "cancel", "time_limit"].map(str::to_owned),
-        )
-        .finish();
+    let count = scripts.len();
+    let reply = CapabilitiesReply {
+        host: state.host.as_str().into(),
+        version: VERSION.into(),
+        tags,
+        scripts,
+        features: FEATURES,
+    };
+    let body = reply.render();
     state.info(
         Line::new("capabilities")
             .field("PEER", peer.ip)
             .field("DISPATCHER", dispatcher)
-            .field("SCRIPTS", scripts.len()),
+            .field("SCRIPTS", count),
     );
     ok(body)
 }

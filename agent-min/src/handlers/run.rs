@@ -5,12 +5,11 @@ use crate::runs::outcome::Outcome;
 use crate::runs::run::Run;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
-use ctrl_exec_protocol::json;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{
-    Ending, Output, RunReply, RunRequest, RunRequestError, refusal_of_busy, run_refusal,
+    AsyncReply, Ending, Output, RunReply, RunRequest, RunRequestError, refusal_of_busy, run_refusal,
 };
 
 pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
@@ -202,23 +201,17 @@ pub fn async_outcome(state: &mut State, run: &Run, started: Result<bool, String>
             .field("PEER", &run.peer_ip)
             .field("REQID", &run.request.reqid)
     };
-    let head = |status: &str| {
-        let mut out = json::object();
-        out.str("script", &run.request.script).str("status", status);
-        out
-    };
+    let body = |reply: AsyncReply| reply.render(&run.request.script, &run.request.reqid);
     match started {
         Ok(true) => {
             state.info(line("run-async").field("DISPATCHER", &run.dispatcher));
-            let body = head("accepted").str("reqid", &run.request.reqid).finish();
+            let body = body(AsyncReply::Accepted);
             Reply { status: 202, body }
         }
         Ok(false) => {
             state.warn(line("run-async-busy"));
-            let body = head("busy")
-                .str("reqid", &run.request.reqid)
-                .str("error", "script already running")
-                .finish();
+            let error = "script already running".to_owned();
+            let body = body(AsyncReply::Busy { error });
             Reply { status: 409, body }
         }
         Err(error) => {

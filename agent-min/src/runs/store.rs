@@ -9,7 +9,7 @@ use super::run::RunId;
 use super::{lock, retention};
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
-use ctrl_exec_protocol::json::{self, Bounds};
+use ctrl_exec_protocol::json::{Bounds, Raw};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{Output, ResultReply, RunHead, RunReply, RunningScript};
 use rustix::process::Signal;
@@ -72,7 +72,7 @@ impl Store {
     /// # Errors
     /// The directory cannot be made or written, or is full.
     pub fn write_running(&self, id: &RunId, started: &str) -> io::Result<()> {
-        let mut text = head(id, "running", started).finish();
+        let mut text = ResultReply::Running(head(id, started)).render();
         pad(&mut text);
         self.write(id, &text)?;
         let mut filling = Vec::new();
@@ -146,16 +146,15 @@ impl Store {
             Err(_) => return Ok(None),
         };
         json.truncate(json.trim_end().len());
-        let names = ["status", "owner", "script", "started"];
-        let Ok(object) = json::parse_members(json.as_bytes(), &names, &Bounds::ANSWER) else {
+        let Some(members) = strings(&json, ["status", "owner", "script", "started"]) else {
             return Ok(None);
         };
-        let text = |name| json::str_of(&object, name).unwrap_or_default().to_owned();
+        let [status, owner, script, started] = members;
         Ok(Some(Stored {
-            status: text("status"),
-            owner: text("owner"),
-            script: text("script"),
-            started: text("started"),
+            status,
+            owner,
+            script,
+            started,
             json,
         }))
     }
@@ -281,16 +280,13 @@ impl Store {
     /// Whether a record is of a run whose supervisor is alive. Only its size is looked at first,
     /// since such records are small.
     fn is_in_progress(&self, path: &Path) -> bool {
-        let names = ["status", "owner", "script", "reqid"];
         let Ok(text) = Bounded::new(RESERVED as u64).no_follow().text(path) else {
             return false;
         };
-        let Ok(object) = json::parse_members(text.as_bytes(), &names, &Bounds::ANSWER) else {
-            return false;
-        };
-        let member = |name| json::str_of(&object, name).unwrap_or_default();
-        member("status") == "running"
-            && self.is_supervised(member("script"), member("owner"), member("reqid"))
+        let members = strings(&text, ["status", "owner", "script", "reqid"]);
+        members.is_some_and(|[status, owner, script, reqid]| {
+            status == "running" && self.is_supervised(&script, &owner, &reqid)
+        })
     }
 
     fn write(&self, id: &RunId, json: &str) -> io::Result<()> {
@@ -320,24 +316,26 @@ impl Store {
     }
 }
 
-fn head(id: &RunId, status: &str, started: &str) -> json::Writer {
-    let mut out = json::object();
-    out.str("reqid", &id.reqid)
-        .str("status", status)
-        .str("script", &id.script)
-        .str("owner", &id.owner)
-        .str("started", started);
-    out
+/// Members of a record that have to be strings; those of another kind, or absent, are empty.
+/// `None` when the record is no JSON object.
+fn strings(record: &str, names: [&str; 4]) -> Option<[String; 4]> {
+    let record = Raw::parse(record.as_bytes(), &Bounds::ANSWER).ok()?;
+    let members = record.is_object().then(|| record.select(names))?;
+    Some(members.map(|member| member.and_then(Raw::string).unwrap_or_default()))
+}
+
+fn head(id: &RunId, started: &str) -> RunHead {
+    RunHead {
+        reqid: id.reqid.clone(),
+        script: id.script.clone(),
+        owner: id.owner.clone(),
+        started: started.to_owned(),
+    }
 }
 
 fn done(id: &RunId, started: &str, finished: Utc, outcome: &Outcome) -> String {
     let reply = ResultReply::Done {
-        head: RunHead {
-            reqid: id.reqid.clone(),
-            script: id.script.clone(),
-            owner: id.owner.clone(),
-            started: started.to_owned(),
-        },
+        head: head(id, started),
         finished: finished.iso(),
         reply: RunReply {
             script: id.script.clone(),

@@ -15,7 +15,7 @@ use crate::runs::{lock, oom};
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_host::{Root, stderr};
 use ctrl_exec_protocol::frame::{self, ResponseDecoder};
-use ctrl_exec_protocol::json::{self, Bounds, Object};
+use ctrl_exec_protocol::json::{self, Bounds, Fields, Raw};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{Ending, RunRequest};
@@ -50,6 +50,26 @@ const JOB_BOUNDS: Bounds = Bounds {
     max_depth: 4,
 };
 
+/// Members of a job text.
+const NAMES: [&str; 16] = [
+    "script",
+    "args",
+    "reqid",
+    "path",
+    "dispatcher",
+    "peer_ip",
+    "stdin",
+    "started",
+    "runs_dir",
+    "executor",
+    "stdin_timeout",
+    "script_timeout",
+    "max_output",
+    "time_limit",
+    "records",
+    "bytes",
+];
+
 /// Everything the supervisor needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SupervisedRun {
@@ -73,43 +93,49 @@ impl SupervisedRun {
     /// The job as text for the process that starts it.
     pub fn render(&self) -> String {
         let request = &self.run.request;
-        json::object()
-            .str("script", &request.script)
-            .strings("args", &request.args)
-            .str("reqid", &request.reqid)
-            .str("path", &self.run.path)
-            .str("dispatcher", &self.run.dispatcher)
-            .str("peer_ip", &self.run.peer_ip)
-            .str("stdin", &self.stdin)
-            .str("started", &self.started)
-            .str("runs_dir", &self.runs_dir)
-            .opt_str("executor", self.executor.as_deref())
-            .int("stdin_timeout", self.limits.stdin_timeout.into())
-            .int("script_timeout", self.limits.script_timeout.into())
-            .int(
+        Fields::with_room(16)
+            .text("script", &request.script)
+            .texts("args", &request.args)
+            .text("reqid", &request.reqid)
+            .text("path", &self.run.path)
+            .text("dispatcher", &self.run.dispatcher)
+            .text("peer_ip", &self.run.peer_ip)
+            .text("stdin", &self.stdin)
+            .text("started", &self.started)
+            .text("runs_dir", &self.runs_dir)
+            .text_if("executor", self.executor.as_deref())
+            .integer("stdin_timeout", self.limits.stdin_timeout.into())
+            .integer("script_timeout", self.limits.script_timeout.into())
+            .integer(
                 "max_output",
                 i64::try_from(self.limits.max_output).unwrap_or(i64::MAX),
             )
-            .int("time_limit", request.time_limit.unwrap_or(0).into())
-            .int("records", self.store.records.into())
-            .int("bytes", i64::try_from(self.store.bytes).unwrap_or(i64::MAX))
+            .integer("time_limit", request.time_limit.unwrap_or(0).into())
+            .integer("records", self.store.records.into())
+            .integer("bytes", i64::try_from(self.store.bytes).unwrap_or(i64::MAX))
             .finish()
     }
 
     /// Reads [`SupervisedRun::render`]'s text.
     fn parse(text: &[u8]) -> Option<SupervisedRun> {
-        let object = json::parse_object(text, &JOB_BOUNDS).ok()?;
-        let text = |key: &str| json::str_of(&object, key).map(str::to_owned);
-        let args = match object.get("args")? {
-            json::Value::Array(items) => json::scalar_texts(items)?,
-            _ => return None,
+        let members = Raw::parse(text, &JOB_BOUNDS).ok()?.select(NAMES);
+        let member = |name: &str| {
+            let at = NAMES.iter().position(|known| *known == name);
+            members.get(at?).copied().flatten()
         };
+        let text = |name: &str| member(name)?.string();
+        let number = |name: &str| member(name)?.scalar().count();
+        let small = |name: &str| u32::try_from(number(name)?).ok();
+        let mut args = Vec::new();
+        for arg in member("args")?.items() {
+            args.push(arg.string()?);
+        }
         let request = RunRequest {
             script: text("script")?,
             args,
             reqid: text("reqid")?,
             run_async: true,
-            time_limit: number(&object, "time_limit").filter(|seconds: &u32| *seconds > 0),
+            time_limit: small("time_limit").filter(|seconds| *seconds > 0),
             ..RunRequest::default()
         };
         Some(SupervisedRun {
@@ -125,13 +151,13 @@ impl SupervisedRun {
             runs_dir: text("runs_dir")?,
             executor: text("executor"),
             limits: RunLimits {
-                stdin_timeout: number(&object, "stdin_timeout")?,
-                script_timeout: number(&object, "script_timeout")?,
-                max_output: number(&object, "max_output")?,
+                stdin_timeout: small("stdin_timeout")?,
+                script_timeout: small("script_timeout")?,
+                max_output: usize::try_from(number("max_output")?).ok()?,
             },
             store: Limits {
-                records: number(&object, "records")?,
-                bytes: number(&object, "bytes")?,
+                records: small("records")?,
+                bytes: number("bytes")?,
             },
         })
     }
@@ -358,10 +384,6 @@ fn not_begun() -> Outcome {
         },
         ..Outcome::default()
     }
-}
-
-fn number<T: TryFrom<i64>>(object: &Object, key: &str) -> Option<T> {
-    T::try_from(json::int_of(object, key)?).ok()
 }
 
 /// How the process of [`START`] ended, as the answer of

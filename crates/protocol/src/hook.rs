@@ -1,7 +1,7 @@
 //! The contract with an auth hook: environment, standard input and exit codes
 //! (agent.md §8, dispatcher.md §14). The programs run the hook; this says what it sees.
 
-use crate::json::Fields;
+use crate::json::{Fields, array_of};
 use std::ffi::OsString;
 
 /// Largest environment variable, `NAME=value` with its final NUL, that `execve` takes
@@ -81,7 +81,7 @@ impl HookRequest {
             ("ENVEXEC_SCRIPT", self.script.clone()),
             ("ENVEXEC_HOSTS", self.hosts.join(",")),
             ("ENVEXEC_ARGS", self.args.join(" ")),
-            ("ENVEXEC_ARGS_JSON", miniserde::json::to_string(&self.args)),
+            ("ENVEXEC_ARGS_JSON", array_of(&self.args)),
             ("ENVEXEC_USERNAME", self.username.clone()),
             ("ENVEXEC_TOKEN", self.token.clone()),
             ("ENVEXEC_SOURCE_IP", self.source_ip.clone()),
@@ -114,8 +114,8 @@ impl HookRequest {
         Fields::with_room(12)
             .text("action", self.action)
             .text("script", &self.script)
-            .value("hosts", &self.hosts)
-            .value("args", &self.args)
+            .texts("hosts", &self.hosts)
+            .texts("args", &self.args)
             .text("username", &self.username)
             .text("token", &self.token)
             .text("source_ip", &self.source_ip)

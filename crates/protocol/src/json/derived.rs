@@ -77,15 +77,7 @@ impl Fields {
         name: &str,
         texts: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> &mut Self {
-        let out = self.name(name);
-        out.push('[');
-        for (at, text) in texts.into_iter().enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            quote(out, text.as_ref());
-        }
-        out.push(']');
+        put_texts(self.name(name), texts);
         self
     }
 
@@ -153,8 +145,26 @@ impl Fields {
     }
 }
 
+/// An array of strings.
+pub fn array_of(texts: &[String]) -> String {
+    let mut out = String::new();
+    put_texts(&mut out, texts);
+    out
+}
+
+fn put_texts(out: &mut String, texts: impl IntoIterator<Item = impl AsRef<str>>) {
+    out.push('[');
+    for (at, text) in texts.into_iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        quote(out, text.as_ref());
+    }
+    out.push(']');
+}
+
 /// Writes a string as JSON, escaped as `miniserde` escapes it.
-fn quote(out: &mut String, text: &str) {
+pub(super) fn quote(out: &mut String, text: &str) {
     out.push('"');
     let mut rest = text;
     while let Some(at) = rest.find(|c| matches!(c, '"' | '\\' | '\0'..='\u{1f}')) {

@@ -20,7 +20,7 @@ mod tests;
 mod value;
 mod writer;
 
-pub use derived::{Fields, read_object, read_object_or_null};
+pub use derived::{Fields, array_of, read_object, read_object_or_null};
 pub use raw::Raw;
 pub use scalar::{Scalar, Scalars};
 pub use value::{Number, Object, Value};

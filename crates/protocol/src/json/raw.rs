@@ -2,6 +2,7 @@
 //! members whose names are not known.
 
 use super::bounds::{Token, Tokens, prepare};
+use super::derived::quote;
 use super::scalar::{Anything, Scalar};
 use super::{Bounds, Fault, JsonError, number};
 use miniserde::json::from_str;
@@ -18,12 +19,11 @@ impl<'t> Raw<'t> {
     /// It is not JSON, or holds too much.
     pub fn parse(text: &'t [u8], bounds: &Bounds) -> Result<Self, JsonError> {
         let prepared = prepare(text, bounds)?;
-        let fault = JsonError::Syntax(Fault {
-            what: "not JSON",
-            at: 0,
-        });
-        from_str::<Anything>(&prepared).map_err(|_| fault)?;
-        let text = std::str::from_utf8(text).map_err(|_| fault)?;
+        let is_good = from_str::<Anything>(&prepared).is_ok();
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        if !is_good {
+            return Err(JsonError::Syntax(first_fault(text)));
+        }
         Ok(Self(text.trim_matches([' ', '\t', '\r', '\n'])))
     }
 
@@ -58,6 +58,97 @@ impl<'t> Raw<'t> {
             .map(|(_, value)| value)
     }
 
+    /// The members `names` of an object, each the last of several.
+    pub fn select<const N: usize>(self, names: [&str; N]) -> [Option<Raw<'t>>; N] {
+        let mut found = [None; N];
+        self.select_into(&names, &mut found);
+        found
+    }
+
+    fn select_into(self, names: &[&str], found: &mut [Option<Raw<'t>>]) {
+        for (name, value) in self.members() {
+            if let Some(at) = names.iter().position(|wanted| *wanted == name) {
+                if let Some(place) = found.get_mut(at) {
+                    *place = Some(value);
+                }
+            }
+        }
+    }
+
+    /// The content of a string; `None` for anything else.
+    pub fn string(self) -> Option<String> {
+        self.0
+            .starts_with('"')
+            .then(|| self.unquoted().into_owned())
+    }
+
+    /// Whether it is a number.
+    pub fn is_number(self) -> bool {
+        self.0
+            .starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
+    }
+
+    /// The text: compact, members in order of their names, the last of several with one name,
+    /// numbers as they were spelled.
+    pub fn sorted(self) -> String {
+        let mut out = String::new();
+        self.put(&mut out, false);
+        out
+    }
+
+    /// The text of which the reference makes hashes: as by [`Raw::sorted`], with numbers in Perl's
+    /// print form, and integers that no machine number holds as strings (agent.md §6).
+    pub fn canonical(self) -> String {
+        let mut out = String::new();
+        self.put(&mut out, true);
+        out
+    }
+
+    /// As deep as [`Raw::parse`] let the text be.
+    fn put(self, out: &mut String, canonical: bool) {
+        match self.0.as_bytes().first() {
+            Some(b'{') => {
+                let mut members: Vec<_> = self.members().collect();
+                // The last of several comes first, and stays.
+                members.reverse();
+                members.sort_by(|one, other| one.0.cmp(&other.0));
+                members.dedup_by(|later, earlier| later.0 == earlier.0);
+                out.push('{');
+                for (at, (name, value)) in members.iter().enumerate() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    quote(out, name);
+                    out.push(':');
+                    value.put(out, canonical);
+                }
+                out.push('}');
+            }
+            Some(b'[') => {
+                out.push('[');
+                for (at, item) in self.items().enumerate() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    item.put(out, canonical);
+                }
+                out.push(']');
+            }
+            Some(b'"') => quote(out, &self.unquoted()),
+            _ if canonical && self.is_number() => {
+                let form = number::print_form(self.0);
+                let is_integer = self.0.bytes().all(|b| b == b'-' || b.is_ascii_digit());
+                let fits = self.0.parse::<i64>().is_ok() || self.0.parse::<u64>().is_ok();
+                if is_integer && !fits {
+                    quote(out, &form);
+                } else {
+                    out.push_str(&form);
+                }
+            }
+            _ => out.push_str(self.0),
+        }
+    }
+
     /// The value as a scalar.
     pub fn scalar(self) -> Scalar {
         match self.0.as_bytes().first() {
@@ -81,6 +172,58 @@ impl<'t> Raw<'t> {
             Some(_) => from_str(self.0).map_or(Cow::Borrowed(self.0), Cow::Owned),
             None => Cow::Borrowed(self.0),
         }
+    }
+}
+
+/// Where a text that is not JSON goes wrong, which `miniserde` does not tell.
+fn first_fault(text: &str) -> Fault {
+    // Open arrays and objects, and how many names and values each has had.
+    let mut open: Vec<(bool, usize)> = Vec::new();
+    let mut tokens = Tokens::of(text);
+    let mut end = 0;
+    let mut is_begun = false;
+    while let Some((start, token)) = tokens.next() {
+        let fault = |what| Fault { what, at: start };
+        let gap = text.get(end..start).unwrap_or_default();
+        let separator = gap.trim_matches([' ', '\t', '\r', '\n']);
+        end = tokens.end();
+        let spelled = text.get(start..end).unwrap_or_default();
+        let (in_object, had) = open.last().copied().unwrap_or_default();
+        let is_name = in_object && had % 2 == 0;
+        if matches!(token, Token::Close) {
+            let fits = spelled == if in_object { "}" } else { "]" };
+            if open.pop().is_none() || !fits || !separator.is_empty() || (in_object && !is_name) {
+                return fault("unexpected end of an array or object");
+            }
+            continue;
+        }
+        let expected = match had {
+            0 => "",
+            _ if in_object && !is_name => ":",
+            _ => ",",
+        };
+        if is_name && !spelled.starts_with('"') {
+            return fault("expected a member name");
+        }
+        if separator != expected {
+            return fault("expected one comma or colon before this");
+        }
+        let is_open = matches!(token, Token::Open);
+        if !is_open && from_str::<Anything>(spelled).is_err() {
+            return fault("malformed value");
+        }
+        match open.last_mut() {
+            Some((_, had)) => *had += 1,
+            None if is_begun => return fault("text after the value"),
+            None => is_begun = true,
+        }
+        if is_open {
+            open.push((spelled == "{", 0));
+        }
+    }
+    Fault {
+        what: "unexpected end of text",
+        at: text.len(),
     }
 }
 
@@ -157,12 +300,54 @@ mod tests {
     }
 
     #[test]
+    fn sorted_and_canonical_texts_are_those_of_the_tree() {
+        let text = " {\"b\" : [1.0, null,true, 1e400,\n18446744073709551615, \
+                    18446744073709551616,-9223372036854775808,-9223372036854775809],\
+                    \"a\":{\"\\u00e9\":\"/\\u0001\\t\\u007f\",\"x\":1,\"x\":2,\"\":{}}} ";
+        let tree = super::super::parse_object(text.as_bytes(), &Bounds::ANSWER).unwrap();
+        assert_eq!(raw(text).sorted(), super::super::render(&tree));
+        assert_eq!(raw(text).canonical(), super::super::canonical(&tree));
+        let [a, no, b] = raw(text).select(["a", "no", "b"]);
+        assert_eq!(a, raw(text).get("a"));
+        assert_eq!(b, raw(text).get("b"));
+        assert_eq!(no, None);
+        assert_eq!(a.unwrap().get("").unwrap().string(), None);
+        let name = a.unwrap().get("é").unwrap().string();
+        assert_eq!(name.as_deref(), Some("/\u{1}\t\u{7f}"));
+    }
+
+    #[test]
     fn what_is_no_json_is_refused() {
         for text in [
             "", "{", "[1,]", "{\"a\"}", "[1}", "nul", "1 2", "\"\\x\"", "{1:2}",
         ] {
             assert!(
                 Raw::parse(text.as_bytes(), &Bounds::REQUEST).is_err(),
+                "{text}"
+            );
+        }
+        for (text, what, at) in [
+            ("", "unexpected end of text", 0),
+            ("[1,", "unexpected end of text", 3),
+            ("{\"a\":1", "unexpected end of text", 6),
+            ("{nope", "expected a member name", 1),
+            ("{\"a\":{1:2}}", "expected a member name", 6),
+            ("{\"a\" 1}", "expected one comma or colon before this", 5),
+            ("[1 2]", "expected one comma or colon before this", 3),
+            ("[1,,2]", "expected one comma or colon before this", 4),
+            ("[1, nul]", "malformed value", 4),
+            ("{\"a\":\"\\x\"}", "malformed value", 5),
+            ("[1}", "unexpected end of an array or object", 2),
+            ("{\"a\"}", "unexpected end of an array or object", 4),
+            ("[1,]", "unexpected end of an array or object", 3),
+            ("]", "unexpected end of an array or object", 0),
+            ("1 2", "text after the value", 2),
+            ("{} []", "text after the value", 3),
+        ] {
+            let fault = JsonError::Syntax(Fault { what, at });
+            assert_eq!(
+                Raw::parse(text.as_bytes(), &Bounds::REQUEST),
+                Err(fault),
                 "{text}"
             );
         }
@@ -177,6 +362,10 @@ mod tests {
         #[test]
         fn it_agrees_with_the_tree(text in "[\\[\\]{}\",:\\\\a0-9.eEü-]{0,30}|\\{(\"[ab]\":[0-9]{1,3},){0,4}\"c\":\\[[0-9,.]{0,9}\\]\\}") {
             let tree = super::super::parse_value(text.as_bytes(), &Bounds::REQUEST);
+            if let (Ok(super::super::Value::Object(tree)), Ok(value)) = (&tree, Raw::parse(text.as_bytes(), &Bounds::REQUEST)) {
+                prop_assert_eq!(value.sorted(), super::super::render(tree));
+                prop_assert_eq!(value.canonical(), super::super::canonical(tree));
+            }
             let Ok(value) = Raw::parse(text.as_bytes(), &Bounds::REQUEST) else {
                 prop_assert!(tree.is_err());
                 return Ok(());

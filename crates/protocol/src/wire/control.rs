@@ -2,7 +2,7 @@
 //! both with 404.
 
 use crate::json::{self, Bounds, Fields, JsonError, Scalar, Scalars};
-use miniserde::{Deserialize, Serialize};
+use miniserde::Deserialize;
 
 /// What runs for the dispatcher that asks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -14,7 +14,7 @@ pub struct RunsReply {
 }
 
 /// A run that has not ended.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RunningScript {
     /// Request id.
     pub reqid: String,
@@ -23,7 +23,6 @@ pub struct RunningScript {
     /// For how many seconds it has run.
     pub seconds: u64,
     /// Whether it runs detached.
-    #[serde(rename = "async")]
     pub run_async: bool,
 }
 
@@ -63,10 +62,24 @@ impl RunsReply {
 
     /// The body.
     pub fn render(&self) -> String {
+        let mut runs = String::from("[");
+        for run in &self.runs {
+            if runs.len() > 1 {
+                runs.push(',');
+            }
+            let mut fields = Fields::with_room(4);
+            fields
+                .text("reqid", &run.reqid)
+                .text("script", &run.script)
+                .count_if("seconds", Some(run.seconds))
+                .flag("async", run.run_async);
+            runs.push_str(&fields.finish());
+        }
+        runs.push(']');
         Fields::with_room(3)
             .text("status", "ok")
             .text("host", &self.host)
-            .value("runs", &self.runs)
+            .raw("runs", &runs)
             .finish()
     }
 }
@@ -141,7 +154,7 @@ impl CancelReply {
     pub fn render(&self) -> String {
         Fields::with_room(2)
             .text("status", "ok")
-            .value("cancelled", &self.cancelled)
+            .texts("cancelled", &self.cancelled)
             .finish()
     }
 }
