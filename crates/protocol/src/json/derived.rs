@@ -5,7 +5,6 @@ use super::scalar::Anything;
 use super::{Bounds, Fault, JsonError};
 use miniserde::de::Deserialize;
 use miniserde::json::from_str;
-use miniserde::ser::Serialize;
 use std::fmt::{Display, Write};
 
 /// Reads an object as a derived type. Members that the type does not know are checked, but take no
@@ -47,7 +46,7 @@ const SYNTAX: JsonError = JsonError::Syntax(Fault {
 ///
 /// `miniserde` writes whole values only, into a text that it grows from nothing; an answer made so
 /// costs ten requests for memory. Here members are written as they are added, into one text with
-/// room for all: only values that are lists are made by `miniserde`.
+/// room for all.
 #[derive(Debug)]
 pub struct Fields {
     out: String,
@@ -64,11 +63,6 @@ impl Fields {
         Self {
             out: String::with_capacity(count * MEMBER + HEAD),
         }
-    }
-
-    /// Adds a member.
-    pub fn value(&mut self, name: &str, value: &dyn Serialize) -> &mut Self {
-        self.raw(name, &miniserde::json::to_string(value))
     }
 
     /// Adds an array of strings.
@@ -206,10 +200,9 @@ mod tests {
             .flag("e", true)
             .raw("f", "[1]")
             .texts("g", ["1", "\n"])
-            .texts("h", Vec::<String>::new())
-            .value("i", &vec![1u32, 2]);
+            .texts("h", Vec::<String>::new());
         let text = fields.finish();
-        let expected = r#"{"a":"x\"y","b":-3,"e":true,"f":[1],"g":["1","\n"],"h":[],"i":[1,2]}"#;
+        let expected = r#"{"a":"x\"y","b":-3,"e":true,"f":[1],"g":["1","\n"],"h":[]}"#;
         assert_eq!(text, expected);
         assert_eq!(fields.text("z", "").finish(), r#"{"z":""}"#);
         assert_eq!(Fields::with_room(0).finish(), "{}");
