@@ -1,5 +1,6 @@
 //! The dispatcher's configuration (dispatcher.md §5) with its defaults applied.
 
+use crate::store::runs::Retention;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::hostname;
 use ctrl_exec_host::paths::Root;
@@ -161,6 +162,21 @@ impl Config {
                 };
                 ConfigError::Settings(self.path.clone(), error)
             })
+    }
+
+    /// How long records of runs are kept: `run_retention` days, but no more than
+    /// `run_retention_size` MiB.
+    ///
+    /// # Errors
+    /// Numbers out of range.
+    pub fn run_retention(&self) -> Result<Retention, ConfigError> {
+        let days = self.number("run_retention", 30, (1, 3_650), "days from 1 to 3650")?;
+        let expected = "MiB from 1 to 1000000";
+        let size = self.number("run_retention_size", 256, (1, 1_000_000), expected)?;
+        Ok(Retention {
+            age: Duration::from_secs(u64::from(days) * 86_400),
+            bytes: u64::from(size) << 20,
+        })
     }
 
     /// Agent calls at once; as in the reference, what is no number or below 1 acts as 1.

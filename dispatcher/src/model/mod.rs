@@ -12,6 +12,6 @@ mod result;
 pub use entry::{EntryState, HostEntry};
 pub use error::{AppError, Kind};
 pub use outcome::{Outcome, Phase, Problem};
-pub use record::{Mode, RunRecord};
+pub use record::{Mode, Origin, RunRecord};
 pub use reply::{Capabilities, Pong, Rotation, RunEnd, Script, Submission, Submitted};
 pub use result::{HostResult, Reply};

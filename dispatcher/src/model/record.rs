@@ -1,6 +1,7 @@
 //! The record of a run (dispatcher.md §12), shared with release 0.12.3.
 
 use super::entry::HostEntry;
+use super::host_word::split;
 use super::json::{self, Object, Value};
 use super::outcome::Outcome;
 use super::reply::RunEnd;
@@ -25,6 +26,27 @@ pub enum Mode {
         /// By registry name.
         entries: BTreeMap<String, HostEntry>,
     },
+}
+
+/// Who gave an order. None of it is proven to the dispatcher but by the machine it runs on.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Origin {
+    /// The user name that hooks and scripts are told (`--username`, else `$USER`).
+    pub username: Option<String>,
+    /// `$USER`.
+    pub user: Option<String>,
+    /// Who called sudo.
+    pub sudo_user: Option<String>,
+    /// Who logged in, whatever was called since.
+    pub login_uid: Option<u32>,
+}
+
+impl Origin {
+    /// The name to show: who called sudo, else the name that hooks are told, else `$USER`.
+    pub fn name(&self) -> Option<&str> {
+        let names = [&self.sudo_user, &self.username, &self.user];
+        names.into_iter().find_map(Option::as_deref)
+    }
 }
 
 /// The record of a run. Members of other versions are kept.
@@ -59,6 +81,46 @@ impl RunRecord {
         };
         record.recompute();
         record
+    }
+
+    /// Notes who gave the order, and with which arguments. Releases that do not know these members
+    /// keep them.
+    pub fn note_order(&mut self, args: &[String], by: &Origin) {
+        self.more.insert("args".to_owned(), json::strings(args));
+        let mut who = Object::new();
+        json::put_text(&mut who, "username", by.username.as_deref());
+        json::put_text(&mut who, "user", by.user.as_deref());
+        json::put_text(&mut who, "sudo_user", by.sudo_user.as_deref());
+        json::put_integer(&mut who, "login_uid", by.login_uid.map(i64::from));
+        self.more.insert("by".to_owned(), Value::Object(who));
+    }
+
+    /// The arguments of the script; `None` where the record does not say.
+    pub fn args(&self) -> Option<Vec<String>> {
+        let known = self.more.contains_key("args");
+        known.then(|| json::texts_of(&self.more, "args"))
+    }
+
+    /// Who gave the order, as far as the record says.
+    pub fn by(&self) -> Origin {
+        let Some(who) = json::sub_object(&self.more, "by") else {
+            return Origin::default();
+        };
+        let text = |key| json::text(who, key).map(std::borrow::Cow::into_owned);
+        Origin {
+            username: text("username"),
+            user: text("user"),
+            sudo_user: text("sudo_user"),
+            login_uid: json::integer(who, "login_uid").and_then(|uid| u32::try_from(uid).ok()),
+        }
+    }
+
+    /// The registry names of its hosts.
+    pub fn hosts(&self) -> Vec<&str> {
+        match &self.mode {
+            Mode::Sync { words, .. } => words.iter().map(|word| split(word).0).collect(),
+            Mode::Async { entries } => entries.keys().map(String::as_str).collect(),
+        }
     }
 
     /// Reads the record of `reqid`.

@@ -1,7 +1,7 @@
 //! What every store has to do, whatever it keeps things in. Each kind of store runs these.
 
 use super::locks::{LockError, Locks};
-use super::runs::{RunStoreError, Runs};
+use super::runs::{Retention, RunStoreError, Runs};
 use crate::model::{EntryState, HostEntry, Mode, RunRecord};
 use std::time::{Duration, SystemTime};
 
@@ -55,9 +55,16 @@ pub fn runs(store: &dyn Runs) {
         ));
     }
     let now = SystemTime::now();
-    assert_eq!(store.purge(now).unwrap(), 0);
-    let later = now + super::files::runs::KEEP + Duration::from_secs(60);
-    assert_eq!(store.purge(later).unwrap(), 2);
+    let mut ids = store.ids().unwrap();
+    ids.sort();
+    assert_eq!(ids, ["r1", "r2"]);
+    let day = Retention {
+        age: Duration::from_secs(86_400),
+        bytes: u64::MAX,
+    };
+    assert_eq!(store.purge(now, &day).unwrap(), 0);
+    let later = now + Duration::from_secs(86_460);
+    assert_eq!(store.purge(later, &day).unwrap(), 2);
     assert!(store.load("r1").unwrap().is_none());
 }
 

@@ -1,8 +1,7 @@
 //! Stores in memory, for tests.
 
-use super::files::runs::KEEP;
 use super::locks::{Held, LockError, Locks};
-use super::runs::{RunStoreError, Runs};
+use super::runs::{Retention, RunStoreError, Runs};
 use crate::model::RunRecord;
 use crate::model::host_word;
 use ctrl_exec_protocol::names;
@@ -54,11 +53,21 @@ impl Runs for MemoryRuns {
         Ok(Some(record))
     }
 
-    fn purge(&self, now: SystemTime) -> Result<usize, RunStoreError> {
+    fn ids(&self) -> Result<Vec<String>, RunStoreError> {
+        let records = self.0.lock().unwrap();
+        let mut ids: Vec<_> = records.iter().map(|(id, (_, at))| (*at, id)).collect();
+        ids.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Ok(ids.into_iter().map(|(_, id)| id.clone()).collect())
+    }
+
+    fn purge(&self, now: SystemTime, keep: &Retention) -> Result<usize, RunStoreError> {
         let mut records = self.0.lock().unwrap();
-        let before = records.len();
-        records.retain(|_, (_, at)| now.duration_since(*at).is_ok_and(|age| age <= KEEP));
-        Ok(before - records.len())
+        let sizes = records
+            .iter()
+            .map(|(id, (text, at))| (id.clone(), *at, text.len() as u64));
+        let surplus = keep.surplus(now, sizes.collect());
+        records.retain(|id, _| !surplus.contains(id));
+        Ok(surplus.len())
     }
 }
 

@@ -4,7 +4,7 @@ use crate::model::RunRecord;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Where records of runs are kept. What one keeps is seen by all that work on the same place.
 pub trait Runs: fmt::Debug + Send + Sync {
@@ -31,11 +31,44 @@ pub trait Runs: fmt::Debug + Send + Sync {
         change: &mut dyn FnMut(&mut RunRecord),
     ) -> Result<Option<RunRecord>, RunStoreError>;
 
-    /// Deletes records older than [`KEEP`] by modification time; returns how many.
+    /// The ids of all records, those written last first.
     ///
     /// # Errors
     /// The operating system's.
-    fn purge(&self, now: SystemTime) -> Result<usize, RunStoreError>;
+    fn ids(&self) -> Result<Vec<String>, RunStoreError>;
+
+    /// Deletes records that are not to be kept any longer; returns how many.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn purge(&self, now: SystemTime, keep: &Retention) -> Result<usize, RunStoreError>;
+}
+
+/// How long records are kept, by when they were last written.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// So long at most.
+    pub age: Duration,
+    /// So many bytes at most, all together: the oldest go first.
+    pub bytes: u64,
+}
+
+impl Retention {
+    /// Records younger than this stay, whatever their size: their runs may be under way.
+    pub const LEAST: Duration = Duration::from_secs(3_600);
+
+    /// Which of these are not kept: given are ids, times of writing and sizes.
+    pub fn surplus<T>(&self, now: SystemTime, mut records: Vec<(T, SystemTime, u64)>) -> Vec<T> {
+        records.sort_by_key(|(_, written, _)| std::cmp::Reverse(*written));
+        let mut total = 0_u64;
+        let surplus = records.into_iter().filter_map(|(id, written, size)| {
+            let age = now.duration_since(written).unwrap_or_default();
+            total = total.saturating_add(size);
+            let old = age > self.age || (total > self.bytes && age > Self::LEAST);
+            old.then_some(id)
+        });
+        surplus.collect()
+    }
 }
 
 /// Why a record could not be read or written.

@@ -66,7 +66,8 @@ pub fn maintain(
     });
     work.phase("purge", |_| {
         dispatcher.issued().prune(Utc::now())?;
-        dispatcher.runs().purge(SystemTime::now())?;
+        let keep = dispatcher.config.run_retention()?;
+        dispatcher.runs().purge(SystemTime::now(), &keep)?;
         Ok(())
     });
     let report = work.report;

@@ -8,8 +8,8 @@ use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control, Identity, Target};
 use crate::model::json;
 use crate::model::{
-    AppError, EntryState, HostEntry, HostResult, Mode, Outcome, RunEnd, RunRecord, Submission,
-    Submitted,
+    AppError, EntryState, HostEntry, HostResult, Mode, Origin, Outcome, RunEnd, RunRecord,
+    Submission, Submitted,
 };
 use crate::store::locks::{Held, LockError};
 use crate::store::runs::{RunStoreError, Runs};
@@ -43,6 +43,8 @@ pub struct RunOrder {
     pub token: String,
     /// Address the order came from.
     pub source_ip: String,
+    /// Who gave it, for the record.
+    pub by: Origin,
 }
 
 impl RunOrder {
@@ -132,6 +134,7 @@ struct Ready {
     words: Vec<String>,
     targets: Vec<Target>,
     request: RunRequest,
+    by: Origin,
     held: Held,
 }
 
@@ -159,6 +162,7 @@ fn prepare(dispatcher: &Dispatcher, order: RunOrder, run_async: bool) -> Result<
             ..RunRequest::default()
         },
         words: order.words,
+        by: order.by,
         held,
     })
 }
@@ -189,7 +193,8 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         let identities = dispatcher.identities(limits.resumption)?;
         let plan = dispatcher.plan(&limits, ready.targets.len())?;
         let request = &ready.request;
-        let record = RunRecord::new(&request.reqid, &request.script, mode, Utc::now().0);
+        let mut record = RunRecord::new(&request.reqid, &request.script, mode, Utc::now().0);
+        record.note_order(&request.args, &ready.by);
         let store = dispatcher.runs();
         let mut warnings: Vec<String> = identities.warning.iter().cloned().collect();
         let log = Arc::clone(&dispatcher.log);

@@ -10,9 +10,11 @@ use super::{hosts, out};
 use crate::fleet::Target;
 use crate::fleet::address;
 use crate::fleet::select::TagFilter;
-use crate::model::AppError;
 use crate::model::json;
+use crate::model::{AppError, Origin};
 use crate::tasks::{Choice, Inquiry, Limits, Portion};
+use ctrl_exec_host::bounded::Bounded;
+use std::path::Path;
 use std::time::Duration;
 
 /// Where orders of a command line come from.
@@ -89,6 +91,24 @@ pub fn credentials(args: &Args) -> Result<(String, String), AppError> {
         },
     };
     Ok((or_env(&USERNAME, "USER")?, or_env(&TOKEN, "ENVEXEC_TOKEN")?))
+}
+
+/// Who gives the order, for its record.
+pub fn origin(username: &str) -> Origin {
+    let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    // All ones: nobody has logged in, as for what a timer starts.
+    let login_uid = Bounded::new(32)
+        .any_kind()
+        .text(Path::new("/proc/self/loginuid"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .filter(|uid| *uid != u32::MAX);
+    Origin {
+        username: Some(username.to_owned()).filter(|name| !name.is_empty()),
+        user: variable("USER"),
+        sudo_user: variable("SUDO_USER"),
+        login_uid,
+    }
 }
 
 /// `--list`: shows who would be reached. Returns whether that was asked for.

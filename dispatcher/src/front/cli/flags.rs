@@ -162,6 +162,41 @@ flag!(
     "Also the hosts listed in this file, as @PATH does; - is standard input."
 );
 flag!(
+    SINCE,
+    "since",
+    Takes::Text("AGE"),
+    false,
+    "Only runs not older than this: 30m, 12h, 7d."
+);
+flag!(
+    HOST,
+    "host",
+    Takes::Text("NAME"),
+    false,
+    "Only runs on this agent, or those that a pattern fits."
+);
+flag!(
+    SCRIPT,
+    "script",
+    Takes::Text("NAME"),
+    false,
+    "Only runs of this script."
+);
+flag!(
+    BY,
+    "user",
+    Takes::Text("NAME"),
+    false,
+    "Only runs ordered by this user."
+);
+flag!(
+    FAILED,
+    "failed",
+    Takes::Nothing,
+    false,
+    "Only runs in which something failed."
+);
+flag!(
     LIST,
     "list",
     Takes::Nothing,

@@ -85,6 +85,8 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::Revoke => verbs::revoke::revoke(ctx, args),
         Command::RotateCert => verbs::maintain::rotate_cert(ctx, args),
         Command::Run => verbs::run::run(ctx, args),
+        Command::Runs => verbs::history::runs(ctx, args),
+        Command::Show => verbs::history::show(ctx, args),
         Command::SerialStatus => verbs::maintain::serial_status(ctx, args),
         Command::SetupCa => verbs::setup::setup_ca(ctx),
         Command::SetupDispatcher => verbs::setup::setup_dispatcher(ctx, args),

@@ -3,7 +3,7 @@
 
 use super::dirs;
 use crate::model::RunRecord;
-use crate::store::runs::{RunStoreError, Runs};
+use crate::store::runs::{Retention, RunStoreError, Runs};
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::lock::{self, Kind, Lock};
@@ -11,12 +11,10 @@ use ctrl_exec_protocol::names;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Where run records live, below the root.
 pub const DIR: &str = "/var/lib/ctrl-exec/runs";
-/// Records not written for so long are purged.
-pub const KEEP: Duration = Duration::from_secs(86_400);
 /// Largest record read back.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -32,27 +30,37 @@ impl RunStore {
         Self { dir: dir.into() }
     }
 
-    fn purge_inner(&self, now: SystemTime) -> io::Result<usize> {
+    /// All records with the time they were written and their size.
+    fn entries(&self) -> io::Result<Vec<(PathBuf, SystemTime, u64)>> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut purged = 0;
+        let mut found = Vec::new();
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let Ok(modified) = fs::symlink_metadata(&path).and_then(|m| m.modified()) else {
+            // Another process may have purged it meanwhile.
+            let Ok(meta) = fs::symlink_metadata(&path) else {
                 continue;
             };
-            if now.duration_since(modified).is_ok_and(|age| age > KEEP) {
-                match fs::remove_file(&path) {
-                    Ok(()) => purged += 1,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
+            if let Ok(written) = meta.modified() {
+                found.push((path, written, meta.len()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn purge_inner(&self, now: SystemTime, keep: &Retention) -> io::Result<usize> {
+        let mut purged = 0;
+        for path in keep.surplus(now, self.entries()?) {
+            match fs::remove_file(&path) {
+                Ok(()) => purged += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(purged)
@@ -113,8 +121,21 @@ impl Runs for RunStore {
         Ok(Some(record))
     }
 
-    fn purge(&self, now: SystemTime) -> Result<usize, RunStoreError> {
-        self.purge_inner(now)
+    fn ids(&self) -> Result<Vec<String>, RunStoreError> {
+        let entries = self.entries();
+        let mut entries = entries.map_err(|error| RunStoreError::Io(self.dir.clone(), error))?;
+        entries.sort_by_key(|(_, written, _)| std::cmp::Reverse(*written));
+        let ids = entries
+            .iter()
+            .filter_map(|(path, ..)| path.file_stem()?.to_str());
+        Ok(ids
+            .filter(|id| names::is_reqid(id))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn purge(&self, now: SystemTime, keep: &Retention) -> Result<usize, RunStoreError> {
+        self.purge_inner(now, keep)
             .map_err(|error| RunStoreError::Io(self.dir.clone(), error))
     }
 }
@@ -133,6 +154,7 @@ mod tests {
     use crate::model::{EntryState, HostEntry, Mode};
     use crate::store::conformance;
     use crate::testing::TempDir;
+    use std::time::Duration;
 
     fn record(reqid: &str, names: &[String]) -> RunRecord {
         let entries = names
@@ -206,9 +228,24 @@ mod tests {
         let store = RunStore::new(dir.path());
         store.save(&record("a", &[])).unwrap();
         fs::write(dir.path().join("other"), "").unwrap();
-        assert_eq!(store.purge(SystemTime::now()).unwrap(), 0);
-        let later = SystemTime::now() + KEEP + Duration::from_secs(60);
-        assert_eq!(store.purge(later).unwrap(), 1);
+        let keep = Retention {
+            age: Duration::from_secs(86_400),
+            bytes: 1,
+        };
+        let now = SystemTime::now();
+        assert_eq!(store.purge(now, &keep).unwrap(), 0, "it may be under way");
+        let roomy = Retention {
+            bytes: 1 << 20,
+            ..keep
+        };
+        let later = now + Duration::from_secs(7_200);
+        assert_eq!(store.purge(later, &roomy).unwrap(), 0);
+        assert_eq!(store.purge(later, &keep).unwrap(), 1);
+        assert_eq!(store.ids().unwrap(), Vec::<String>::new());
+        store.save(&record("a", &[])).unwrap();
+        assert_eq!(store.ids().unwrap(), ["a"]);
+        let later = now + Duration::from_secs(86_500);
+        assert_eq!(store.purge(later, &roomy).unwrap(), 1);
         assert!(dir.path().join("other").exists());
     }
 }

@@ -62,6 +62,9 @@ pub fn wait(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
 fn show(args: &Args, record: &RunRecord) {
     if args.has(&JSON) {
         let mut record = record.object();
+        // As the reference shows it; `show` has the rest.
+        record.remove("args");
+        record.remove("by");
         record.insert("ok".to_owned(), json::int(1));
         out::line(json::line(&record));
     } else {
@@ -69,7 +72,7 @@ fn show(args: &Args, record: &RunRecord) {
     }
 }
 
-fn not_found(args: &Args) -> Exit {
+pub(super) fn not_found(args: &Args) -> Exit {
     let reqid = &args.words[0];
     if args.has(&JSON) {
         out::line(json::line(&json::object([

@@ -4,6 +4,7 @@ pub mod agents;
 pub mod discover;
 pub mod doctor;
 pub mod follow;
+pub mod history;
 pub mod maintain;
 pub mod pairing;
 pub mod ping;

@@ -53,6 +53,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         port: args.number(&PORT),
         script: script.clone(),
         args: args.rest.clone().unwrap_or_default(),
+        by: ask::origin(&inquiry.username),
         username: inquiry.username,
         token: inquiry.token,
         source_ip: inquiry.source_ip,
