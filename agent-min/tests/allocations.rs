@@ -16,17 +16,18 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a ping may cost beyond rustls, and a run in all.
-const PING_BEYOND_RUSTLS: u64 = 6;
-const RUN: u64 = 80;
-const ROUNDS: u64 = 50;
+const PING_BEYOND_RUSTLS: usize = 6;
+const RUN: usize = 80;
+const ROUNDS: usize = 50;
 
 struct Counting;
 
-static COUNT: AtomicU64 = AtomicU64::new(0);
+/// A word, since 32-bit MIPS has no wider atomic.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
@@ -59,10 +60,10 @@ fn trace() {
 }
 
 static TRACING: AtomicBool = AtomicBool::new(false);
-static SITES: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+static SITES: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
 
 /// Prints what [`trace`] noted, for `rounds` exchanges, and forgets it.
-fn print_sites(rounds: u64) {
+fn print_sites(rounds: usize) {
     let sites = std::mem::take(&mut *SITES.lock().unwrap());
     for (site, count) in sites {
         println!("{:5.1} {site}", count as f64 / rounds as f64);
@@ -141,7 +142,7 @@ fn exchange(stream: &mut Stream, request: &str) -> String {
 }
 
 /// Allocations of the watched thread for one `exchange`, once everything is warm.
-fn each(stream: &mut Stream, request: impl Fn(u64) -> String) -> u64 {
+fn each(stream: &mut Stream, request: impl Fn(usize) -> String) -> usize {
     for n in 0..5 {
         exchange(stream, &request(n));
     }
@@ -161,7 +162,7 @@ fn each(stream: &mut Stream, request: impl Fn(u64) -> String) -> u64 {
 }
 
 /// The same exchange as a ping's with a server of rustls alone.
-fn bare_rustls(host: &Host) -> u64 {
+fn bare_rustls(host: &Host) -> usize {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let cert = CertificateDer::from_pem_slice(host.agent.cert.as_bytes()).unwrap();
@@ -204,7 +205,7 @@ fn bare_rustls(host: &Host) -> u64 {
     each(&mut stream, ping)
 }
 
-fn ping(n: u64) -> String {
+fn ping(n: usize) -> String {
     kept("POST", "/ping", &format!("{{\"reqid\":\"r{n}\"}}"))
 }
 

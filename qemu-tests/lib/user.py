@@ -139,7 +139,7 @@ def _scenario(checks, target, dispatcher, agent):
     def environment():
         result = dispatcher.run(name, "env")
         names = {line.split("=")[0] for line in result["stdout"].splitlines()}
-        expect(names <= {"PATH", "PWD", "SHLVL", "_", "OLDPWD", "HOME", "LANG", "TERM"}, names)
+        expect(names <= {"PATH", "PWD", "SHLVL", "_", "OLDPWD", "HOME", "LANG", "TERM", "CTRL_EXEC_RUN"}, names)
 
     def refused():
         result = dispatcher.run(name, "rm-rf", code=None)
@@ -173,8 +173,9 @@ def _scenario(checks, target, dispatcher, agent):
         # QEMU knows no mount_setattr, with which /proc/sys and /sys become read-only.
         emulated = "kernel_settings = host\n" if target["qemu"] else ""
         agent.conf.write_text(agent.conf.read_text() + "run_as = nobody\n" + emulated)
+        # Everything lies below /tmp, where everybody may write.
         user = pwd.getpwuid(os.geteuid()).pw_name
-        agent.executor_process = Process([agent.executor, "serve", socket, agent.conf, agent.allowlist, user])
+        agent.executor_process = Process([agent.executor, "--unsafe-paths", "serve", socket, agent.conf, agent.allowlist, user])
         deadline = time.monotonic() + 30
         while not socket.exists():
             expect(time.monotonic() < deadline and agent.executor_process.child.poll() is None, agent.executor_process.text())
