@@ -132,19 +132,20 @@ pub fn read_only(point: &Path, recursive: bool, also: u64) -> io::Result<()> {
 /// `recursive`.
 fn remount_each(point: &Path, recursive: bool, also: u64) -> io::Result<()> {
     let point = std::fs::canonicalize(point)?;
-    let mounts: Vec<_> = mount_table()?
-        .into_iter()
-        .filter(|mount| mount.point == point || recursive && mount.point.starts_with(&point))
-        .collect();
+    let table = mount_table()?;
+    let mut mounts = mountinfo::seen_at(&table, &point);
+    if !recursive {
+        mounts.truncate(1);
+    }
     if mounts.is_empty() {
         return Err(io::Error::other("not listed in /proc/self/mountinfo"));
     }
     for mount in mounts {
-        let mut flags = flags_of(&mount) | MountFlags::BIND | MountFlags::RDONLY;
+        let mut flags = flags_of(mount) | MountFlags::BIND | MountFlags::RDONLY;
         if also & MOUNT_NOSUID != 0 {
             flags |= MountFlags::NOSUID;
         }
-        mount_remount(mount.point, flags, c"")?;
+        mount_remount(&mount.point, flags, c"")?;
     }
     Ok(())
 }

@@ -12,6 +12,10 @@ pub const MAX_FILE: u64 = 4 << 20;
 /// One mount.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mount {
+    /// Its number.
+    pub id: u32,
+    /// The number of the mount that it lies on.
+    pub parent: u32,
     /// What of the file system is mounted: a path inside it.
     pub root: PathBuf,
     /// Where.
@@ -43,7 +47,9 @@ pub fn parse(table: &[u8]) -> impl Iterator<Item = Mount> {
 }
 
 fn line(line: &[u8]) -> Option<Mount> {
-    let mut words = line.split(|byte| *byte == b' ').skip(3);
+    let mut words = line.split(|byte| *byte == b' ');
+    let (id, parent) = (number(words.next()?)?, number(words.next()?)?);
+    let mut words = words.skip(1);
     let (root, point, options) = (words.next()?, words.next()?, words.next()?);
     if !point.starts_with(b"/") {
         return None;
@@ -53,12 +59,41 @@ fn line(line: &[u8]) -> Option<Mount> {
     let kind = rest.next().unwrap_or_default();
     let super_options = rest.nth(1).unwrap_or_default();
     Some(Mount {
+        id,
+        parent,
         root: path(root),
         point: path(point),
         options: options.to_vec(),
         kind: kind.to_vec(),
         super_options: super_options.to_vec(),
     })
+}
+
+fn number(word: &[u8]) -> Option<u32> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// Of the mounts of `table`, those that are seen at `point` and below: the last one mounted there,
+/// and what lies on it. Mounts that another one covers are left out; their paths lead elsewhere.
+pub fn seen_at<'a>(table: &'a [Mount], point: &Path) -> Vec<&'a Mount> {
+    let Some(top) = table.iter().rev().find(|mount| mount.point == point) else {
+        return Vec::new();
+    };
+    let mut seen = vec![top];
+    let covered = |mount: &Mount| {
+        table
+            .iter()
+            .any(|other| other.parent == mount.id && other.point == mount.point)
+    };
+    let mut next = 0;
+    while let Some(on) = seen.get(next).map(|mount| mount.id) {
+        let above = table
+            .iter()
+            .filter(|mount| mount.parent == on && mount.id != on && !covered(mount));
+        seen.extend(above);
+        next += 1;
+    }
+    seen
 }
 
 fn listed(options: &[u8], wanted: &str) -> bool {
@@ -123,6 +158,23 @@ mod tests {
         assert_eq!(mounts[0].point, Path::new("/a\\04"));
         assert_eq!(mounts[0].kind, b"");
         assert_eq!(unescape(b"\\400\\1"), b"\\400\\1");
+    }
+
+    #[test]
+    fn what_is_covered_is_not_seen() {
+        let table = b"22 1 0:5 / /proc rw - proc proc rw\n42 22 0:40 / /proc/sys/fs/binfmt_misc rw - binfmt_misc none rw\n\
+            50 22 0:50 / /proc rw - proc proc rw\n51 50 0:50 /sys /proc/sys rw - proc proc rw\n\
+            52 51 0:41 / /proc/sys/a rw - tmpfs none rw\n53 52 0:42 / /proc/sys/a rw - tmpfs none rw\n\
+            54 53 0:43 / /proc/sys/a/b rw - tmpfs none rw\n";
+        let mounts: Vec<_> = parse(table).collect();
+        let ids = |point: &str| -> Vec<u32> {
+            let seen = seen_at(&mounts, Path::new(point));
+            seen.iter().map(|mount| mount.id).collect()
+        };
+        // The old /proc has another mount below /proc/sys, which no path leads to any more.
+        assert_eq!(ids("/proc/sys"), [51]);
+        assert_eq!(ids("/proc/sys/a"), [53, 54]);
+        assert_eq!(ids("/sys"), [0; 0]);
     }
 
     #[test]
