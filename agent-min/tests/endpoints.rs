@@ -523,3 +523,55 @@ fn tls_sessions_are_resumed_and_still_checked() {
     host.reload();
     assert_eq!(caller.post("/ping", "{}").0, 403);
 }
+
+/// What a dispatcher of 0.12.3 sends for an argument reaches a script behind the executor as the
+/// bytes that an agent of 0.12.3 passes, sync and async, unless `argument_text` says otherwise.
+#[test]
+fn arguments_of_a_dispatcher_of_0_12_3_are_bytes_for_the_executor() {
+    const PERL: &str = "TE: deflate,gzip;q=0.3\r\nConnection: TE, close\r\nHost: 127.0.0.1:7600\r\n\
+                        User-Agent: libwww-perl/6.68\r\n";
+    let bytes: &[u8] = b"gr\xc3\xbcn";
+    let text: &[u8] = b"gr\xc3\x83\xc2\xbcn";
+    for (setting, client, expected) in [
+        ("", PERL, bytes),
+        ("", "Host: 127.0.0.1:7600\r\n", text),
+        ("argument_text = utf8", PERL, text),
+        ("argument_text = bytes", "", bytes),
+    ] {
+        for more in ["", r#","async":true"#] {
+            let mut host = Host::new(&Ca::new());
+            let socket = host.path("exec.sock");
+            let listener = UnixListener::bind(&socket).unwrap();
+            host.configure(&format!(
+                "executor_socket = {}\n{setting}",
+                socket.display()
+            ));
+            host.script("ok", "#!/bin/sh\n");
+            host.start();
+            let body =
+                format!(r#"{{"script":"ok","args":["gr\u00c3\u00bcn"],"reqid":"r1"{more}}}"#);
+            let request = format!(
+                "POST /run HTTP/1.1\r\n{client}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let server = std::thread::spawn(move || {
+                let (mut peer, _) = listener.accept().unwrap();
+                let mut total = [0; 4];
+                peer.read_exact(&mut total).unwrap();
+                let mut frame = vec![0; u32::from_be_bytes(total) as usize];
+                peer.read_exact(&mut frame).unwrap();
+                peer.write_all(&[0; 12]).unwrap();
+                frame
+            });
+            host.caller().raw(request.as_bytes()).unwrap();
+            let frame = server.join().unwrap();
+            let length = u32::try_from(expected.len()).unwrap().to_be_bytes();
+            let field = [&length[..], expected].concat();
+            assert!(
+                frame.windows(field.len()).any(|window| window == field),
+                "{setting} {client}: {:?}",
+                String::from_utf8_lossy(&frame)
+            );
+        }
+    }
+}

@@ -52,6 +52,8 @@ fn main() {
                 },
                 serial_status: SerialStatus::Current,
                 perl: false,
+                executor: None,
+                rate: None,
                 obstacle: None,
             };
             Call::post(target, identity.clone(), "/run", r#"{"script":"true"}"#)

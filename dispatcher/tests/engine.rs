@@ -37,6 +37,8 @@ fn call(identity: &Identity, address: SocketAddr) -> Call {
         },
         serial_status: SerialStatus::Current,
         perl: false,
+        executor: None,
+        rate: None,
     };
     Call::post(target, identity.clone(), "/run", "{}")
 }

@@ -19,6 +19,7 @@ use ctrl_exec_dispatcher::pairing::{
 use ctrl_exec_dispatcher::store::files::registry::Registry;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
+use ctrl_exec_protocol::http::render_request;
 use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls;
@@ -461,6 +462,36 @@ fn the_references_client_is_served() {
     };
     let leaf = cert::facts_from_pem(&approval.cert).unwrap();
     assert_eq!(leaf.key, cert::KeyKind::Rsa { bits: 4096 });
+    // How it asked tells what it is.
+    let record = place.desk().registry.require("vm").unwrap();
+    assert!(record.is_perl(), "{}", record.to_json());
+}
+
+#[test]
+fn an_agent_that_names_the_host_is_not_of_0_12_3() {
+    let place = Place::new();
+    let running = Running::start(&place, |_| {});
+    let body = request("new").render();
+    let host = "dispatcher:7444";
+    for (name, bytes) in [
+        (
+            "1.1 with Host",
+            render_request("POST", "/pair", host, Some(&body), false),
+        ),
+        (
+            "1.0 with Host",
+            post(&body)
+                .replace("\r\n\r\n", "\r\nHost: d\r\n\r\n")
+                .into_bytes(),
+        ),
+    ] {
+        let mut client = connect(running.address);
+        client.write_all(&bytes).unwrap();
+        response(&mut client);
+        let queued = place.pending();
+        assert!(queued.iter().all(|queued| !queued.perl), "{name}");
+    }
+    assert_eq!(place.pending().len(), 2);
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct Call<'a> {
     pub path: &'a str,
     /// Body.
     pub body: &'a [u8],
+    /// Whether a dispatcher of release 0.12.3 sent it.
+    pub from_perl: bool,
 }
 
 /// An answer.
@@ -104,7 +106,7 @@ pub fn handle(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
         return Step::Reply(revoked(state, peer));
     }
     match (call.method, call.path) {
-        ("POST", "/run") => run::request(state, peer, call.body),
+        ("POST", "/run") => run::request(state, peer, call),
         ("POST", "/ping") => ping::request(state, peer, call.body),
         ("GET", "/runs") => control::runs(state, peer),
         ("POST", "/cancel") => control::cancel(state, peer, call.body),

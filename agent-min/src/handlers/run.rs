@@ -1,8 +1,9 @@
 //! `POST /run` (agent.md §2.1, §4, §5.1).
 
-use super::{Intent, Peer, Reply, State, Step, ok};
+use super::{Call, Intent, Peer, Reply, State, Step, ok};
 use crate::runs::outcome::Outcome;
 use crate::runs::run::Run;
+use ctrl_exec_protocol::config::ArgumentText;
 use ctrl_exec_protocol::config::decision;
 use ctrl_exec_protocol::hook::{Denial, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
@@ -12,12 +13,12 @@ use ctrl_exec_protocol::wire::messages::{
     AsyncReply, Ending, Output, RunReply, RunRequest, RunRequestError, refusal_of_busy, run_refusal,
 };
 
-pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
+pub(super) fn request(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
     let dispatcher = match state.trusted(peer, "(none)") {
         Ok(id) => id,
         Err(step) => return step,
     };
-    let request = match RunRequest::parse(body) {
+    let request = match RunRequest::parse(call.body) {
         Ok(request) => request,
         Err(RunRequestError::InvalidArgs { reqid, error }) => {
             return ok(run_refusal(None, error, Some(&reqid)));
@@ -42,6 +43,11 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         dispatcher,
         peer_ip: peer.ip.to_string(),
         serial: peer.serial.clone(),
+        byte_args: match state.loaded.conf.argument_text {
+            ArgumentText::Auto => call.from_perl,
+            ArgumentText::Utf8 => false,
+            ArgumentText::Bytes => true,
+        },
         request,
     });
     if !state.hook() {

@@ -57,6 +57,7 @@ impl Bench {
             method,
             path,
             body: body.as_bytes(),
+            from_perl: false,
         };
         handle(&mut self.state, &peer(serial), call)
     }

@@ -147,12 +147,7 @@ pub fn executor_request(run: &Run, stdin: String) -> Result<Vec<u8>, String> {
         dispatcher: run.dispatcher.clone().into_bytes(),
         script: run.request.script.clone().into_bytes(),
         stdin: stdin.into_bytes(),
-        args: run
-            .request
-            .args
-            .iter()
-            .map(|arg| arg.clone().into_bytes())
-            .collect(),
+        args: run.executor_args(),
         extended: true,
         time_limit: run.request.time_limit,
     };

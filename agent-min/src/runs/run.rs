@@ -17,6 +17,8 @@ pub struct Run {
     pub peer_ip: String,
     /// Live serial of the certificate it came with.
     pub serial: Rc<str>,
+    /// Whether characters of arguments stand for bytes on their way to the executor.
+    pub byte_args: bool,
 }
 
 impl Run {
@@ -29,6 +31,20 @@ impl Run {
             timestamp: &now.iso(),
         }
         .render()
+    }
+
+    /// Its arguments as the executor is to pass them on. A character that is no byte leaves its
+    /// argument as UTF-8.
+    pub fn executor_args(&self) -> Vec<Vec<u8>> {
+        let bytes = |arg: &String| -> Option<Vec<u8>> {
+            arg.chars().map(|c| u8::try_from(c).ok()).collect()
+        };
+        let args = self.request.args.iter();
+        args.map(|arg| {
+            let mapped = if self.byte_args { bytes(arg) } else { None };
+            mapped.unwrap_or_else(|| arg.clone().into_bytes())
+        })
+        .collect()
     }
 
     /// Seconds after which its script is ended: the earlier of the agent's own limit and the
@@ -60,4 +76,33 @@ pub struct RunId {
     pub owner: String,
     /// The script's name.
     pub script: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_stand_for_bytes_where_they_can() {
+        let run = |byte_args| Run {
+            request: RunRequest {
+                args: vec![
+                    "gr\u{c3}\u{bc}n".into(),
+                    "\u{20ac}\u{e9}".into(),
+                    "a\n".into(),
+                ],
+                ..RunRequest::default()
+            },
+            path: "/s".into(),
+            dispatcher: "d".into(),
+            peer_ip: "::1".into(),
+            serial: "".into(),
+            byte_args,
+        };
+        assert_eq!(
+            run(true).executor_args(),
+            ["gr\u{fc}n".as_bytes(), "\u{20ac}\u{e9}".as_bytes(), b"a\n"]
+        );
+        assert_eq!(run(false).executor_args()[0], b"gr\xc3\x83\xc2\xbcn");
+    }
 }

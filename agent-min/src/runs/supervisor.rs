@@ -51,7 +51,7 @@ const JOB_BOUNDS: Bounds = Bounds {
 };
 
 /// Members of a job text.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "script",
     "args",
     "reqid",
@@ -66,6 +66,7 @@ const NAMES: [&str; 16] = [
     "script_timeout",
     "max_output",
     "time_limit",
+    "byte_args",
     "records",
     "bytes",
 ];
@@ -93,7 +94,7 @@ impl SupervisedRun {
     /// The job as text for the process that starts it.
     pub fn render(&self) -> String {
         let request = &self.run.request;
-        Fields::with_room(16)
+        Fields::with_room(17)
             .text("script", &request.script)
             .texts("args", &request.args)
             .text("reqid", &request.reqid)
@@ -111,6 +112,7 @@ impl SupervisedRun {
                 i64::try_from(self.limits.max_output).unwrap_or(i64::MAX),
             )
             .integer("time_limit", request.time_limit.unwrap_or(0).into())
+            .integer("byte_args", i64::from(self.run.byte_args))
             .integer("records", self.store.records.into())
             .integer("bytes", i64::try_from(self.store.bytes).unwrap_or(i64::MAX))
             .finish()
@@ -145,6 +147,7 @@ impl SupervisedRun {
                 dispatcher: text("dispatcher")?,
                 peer_ip: text("peer_ip")?,
                 serial: "".into(),
+                byte_args: small("byte_args")? != 0,
             },
             stdin: text("stdin")?,
             started: text("started")?,
@@ -424,6 +427,7 @@ mod tests {
                 dispatcher: "disp".into(),
                 peer_ip: "::1".into(),
                 serial: "".into(),
+                byte_args: true,
             },
             stdin: "{\"x\":1}".into(),
             started: "2026-01-01T00:00:00Z".into(),

@@ -263,6 +263,7 @@ impl Server {
             method: &request.method(),
             path: &request.path(),
             body: &request.body,
+            from_perl: is_of_perl(request),
         };
         debug!("{:?} {:?} from {}", call.method, call.path, peer.ip);
         let step = handlers::handle(&mut self.state, &peer, call);
@@ -401,4 +402,11 @@ impl Server {
             self.log_block(ip, reason);
         }
     }
+}
+
+/// Whether a request is of a dispatcher of release 0.12.3: its HTTP library names itself, ours does
+/// not.
+fn is_of_perl(request: &Request) -> bool {
+    let agent = request.headers.one("User-Agent");
+    matches!(agent, Ok(Some(name)) if name.starts_with("libwww-perl/"))
 }

@@ -44,6 +44,8 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
         },
         serial_status: record.serial_status(),
         perl: record.is_perl(),
+        executor: record.executor(),
+        rate: record.rate(),
         obstacle: record
             .revoked()
             .map(|since| Fault::Barred(since.to_owned())),

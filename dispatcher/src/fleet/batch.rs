@@ -69,6 +69,8 @@ pub(super) struct Shared {
     pub pending: Arc<AtomicUsize>,
     stop: AtomicU8,
     failures: AtomicUsize,
+    /// The call whose agent takes no connection for the longest time.
+    paced: Mutex<Option<(usize, Instant)>>,
     wakers: Mutex<Vec<Waker>>,
 }
 
@@ -86,6 +88,7 @@ impl Shared {
             pending,
             stop: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
+            paced: Mutex::default(),
             wakers: Mutex::default(),
         }
     }
@@ -103,6 +106,11 @@ impl Shared {
                 self.stop(FINISH);
             }
         });
+    }
+
+    /// Notes a call that is not begun before `due`, as its agent takes no connection sooner.
+    pub fn paced(&self, index: usize, due: Instant) {
+        *lock(&self.paced) = Some((index, due));
     }
 
     pub fn is_finishing(&self) -> bool {
@@ -141,6 +149,14 @@ impl Control {
     /// Gives up on everything.
     pub fn cancel(&self) {
         self.0.stop(CANCEL);
+    }
+
+    /// A call that waits as its agent takes no connection before then: its agent's name, and how
+    /// long it is to wait.
+    pub fn paced(&self) -> Option<(String, Duration)> {
+        let (index, due) = (*lock(&self.0.paced))?;
+        let left = due.checked_duration_since(Instant::now())?;
+        Some((self.0.calls[index].target.name.clone(), left))
     }
 
     /// Whether no further call is begun, whoever decided that.

@@ -1,7 +1,7 @@
 //! One request to one agent, and what came of it.
 
 use super::error::{CallError, Fault};
-use crate::store::files::registry::SerialStatus;
+use crate::store::files::registry::{Rate, SerialStatus};
 use ctrl_exec_reactor::http::{Response, render_request};
 use rustls::ClientConfig;
 use std::sync::Arc;
@@ -31,6 +31,10 @@ pub struct Target {
     pub serial_status: SerialStatus,
     /// Whether the agent is known to be of release 0.12.3 or older.
     pub perl: bool,
+    /// Whether it has an executor, where that is known.
+    pub executor: Option<bool>,
+    /// The pace set for it; `None`: the usual one.
+    pub rate: Option<Rate>,
     /// Why it must not be called, or cannot be: the call ends with this before it begins.
     pub obstacle: Option<Fault>,
 }

@@ -28,6 +28,15 @@ pub(super) fn fault_of(reason: &CloseReason, step: Duration, call: &Call) -> Fau
              connection limit)"
                 .to_owned(),
         ),
+        // The words of its refusal are lost when our request came too soon.
+        CloseReason::Reset {
+            phase: Phase::Write | Phase::Response | Phase::Idle,
+        }
+        | CloseReason::PeerClosed
+            if call.target.perl =>
+        {
+            Fault::PerlClosed
+        }
         CloseReason::Eof { partial: true, .. } | CloseReason::Http(HttpError::Truncated) => {
             Fault::Truncated
         }

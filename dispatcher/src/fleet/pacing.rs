@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::call::Route;
+use crate::store::files::registry::Rate;
 
 /// Connections to one agent at once. Several names may stand for one agent, and a host may be
 /// given twice.
@@ -35,6 +36,8 @@ pub(super) struct Pacing<W> {
 #[derive(Debug)]
 struct Lane<W> {
     open: usize,
+    /// How far back connections count.
+    window: Duration,
     begun: VecDeque<Instant>,
     waiting: VecDeque<W>,
 }
@@ -43,6 +46,7 @@ impl<W> Default for Lane<W> {
     fn default() -> Self {
         Self {
             open: 0,
+            window: RATE_WINDOW,
             begun: VecDeque::new(),
             waiting: VecDeque::new(),
         }
@@ -50,8 +54,8 @@ impl<W> Default for Lane<W> {
 }
 
 impl<W> Lane<W> {
-    fn forget(&mut self, now: Instant) {
-        let old = |begun: &Instant| now.duration_since(*begun) > RATE_WINDOW;
+    fn forget(&mut self, window: Duration, now: Instant) {
+        let old = |begun: &Instant| now.duration_since(*begun) > window;
         while self.begun.front().is_some_and(old) {
             self.begun.pop_front();
         }
@@ -60,7 +64,15 @@ impl<W> Lane<W> {
 
 impl<W> Pacing<W> {
     /// Asks for a connection to an agent.
-    pub fn connect(&mut self, route: &Route, now: Instant) -> Leave {
+    pub fn connect(&mut self, route: &Route, rate: Option<Rate>, now: Instant) -> Leave {
+        let (most, window) = match rate {
+            None => (RATE, RATE_WINDOW),
+            Some(Rate::Off) => (usize::MAX, Duration::ZERO),
+            Some(Rate::Within(count, seconds)) => (
+                usize::try_from(count).unwrap_or(usize::MAX),
+                Duration::from_secs(seconds.into()),
+            ),
+        };
         self.sweep(now);
         if !self.lanes.contains_key(route) {
             self.lanes.insert(route.clone(), Lane::default());
@@ -68,12 +80,13 @@ impl<W> Pacing<W> {
         let Some(lane) = self.lanes.get_mut(route) else {
             return Leave::Busy;
         };
-        lane.forget(now);
+        lane.window = window;
+        lane.forget(window, now);
         if lane.open >= PER_AGENT {
             return Leave::Busy;
         }
         match lane.begun.front() {
-            Some(first) if lane.begun.len() >= RATE => Leave::Later(*first + RATE_WINDOW),
+            Some(first) if lane.begun.len() >= most => Leave::Later(*first + window),
             _ => {
                 lane.begun.push_back(now);
                 lane.open += 1;
@@ -128,7 +141,7 @@ impl<W> Pacing<W> {
             return;
         }
         self.lanes.retain(|_, lane| {
-            lane.forget(now);
+            lane.forget(lane.window, now);
             lane.open > 0 || !lane.begun.is_empty() || !lane.waiting.is_empty()
         });
         self.sweep_at = self.lanes.len() + SWEEP.max(self.lanes.len());
@@ -151,33 +164,55 @@ mod tests {
         let mut pacing: Pacing<()> = Pacing::default();
         let start = Instant::now();
         for _ in 0..PER_AGENT {
-            assert_eq!(pacing.connect(&route(1), start), Leave::Now);
+            assert_eq!(pacing.connect(&route(1), None, start), Leave::Now);
         }
-        assert_eq!(pacing.connect(&route(1), start), Leave::Busy);
+        assert_eq!(pacing.connect(&route(1), None, start), Leave::Busy);
         assert_eq!(
-            pacing.connect(&route(2), start),
+            pacing.connect(&route(2), None, start),
             Leave::Now,
             "another agent"
         );
         for n in PER_AGENT..RATE {
             pacing.closed(&route(1));
-            assert_eq!(pacing.connect(&route(1), start), Leave::Now, "{n}");
+            assert_eq!(pacing.connect(&route(1), None, start), Leave::Now, "{n}");
         }
         pacing.closed(&route(1));
         let later = start + RATE_WINDOW;
-        assert_eq!(pacing.connect(&route(1), start), Leave::Later(later));
+        assert_eq!(pacing.connect(&route(1), None, start), Leave::Later(later));
         // Whatever became of the connections in between: the agent counts them.
         assert_eq!(
-            pacing.connect(&route(1), later + Duration::from_millis(1)),
+            pacing.connect(&route(1), None, later + Duration::from_millis(1)),
             Leave::Now
         );
+    }
+
+    #[test]
+    fn a_pace_of_its_own_takes_the_place_of_the_usual_one() {
+        let mut pacing: Pacing<()> = Pacing::default();
+        let start = Instant::now();
+        for _ in 0..200 {
+            assert_eq!(
+                pacing.connect(&route(1), Some(Rate::Off), start),
+                Leave::Now
+            );
+            pacing.closed(&route(1));
+        }
+        let rate = Some(Rate::Within(2, 5));
+        for _ in 0..2 {
+            assert_eq!(pacing.connect(&route(2), rate, start), Leave::Now);
+            pacing.closed(&route(2));
+        }
+        let later = start + Duration::from_secs(5);
+        assert_eq!(pacing.connect(&route(2), rate, start), Leave::Later(later));
+        let after = later + Duration::from_millis(1);
+        assert_eq!(pacing.connect(&route(2), rate, after), Leave::Now);
     }
 
     #[test]
     fn who_waits_is_served_in_turn_and_can_be_taken_back() {
         let mut pacing = Pacing::default();
         let now = Instant::now();
-        pacing.connect(&route(1), now);
+        pacing.connect(&route(1), None, now);
         for n in 0..4 {
             pacing.wait(&route(1), n);
         }
@@ -194,12 +229,12 @@ mod tests {
         let mut pacing: Pacing<()> = Pacing::default();
         let start = Instant::now();
         for port in 1..=5_000 {
-            pacing.connect(&route(port), start);
+            pacing.connect(&route(port), None, start);
             pacing.closed(&route(port));
         }
         let later = start + RATE_WINDOW + Duration::from_secs(1);
         for port in 10_000..18_000 {
-            pacing.connect(&route(port), later);
+            pacing.connect(&route(port), None, later);
         }
         assert!(!pacing.lanes.contains_key(&route(1)));
         assert!(

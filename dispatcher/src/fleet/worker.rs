@@ -30,6 +30,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Bytes of answers that may be under way or wait to be looked at, all agents together. What would
 /// pass it fails alone.
 const MAX_PENDING: usize = 256 << 20;
+/// How long an agent of 0.12.3 has after the handshake to refuse us: as long as reaching it took,
+/// within these bounds.
+const HEAR_OUT: Duration = Duration::from_millis(25);
+const HEAR_OUT_MOST: Duration = Duration::from_millis(250);
 /// Idle connections kept, at most, in one loop.
 const KEPT: usize = 16_384;
 
@@ -125,6 +129,8 @@ pub(super) struct Worker {
     /// Calls whose agent takes no connection before a certain time.
     delayed: BTreeMap<(Instant, u64), Which>,
     delays: u64,
+    /// Connections to agents that may have something to say first, and until when.
+    hearing: BTreeMap<(Instant, u64), ConnId>,
     pool: Pool,
     /// By step and largest answer.
     limits: HashMap<(Duration, usize), Arc<ClientLimits>>,
@@ -158,6 +164,7 @@ impl Worker {
             pacing: Pacing::default(),
             delayed: BTreeMap::new(),
             delays: 0,
+            hearing: BTreeMap::new(),
             pool: Pool::new(KEPT.min(most)),
             limits: HashMap::new(),
             active: 0,
@@ -209,6 +216,7 @@ impl Worker {
             self.end_overdue();
             self.drop_stopped();
             self.release_delayed();
+            self.ask_heard();
             if std::mem::take(&mut self.may_begin) {
                 self.begin_calls();
             }
@@ -223,9 +231,11 @@ impl Worker {
     /// How long nothing has to be done but for events.
     fn wait(&self) -> Option<Duration> {
         let delayed = self.delayed.first_key_value().map(|((due, _), _)| *due);
+        let heard = self.hearing.first_key_value().map(|((due, _), _)| *due);
         let deadlines = self.parts.values().filter_map(Part::deadline);
         let due = deadlines
             .chain(delayed)
+            .chain(heard)
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()));
         match (self.resolving.is_empty(), due) {
@@ -344,6 +354,21 @@ impl Worker {
         }
     }
 
+    /// Asks agents that have had the time to refuse us.
+    fn ask_heard(&mut self) {
+        let now = Instant::now();
+        while let Some(entry) = self.hearing.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            let conn = entry.remove();
+            let flight = self.conns.get(&conn).and_then(|conn| conn.flight.as_ref());
+            if let Some(shared) = flight.and_then(|flight| self.shared_of(flight)) {
+                self.ask(conn, &shared);
+            }
+        }
+    }
+
     fn make_ready(&mut self, part: u64, index: usize) {
         if let Some(part) = self.parts.get_mut(&part) {
             part.ready.push_front(index);
@@ -394,9 +419,10 @@ impl Worker {
         let limits = self.limits(&shared, call);
         let kept = self.pool.take(route, &call.identity, &limits);
         if kept.is_none() {
-            match self.pacing.connect(route, Instant::now()) {
+            match self.pacing.connect(route, call.target.rate, Instant::now()) {
                 Leave::Now => {}
                 Leave::Later(due) => {
+                    shared.paced(which.1, due);
                     self.delays += 1;
                     self.delayed.insert((due, self.delays), which);
                     return;
@@ -577,8 +603,21 @@ impl Worker {
             Event::Resolved { query, result } => self.resolved(query, result),
             Event::Handshaken { conn } => {
                 let flight = self.conns.get(&conn).and_then(|conn| conn.flight.as_ref());
-                if let Some(shared) = flight.and_then(|flight| self.shared_of(flight)) {
-                    self.ask(conn, &shared);
+                let known = flight.and_then(|flight| {
+                    let shared = self.shared_of(flight)?;
+                    Some((shared, flight.which.1, flight.begun))
+                });
+                if let Some((shared, index, begun)) = known {
+                    if shared.calls[index].target.perl {
+                        // It may refuse us unasked, and would lose its words if our request
+                        // came in between.
+                        let pause = begun.elapsed().clamp(HEAR_OUT, HEAR_OUT_MOST);
+                        self.delays += 1;
+                        self.hearing
+                            .insert((Instant::now() + pause, self.delays), conn);
+                    } else {
+                        self.ask(conn, &shared);
+                    }
                 }
             }
             Event::Response { conn, response } => self.answered(conn, response),
@@ -682,7 +721,11 @@ impl Worker {
         let stale = flight.reused && matches!(fault, Fault::NoAnswer | Fault::BadAnswer(_));
         if stale && (call.repeatable || !flight.sent) {
             self.pacing.closed(&route);
-            if self.pacing.connect(&route, Instant::now()) == Leave::Now {
+            if self
+                .pacing
+                .connect(&route, call.target.rate, Instant::now())
+                == Leave::Now
+            {
                 flight.reused = false;
                 flight.sent = false;
                 self.dial(flight, &shared);

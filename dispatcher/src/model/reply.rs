@@ -39,6 +39,19 @@ impl RunEnd {
         size(&self.stdout) + size(&self.stderr)
     }
 
+    /// Takes output of an agent of 0.12.3 whose characters stand for bytes for the text that these
+    /// are, as its executor mode sends it (dispatcher.md §8). Whether anything was so.
+    pub fn unmap_output(&mut self) -> bool {
+        let mut mapped = false;
+        for text in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+            if let Some(meant) = bytes_of_characters(text) {
+                *text = meant;
+                mapped = true;
+            }
+        }
+        mapped
+    }
+
     /// Drops both outputs.
     pub fn drop_output(&mut self) {
         self.stdout = None;
@@ -121,6 +134,15 @@ impl Reply for RunEnd {
             }
         }
     }
+}
+
+/// The text whose bytes these characters are; `None` where they are none, or none but ASCII.
+fn bytes_of_characters(text: &str) -> Option<String> {
+    if text.is_ascii() {
+        return None;
+    }
+    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+    String::from_utf8(bytes?).ok()
 }
 
 /// What became of the submission of an async run.

@@ -18,7 +18,9 @@ use crate::ca::request;
 use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};
 use crate::model::json::Object;
 use crate::store::files::issued::{Issued, IssuedCert, IssuedError};
-use crate::store::files::registry::{DEFAULT_PORT, Record, Registry, RegistryError, SerialStatus};
+use crate::store::files::registry::{
+    AGENT_VERSION, DEFAULT_PORT, Record, Registry, RegistryError, SOME_PERL_VERSION, SerialStatus,
+};
 use crate::store::files::revoked;
 use crate::tasks::revoke::{Barring, RevokeError};
 
@@ -376,6 +378,9 @@ impl Approved {
             })
             .set("paired_cn", cn)
             .set_tags(Object::new());
+        if self.queued.perl {
+            record.set(AGENT_VERSION, SOME_PERL_VERSION);
+        }
         record
     }
 

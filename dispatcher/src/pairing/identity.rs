@@ -5,13 +5,16 @@
 
 use std::net::{IpAddr, ToSocketAddrs};
 
-/// What DNS says about an address.
+/// What is known of the sender of a request besides its words: what DNS says about its address, and
+/// of which release it seems to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identified {
     /// Its name, if it has one.
     pub name: Option<String>,
     /// That name resolves to the address.
     pub confirmed: bool,
+    /// It asks as agents of release 0.12.3 do: HTTP/1.0 without `Host`.
+    pub perl: bool,
 }
 
 /// Asks, blocking for as long as the system's resolver takes.
@@ -36,5 +39,6 @@ pub fn identify(address: IpAddr) -> Identified {
     Identified {
         name: Some(name),
         confirmed,
+        perl: false,
     }
 }

@@ -78,6 +78,7 @@ fn queue_files_are_the_references() {
     let identified = Identified {
         name: Some("localhost".to_owned()),
         confirmed: true,
+        perl: false,
     };
     let queued = fixture
         .desk

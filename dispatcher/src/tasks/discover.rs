@@ -4,15 +4,15 @@ use super::auth::Permit;
 use super::dispatcher::{Dispatcher, Limits};
 use super::fanout::{Event, Failure, Fanout, Step, Task, status_line};
 use super::log::Log;
-use super::ping::{Inquiry, status_result};
+use super::ping::{self, Inquiry, status_result};
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control, Identity, Target};
 use crate::model::json::{self, Object};
 use crate::model::{AppError, Capabilities, HostResult, Outcome};
-use crate::store::files::registry::{MAX_TAG, MAX_TAGS, Registry, bounded_tags};
+use crate::store::files::registry::{AGENT_VERSION, MAX_TAG, MAX_TAGS, Registry, bounded_tags};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Discover {
     warnings: Vec<String>,
     /// By registry name, of those that answered.
     tags: HashMap<String, Object>,
+    /// Versions of agents of the reference, and of those that were.
+    versions: HashMap<String, String>,
     kept: bool,
 }
 
@@ -56,13 +58,18 @@ pub fn start(
         log: Arc::clone(&dispatcher.log),
         warnings: identities.warning.into_iter().collect(),
         tags: HashMap::new(),
+        versions: HashMap::new(),
         kept: false,
     })
 }
 
 impl Discover {
-    fn ended(&mut self, result: &HostResult<Capabilities>) {
+    fn ended(&mut self, index: usize, result: &HostResult<Capabilities>) {
         if result.outcome == Outcome::Ok {
+            let call = self.fanout.call(index);
+            if let Some(version) = ping::noted_version(call, result.reply.version.as_ref()) {
+                self.versions.insert(call.target.name.clone(), version);
+            }
             if let Some(tags) = &result.reply.tags {
                 let (tags, dropped) = bounded_tags(tags);
                 if dropped > 0 {
@@ -91,18 +98,26 @@ impl Discover {
 
     /// Only changed records are written. Those who may only read the registry still see answers.
     fn keep_tags(&mut self) {
-        if std::mem::replace(&mut self.kept, true) || self.tags.is_empty() {
+        if std::mem::replace(&mut self.kept, true)
+            || (self.tags.is_empty() && self.versions.is_empty())
+        {
             return;
         }
-        let names: Vec<&String> = self.tags.keys().collect();
+        let names: HashSet<&String> = self.tags.keys().chain(self.versions.keys()).collect();
+        let names: Vec<&String> = names.into_iter().collect();
         let written = self.agents.update_many(&names, |record| {
+            let mut changed = false;
+            if let Some(version) = self.versions.get(record.name()) {
+                changed = record.text(AGENT_VERSION) != version;
+                record.set(AGENT_VERSION, version.as_str());
+            }
             let Some(tags) = self.tags.get(record.name()) else {
-                return false;
+                return changed;
             };
             let known = json::sub_object(record.raw(), "tags").map(json::line);
-            let changed = known != Some(json::line(tags));
-            if changed {
+            if known != Some(json::line(tags)) {
                 record.set_tags(tags.clone());
+                changed = true;
             }
             changed
         });
@@ -119,8 +134,8 @@ impl Task for Discover {
         let event = match self.fanout.next(timeout) {
             None => None,
             Some(Step::Begun(name)) => Some(Event::Begun(name)),
-            Some(Step::Ended(_, result, ())) => {
-                self.ended(&result);
+            Some(Step::Ended(index, result, ())) => {
+                self.ended(index, &result);
                 Some(Event::Ended(Box::new(result)))
             }
         };

@@ -266,6 +266,8 @@ pub(crate) mod testing {
             },
             serial_status: SerialStatus::Current,
             perl: false,
+            executor: None,
+            rate: None,
             obstacle: None,
         };
         let nobody = rustls::ClientConfig::builder_with_provider(Arc::new(

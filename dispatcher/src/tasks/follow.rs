@@ -41,6 +41,7 @@ pub fn look(
     let identities = dispatcher.identities(limits.resumption)?;
     let targets = address::resolve_or_pass(&dispatcher.agents(), &open, port)?;
     let plan = dispatcher.plan(&limits, targets.len())?;
+    let perl: Vec<bool> = targets.iter().map(|target| target.perl).collect();
     let calls: Vec<Call> = targets
         .into_iter()
         .map(|target| {
@@ -53,7 +54,14 @@ pub fn look(
         .all(calls, plan)
         .iter()
         .zip(&open)
-        .map(|(answer, name)| (*name, result_of(answer)))
+        .zip(perl)
+        .map(|((answer, name), perl)| {
+            let mut fetched = result_of(answer);
+            if let (Fetched::Done(end), true) = (&mut fetched, perl) {
+                end.unmap_output();
+            }
+            (*name, fetched)
+        })
         .collect();
     // Another poller may have written meanwhile: what it found to be over stays so.
     let mut change = |record: &mut RunRecord| {

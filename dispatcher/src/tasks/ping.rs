@@ -142,10 +142,7 @@ impl Ping {
             self.due.push((call.target.clone(), call.identity.clone()));
         }
         // Only agents of the reference, and those that were, need a note of the version.
-        let version = result.reply.version.clone().filter(|version| {
-            let fits = !version.is_empty() && version.len() <= MAX_VERSION;
-            fits && (call.target.perl || is_perl_version(version))
-        });
+        let version = noted_version(call, result.reply.version.as_ref());
         if version.is_some() || shown.is_some() {
             let name = call.target.name.clone();
             self.told.insert(name, Told { version, shown });
@@ -199,6 +196,15 @@ impl Ping {
             self.log.log(Level::Warning, &line);
         }
     }
+}
+
+/// The version an agent told, where its record is to say it.
+pub(super) fn noted_version(call: &Call, told: Option<&String>) -> Option<String> {
+    let version = told.filter(|version| {
+        let fits = !version.is_empty() && version.len() <= MAX_VERSION;
+        fits && (call.target.perl || is_perl_version(version))
+    });
+    version.cloned()
 }
 
 /// Longest version that is kept of an agent.

@@ -11,6 +11,7 @@ use crate::model::{
     AppError, EntryState, HostEntry, HostResult, Mode, Origin, Outcome, RunEnd, RunRecord,
     Submission, Submitted,
 };
+use crate::store::files::registry::{EXECUTOR, Registry};
 use crate::store::locks::{Held, LockError};
 use crate::store::runs::{RunStoreError, Runs};
 use ctrl_exec_host::syslog::Level;
@@ -18,7 +19,7 @@ use ctrl_exec_protocol::hook::HookRequest;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::RunRequest;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,11 @@ pub fn start(
         results: Vec::new(),
     };
     let (script, reqid) = (ready.request.script.clone(), ready.request.reqid.clone());
-    let judge = move |call: &Call, answer: Answer| run_result(call, &script, &reqid, answer);
+    let judge = move |call: &Call, answer: Answer| {
+        let mut result = run_result(call, &script, &reqid, answer);
+        let shown = executor_shown_by_output(call, &mut result.reply);
+        (result, shown)
+    };
     Ok(Run {
         common: Common::start(dispatcher, ready, mode, limits, judge)?,
     })
@@ -123,7 +128,11 @@ pub fn submit(
         .collect::<BTreeMap<_, _>>();
     let mode = Mode::Async { entries };
     let (script, reqid) = (ready.request.script.clone(), ready.request.reqid.clone());
-    let judge = move |call: &Call, answer: Answer| async_result(call, &script, &reqid, answer);
+    let judge = move |call: &Call, answer: Answer| {
+        let result = async_result(call, &script, &reqid, answer);
+        let shown = executor_shown_by_submission(call, &result);
+        (result, shown)
+    };
     Ok(AsyncRun {
         common: Common::start(dispatcher, ready, mode, limits, judge)?,
     })
@@ -172,7 +181,10 @@ fn prepare(dispatcher: &Dispatcher, order: RunOrder, run_async: bool) -> Result<
 struct Common<T> {
     record: RunRecord,
     store: Arc<dyn Runs>,
-    fanout: Fanout<T, ()>,
+    fanout: Fanout<T, Option<bool>>,
+    agents: Registry,
+    /// Agents of the reference that have shown whether they have an executor.
+    executors: HashMap<String, bool>,
     /// Until the last host has ended.
     held: Option<Held>,
     log: Arc<Log>,
@@ -188,7 +200,7 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         ready: Ready,
         mode: Mode,
         limits: Limits,
-        judge: impl Fn(&Call, Answer) -> HostResult<T> + Send + Sync + 'static,
+        judge: impl Fn(&Call, Answer) -> (HostResult<T>, Option<bool>) + Send + Sync + 'static,
     ) -> Result<Self, AppError> {
         let identities = dispatcher.identities(limits.resumption)?;
         let plan = dispatcher.plan(&limits, ready.targets.len())?;
@@ -223,12 +235,13 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
                 run_call(target, identity, &body)
             })
             .collect();
-        let judge = move |call: &Call, answer: Answer| (judge(call, answer), ());
         let fanout = Fanout::start(dispatcher.engine(), calls, plan, limits.notify, judge);
         Ok(Self {
             record,
             store,
             fanout,
+            agents: dispatcher.agents(),
+            executors: HashMap::new(),
             held: Some(ready.held),
             log,
             warnings,
@@ -247,7 +260,11 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         let step = self.fanout.next(timeout);
         let event = step.map(|step| match step {
             Step::Begun(name) => Event::Begun(name),
-            Step::Ended(_, result, ()) => {
+            Step::Ended(index, result, shown) => {
+                let target = &self.fanout.call(index).target;
+                if let Some(executor) = shown.filter(|_| shown != target.executor) {
+                    self.executors.insert(target.name.clone(), executor);
+                }
                 note(&mut self.record, &result);
                 self.unwritten = true;
                 let line = Line::new(match self.record.mode {
@@ -284,6 +301,29 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         }
         self.write();
         self.held = None;
+        self.note_executors();
+    }
+
+    /// Keeps what agents have shown, so that the next run's arguments fit them.
+    fn note_executors(&self) {
+        let names: Vec<&String> = self.executors.keys().collect();
+        if names.is_empty() {
+            return;
+        }
+        let updated = self.agents.update_many(&names, |record| {
+            let word = match self.executors.get(record.name()) {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => return false,
+            };
+            record.set(EXECUTOR, word);
+            true
+        });
+        // Whoever may not write the registry can still run.
+        if let Err(error) = updated {
+            let line = Line::new("registry-fail").field("ERROR", error);
+            self.log.log(Level::Warning, &line);
+        }
     }
 
     fn write(&mut self) {
@@ -446,8 +486,42 @@ impl RunBody {
 }
 
 fn run_call(target: Target, identity: Identity, body: &RunBody) -> Call {
-    let body = if target.perl { &body.perl } else { &body.body };
+    // In direct mode its scripts get characters; with an executor, and where nothing has shown
+    // which, bytes.
+    let bytes = target.perl && target.executor != Some(false);
+    let body = if bytes { &body.perl } else { &body.body };
     Call::post(target, identity, "/run", Arc::clone(body))
+}
+
+/// What the output of an agent of 0.12.3 shows of its mode: with an executor, characters stand for
+/// bytes, and are taken for them. Plain ASCII shows nothing.
+fn executor_shown_by_output(call: &Call, reply: &mut RunEnd) -> Option<bool> {
+    if !call.target.perl {
+        return None;
+    }
+    if reply.unmap_output() {
+        return Some(true);
+    }
+    let outputs = [&reply.stdout, &reply.stderr];
+    let wide = |text: &String| text.chars().any(|c| c > '\u{ff}');
+    outputs.into_iter().flatten().any(wide).then_some(false)
+}
+
+/// What its answer to a submission shows: it takes none where it has an executor.
+fn executor_shown_by_submission(call: &Call, result: &HostResult<Submission>) -> Option<bool> {
+    if !call.target.perl {
+        return None;
+    }
+    match result.reply.submitted {
+        Submitted::Accepted => Some(false),
+        Submitted::Busy => None,
+        Submitted::No => {
+            let error = result.error().unwrap_or_default();
+            error
+                .starts_with("async runs are not yet supported with the executor")
+                .then_some(true)
+        }
+    }
 }
 
 /// The result of a sync run.

@@ -14,6 +14,7 @@
 //! | `async_max_bytes` | 16M | bytes of async records kept per store |
 //! | `overrides` | none | file whose keys take the place of some here ([`super::overrides`]) |
 //! | `log_level` | info | least grave lines that are logged: `info`, `warning` or `err` |
+//! | `argument_text` | auto | how arguments reach the executor: `auto`, `utf8` or `bytes` |
 //! | `restrict_scripts` | no | in direct mode scripts inherit the agent's restrictions |
 //! | `executor_max_children` | 64 | scripts the executor runs at the same time |
 //! | `executor_max_input` | 4M | bytes of requests that the executor holds, all together |
@@ -92,6 +93,8 @@ pub struct AgentConf {
     pub overrides: Option<String>,
     /// The least grave lines that are logged.
     pub log_level: LogLevel,
+    /// How characters of arguments become bytes of the executor's frame.
+    pub argument_text: ArgumentText,
     /// Agree to serve as uid 0.
     pub allow_root: bool,
     /// Bytes kept of each output stream.
@@ -150,6 +153,7 @@ impl Default for AgentConf {
             cert_staging_path: None,
             overrides: None,
             log_level: LogLevel::Info,
+            argument_text: ArgumentText::Auto,
             allow_root: false,
             max_output: 256 * 1024,
             memory_budget: 8 * 1024 * 1024,
@@ -174,6 +178,18 @@ pub enum LogLevel {
     Warning,
     /// What failed.
     Err,
+}
+
+/// How characters of arguments become bytes in executor mode. A dispatcher of 0.12.3 sends each byte
+/// as one character, and its agents turn them back; ours sends characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArgumentText {
+    /// Bytes for a dispatcher that is recognised as 0.12.3's, else UTF-8.
+    Auto,
+    /// UTF-8, whoever calls.
+    Utf8,
+    /// Each character a byte, whoever calls.
+    Bytes,
 }
 
 /// `limit/window/block`: this many events within `window` seconds block for `block` seconds.

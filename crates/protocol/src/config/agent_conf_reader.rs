@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::agent_conf::{
-    AgentConf, LogLevel, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_SCRIPT_WRITERS, MAX_TAGS, OVERRIDABLE,
-    RateLimit,
+    AgentConf, ArgumentText, LogLevel, MAX_PROFILES, MAX_SCRIPT_DIRS, MAX_SCRIPT_WRITERS, MAX_TAGS,
+    OVERRIDABLE, RateLimit,
 };
 use super::ip_list::IpList;
 use super::lines::{Line, classify, is_space};
@@ -214,6 +214,7 @@ impl Reader {
                 self.conf.rate_limit_probe = self.rate_limit(key, value, default);
             }
             "log_level" => conf.log_level = log_level(value)?,
+            "argument_text" => conf.argument_text = argument_text(value)?,
             "restrict_scripts" => conf.restrict_scripts = keys::switch(key, value)?,
             "allow_root" => conf.allow_root = keys::switch(key, value)?,
             "executor_max_input" => conf.executor_max_input = size(key, value, MAX_INPUT)?,
@@ -331,6 +332,18 @@ fn log_level(value: &str) -> Result<LogLevel, String> {
         "err" => Ok(LogLevel::Err),
         _ => Err(format!(
             "'log_level' must be info, warning or err, not '{}'",
+            shown(value)
+        )),
+    }
+}
+
+fn argument_text(value: &str) -> Result<ArgumentText, String> {
+    match value {
+        "auto" => Ok(ArgumentText::Auto),
+        "utf8" => Ok(ArgumentText::Utf8),
+        "bytes" => Ok(ArgumentText::Bytes),
+        _ => Err(format!(
+            "'argument_text' must be auto, utf8 or bytes, not '{}'",
             shown(value)
         )),
     }

@@ -25,7 +25,7 @@ mod tests;
 use crate::text::Untrusted;
 use std::fmt;
 
-pub use agent_conf::{AgentConf, Listener, LogLevel, RateLimit};
+pub use agent_conf::{AgentConf, ArgumentText, Listener, LogLevel, RateLimit};
 pub use decision::{Decision, Deny, Located, Permit};
 pub use ip_list::IpList;
 pub use profile::{KernelSettings, Processes, Profile, RunAs, UnixSockets};

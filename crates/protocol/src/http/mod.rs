@@ -91,6 +91,11 @@ impl Request {
         String::from_utf8_lossy(self.headers.first_line_word(0))
     }
 
+    /// Whether the request line names HTTP/1.0.
+    pub fn is_http_10(&self) -> bool {
+        self.headers.first_line_word(2) == b"HTTP/1.0"
+    }
+
     /// Second word of the request line, as sent; empty when there was none.
     pub fn path(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.headers.first_line_word(1))

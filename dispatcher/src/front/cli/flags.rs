@@ -98,6 +98,13 @@ flag!(
     "How the agent's address is found."
 );
 flag!(
+    RATE,
+    "rate",
+    Takes::Text("N/SECONDS|off|default"),
+    true,
+    "Connections the agent takes; default 9/60."
+);
+flag!(
     AGENT_PORT,
     "agent-port",
     Takes::Number("PORT", 1, 65_535),

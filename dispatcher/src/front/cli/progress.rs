@@ -4,6 +4,7 @@
 use super::args::Args;
 use super::flags::QUIET;
 use super::out;
+use crate::fleet::Control;
 use crate::model::{AppError, HostResult, Outcome};
 use crate::tasks::{Event, Limits, Task};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -99,6 +100,7 @@ pub fn drive<K: Task>(
         if cancelled {
             task.control().cancel();
         }
+        progress.pace(&task.control());
         progress.draw(results.len(), failures, running.len());
     }
     progress.clear();
@@ -209,6 +211,9 @@ struct Progress {
     shown: bool,
     drawn: Instant,
     visible: bool,
+    quiet: bool,
+    /// Agent that is waited for, and until when that needs no further word.
+    paced: Option<(String, Instant)>,
 }
 
 impl Progress {
@@ -219,7 +224,32 @@ impl Progress {
             shown,
             drawn: Instant::now(),
             visible: false,
+            quiet,
+            paced: None,
         }
+    }
+
+    /// Says, on a terminal or not, that calls wait for the pace of an agent: a long silence
+    /// would look like a fault.
+    fn pace(&mut self, control: &Control) {
+        let Some((name, left)) = control.paced().filter(|_| !self.quiet) else {
+            return;
+        };
+        let now = Instant::now();
+        let said = self
+            .paced
+            .as_ref()
+            .is_some_and(|(known, until)| *known == name && *until > now);
+        if said {
+            return;
+        }
+        self.clear();
+        let seconds = left.as_secs() + 1;
+        out::error(format_args!(
+            "'{name}' takes no more connections for {seconds} s, so calls to it wait (pace: ced \
+             edit-agent {name} --rate N/SECONDS or off)"
+        ));
+        self.paced = Some((name, now + left));
     }
 
     fn draw(&mut self, done: usize, failed: usize, running: usize) {

@@ -298,7 +298,7 @@ pub static VERBS: &[Verb] = &[
         complete: Words::Agents,
         summary: "Change how an agent is reached or named.",
         detail: "",
-        flags: &[&JSON, &RENAME, &IP, &AGENT_PORT, &LOOKUP_BY],
+        flags: &[&JSON, &RENAME, &IP, &AGENT_PORT, &LOOKUP_BY, &RATE],
         command: Command::EditAgent,
     },
     Verb {

@@ -84,6 +84,7 @@ struct Asking {
     conn: ConnId,
     source: Option<IpAddr>,
     request: PairRequest,
+    perl: bool,
     timer: TimerId,
 }
 
@@ -209,7 +210,10 @@ impl Listener {
         match event {
             Event::Incoming { conn, peer, .. } => self.incoming(conn, peer.ip(), log),
             Event::Request { conn, request } => match PairRequest::parse(&request.body) {
-                Ok(request) => self.look_up(conn, request, operator, log),
+                Ok(parsed) => {
+                    let perl = request.is_http_10() && request.headers.all("Host").next().is_none();
+                    self.look_up(conn, parsed, perl, operator, log);
+                }
                 Err(refusal) => self.refuse(conn, refusal, log),
             },
             Event::BadRequest { conn, error } => {
@@ -316,6 +320,7 @@ impl Listener {
         &mut self,
         conn: ConnId,
         request: PairRequest,
+        perl: bool,
         operator: &mut dyn Operator,
         log: &Syslog,
     ) {
@@ -331,6 +336,7 @@ impl Listener {
             conn,
             source,
             request,
+            perl,
             timer,
         };
         let free = self.questions < MAX_QUESTIONS;
@@ -366,8 +372,13 @@ impl Listener {
             conn,
             source,
             request,
+            perl,
             ..
         } = asking;
+        let identified = &Identified {
+            perl,
+            ..identified.clone()
+        };
         if self.reactor.peer_addr(conn).is_none() {
             return;
         }

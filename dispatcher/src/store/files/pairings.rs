@@ -57,6 +57,8 @@ pub struct Queued {
     pub reverse_dns: String,
     /// That name resolves back to the source address.
     pub reverse_confirmed: bool,
+    /// The agent asked as one of release 0.12.3 does.
+    pub perl: bool,
 }
 
 /// What the operator decided.
@@ -153,6 +155,7 @@ impl Queue {
             code: pairing::code(&request.csr),
             reverse_dns: identified.name.clone().unwrap_or_default(),
             reverse_confirmed: identified.confirmed,
+            perl: identified.perl,
         };
         self.write(&queued.id, "json", queued.to_json().as_bytes())?;
         Ok(queued)
@@ -356,6 +359,7 @@ impl Queued {
             code: pairing::code(&text("csr")),
             reverse_dns: text("reverse_dns"),
             reverse_confirmed: json::truthy(&object, "reverse_confirmed"),
+            perl: json::truthy(&object, "perl"),
         };
         (names::is_agent_name(&queued.hostname) && !queued.csr.is_empty()).then_some(queued)
     }
@@ -368,7 +372,8 @@ impl Queued {
         let lookup_by = self
             .lookup_by
             .map_or("null".to_owned(), |by| format!("\"{}\"", by.word()));
-        json::object()
+        let mut object = json::object();
+        object
             .str("id", &self.id)
             .str("hostname", &self.hostname)
             .str("csr", &self.csr)
@@ -380,8 +385,11 @@ impl Queued {
             .str("received", &self.received)
             .str("code", &self.code)
             .str("reverse_dns", &self.reverse_dns)
-            .int("reverse_confirmed", i64::from(self.reverse_confirmed))
-            .finish()
+            .int("reverse_confirmed", i64::from(self.reverse_confirmed));
+        if self.perl {
+            object.int("perl", 1);
+        }
+        object.finish()
     }
 }
 

@@ -3,13 +3,13 @@
 use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
-use crate::front::cli::flags::{AGENT_PORT, IP, JSON, LOOKUP_BY, RENAME, REVOKE};
+use crate::front::cli::flags::{AGENT_PORT, IP, JSON, LOOKUP_BY, RATE, RENAME, REVOKE};
 use crate::front::cli::out;
 use crate::model::AppError;
 use crate::model::json as jval;
 use crate::store::files::issued::IssuedCert;
 use crate::store::files::locks::LockDir;
-use crate::store::files::registry::Record;
+use crate::store::files::registry::{self, Rate, Record};
 use crate::store::locks::Locks;
 use crate::tasks::revoke::Barring;
 use ctrl_exec_host::syslog::Level;
@@ -98,9 +98,11 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         args.number::<u16>(&AGENT_PORT),
         args.value(&LOOKUP_BY),
     );
-    if rename.is_none() && ip.is_none() && port.is_none() && lookup.is_none() {
+    let rate = args.value(&RATE);
+    if rename.is_none() && ip.is_none() && port.is_none() && lookup.is_none() && rate.is_none() {
         return Err(AppError::usage(
-            "edit-agent needs at least one of --rename, --ip, --agent-port, --lookup-by".to_owned(),
+            "edit-agent needs at least one of --rename, --ip, --agent-port, --lookup-by, --rate"
+                .to_owned(),
         ));
     }
     if ip.is_some_and(str::is_empty) {
@@ -108,7 +110,22 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             "option --ip: an address must not be empty".to_owned(),
         ));
     }
+    if rate.is_some_and(|rate| rate != "default" && Rate::parse(rate).is_none()) {
+        return Err(AppError::usage(
+            "option --rate: N/SECONDS (1 to 100000 connections in 1 to 86400 s), off or default"
+                .to_owned(),
+        ));
+    }
     let change = |record: &mut Record| {
+        match rate {
+            Some("default") => {
+                record.unset(registry::RATE);
+            }
+            Some(rate) => {
+                record.set(registry::RATE, rate);
+            }
+            None => {}
+        }
         if let Some(ip) = ip {
             record.set("ip", ip);
         }
@@ -134,7 +151,7 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     if rename.is_some_and(|new| new != name) {
         line = line.field("RENAMED_FROM", name);
     }
-    for (key, value) in [("IP", ip), ("LOOKUP_BY", lookup)] {
+    for (key, value) in [("IP", ip), ("LOOKUP_BY", lookup), ("RATE", rate)] {
         if let Some(value) = value {
             line = line.field(key, value);
         }
@@ -154,6 +171,10 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let _ = writeln!(text, "  ip:           {}", out::clean(record.ip()));
     let _ = writeln!(text, "  port:         {}", record.port());
     let _ = writeln!(text, "  lookup_by:    {}", record.lookup_by().word());
+    let rate = record.text(registry::RATE);
+    if !rate.is_empty() {
+        let _ = writeln!(text, "  rate:         {}", out::clean(rate));
+    }
     out::raw(&text);
     Ok(0)
 }

@@ -8,6 +8,44 @@ pub use crate::model::host_word::DEFAULT_PORT;
 /// Field with the version an agent of the reference told; ours only.
 pub const AGENT_VERSION: &str = "agent_version";
 
+/// What stands for the version of an agent of the reference that has not told it.
+pub const SOME_PERL_VERSION: &str = "0.12";
+
+/// Field that says whether the agent hands its scripts to an executor, where its answers showed
+/// it: `yes` or `no`; ours only.
+pub const EXECUTOR: &str = "executor";
+
+/// Field with the pace at which the agent may be called: `N/SECONDS` or `off`; ours only.
+pub const RATE: &str = "rate";
+
+/// How many connections an agent takes in how long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rate {
+    /// As many as one likes.
+    Off,
+    /// So many, 1 or more, in so many seconds, 1 or more.
+    Within(u32, u32),
+}
+
+impl Rate {
+    /// Reads `off` or `N/SECONDS`: 1 to 100,000 connections in 1 to 86,400 s.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "off" {
+            return Some(Self::Off);
+        }
+        let (count, seconds) = text.split_once('/')?;
+        let number = |text: &str, most: u32| {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            let number = text.parse().ok().filter(|_| digits)?;
+            (1..=most).contains(&number).then_some(number)
+        };
+        Some(Self::Within(
+            number(count, 100_000)?,
+            number(seconds, 86_400)?,
+        ))
+    }
+}
+
 /// Whether a version is the reference's.
 pub fn is_perl_version(version: &str) -> bool {
     let mut parts = version.split('.').map(str::parse::<u32>);
@@ -222,6 +260,20 @@ impl Record {
     /// run from a source tree. Ours only; unknown means no.
     pub fn is_perl(&self) -> bool {
         is_perl_version(self.text(AGENT_VERSION))
+    }
+
+    /// Whether the agent has an executor; `None` when nothing has shown it.
+    pub fn executor(&self) -> Option<bool> {
+        match self.text(EXECUTOR) {
+            "yes" => Some(true),
+            "no" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The pace set for the agent; `None` where there is none, or none that can be read.
+    pub fn rate(&self) -> Option<Rate> {
+        Rate::parse(self.text(RATE))
     }
 
     /// Cached tags: string to string.

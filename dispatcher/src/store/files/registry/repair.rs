@@ -12,7 +12,7 @@ const MAX_FILE: u64 = 64 << 20;
 /// Largest member of a record that is kept when a whole one is too large.
 const MAX_MEMBER: usize = 4096;
 /// Fields that are looked for in the pieces of a record.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "hostname",
     "ip",
     "lookup_by",
@@ -25,6 +25,8 @@ const FIELDS: [&str; 14] = [
     "serial_status",
     "paired_cn",
     "agent_version",
+    "executor",
+    "rate",
     "cert_serial",
     "revoked",
 ];
