@@ -473,6 +473,8 @@ fn an_agent_that_names_the_host_is_not_of_0_12_3() {
     let running = Running::start(&place, |_| {});
     let body = request("new").render();
     let host = "dispatcher:7444";
+    // Who goes away is withdrawn.
+    let mut held = Vec::new();
     for (name, bytes) in [
         (
             "1.1 with Host",
@@ -488,6 +490,7 @@ fn an_agent_that_names_the_host_is_not_of_0_12_3() {
         let mut client = connect(running.address);
         client.write_all(&bytes).unwrap();
         response(&mut client);
+        held.push(client);
         let queued = place.pending();
         assert!(queued.iter().all(|queued| !queued.perl), "{name}");
     }
