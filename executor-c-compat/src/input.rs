@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ctrl_exec_protocol::frame::{Request, RequestDecoder, RequestError};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
-use crate::clock;
+use crate::sys;
 
 /// Requests up to this size need no place in the table.
 const FREE: usize = 16 * 1024;
@@ -110,7 +110,7 @@ pub fn receive(
                 }
                 // An interrupted or failed wait only means another round.
                 let mut fds = [PollFd::new(&*stream, PollFlags::IN)];
-                let _ = poll(&mut fds, Some(&clock::timespec(left)));
+                let _ = sys::poll(&mut fds, Some(left));
             }
             Err(_) => break,
         }
@@ -161,7 +161,7 @@ fn room(bytes: usize, bounds: &Bounds<'_>, deadline: Instant) -> Result<(), Stri
         if Instant::now() >= deadline {
             return Err("too much input at once".to_owned());
         }
-        let _ = poll(&mut [], Some(&clock::timespec(PAUSE)));
+        let _ = sys::poll(&mut [], Some(PAUSE));
     }
     Ok(())
 }

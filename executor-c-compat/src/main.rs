@@ -7,7 +7,6 @@
 mod cgroup;
 mod check;
 mod cli;
-mod clock;
 mod conf;
 mod confine;
 mod descendants;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ctrl_exec_protocol::config::{Permit, Processes};
 use ctrl_exec_protocol::frame::{CancelDecoder, Capture, Ended, Request, Response};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process, setsid};
 use rustix::thread::UnshareFlags;
@@ -24,7 +24,7 @@ use crate::guard::Guarded;
 use crate::identity::Identity;
 use crate::supervisor::{CANCEL, GRACE, REPORT_LEN, Report, Supervisor};
 use crate::sys::{self, Forked};
-use crate::{clock, host_init, report};
+use crate::{host_init, report};
 
 /// How long output is still collected after the script itself has ended, while a descendant holds
 /// the stream open.
@@ -297,7 +297,7 @@ impl Script<'_> {
     /// Waits until something can be read or written, the supervisor has something to say, the
     /// peer asks for something, or `until`.
     fn wait(&self, until: Option<Instant>) {
-        let timeout = until.map(clock::until);
+        let limit = until.map(|at| at.saturating_duration_since(Instant::now()));
         let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
         fds.extend(self.peer.map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(self.stdin.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
@@ -308,7 +308,7 @@ impl Script<'_> {
                 .map(|fd| PollFd::new(fd, PollFlags::IN)),
         );
         // An interrupted or failed wait only means another round.
-        let _ = poll(&mut fds, timeout.as_ref());
+        let _ = sys::poll(&mut fds, limit);
     }
 
     /// Whether the peer asks for the script's end. A peer that is gone asks for nothing, then and

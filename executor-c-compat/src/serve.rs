@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use ctrl_exec_protocol::config::AgentConf;
 use ctrl_exec_protocol::log_line::Line;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 use rustix::process::{Gid, Pid, Uid, WaitOptions, waitpid};
 
 use crate::cgroup::Base;
-use crate::clock::timespec;
 use crate::conf::Conf;
 use crate::guard::Guarded;
 use crate::input::Share;
@@ -151,8 +150,9 @@ impl Server {
                 PollFd::new(&self.listener, PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
             ];
-            match poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            match sys::poll(&mut fds, None) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(format!("poll: {error}")),
             }
             if self.handle_signals(conf) {
@@ -306,8 +306,7 @@ fn pause_after(error: &io::Error) -> Result<(), String> {
         Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(()),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
             log::warn!("cannot accept: {}", report::text(error));
-            let pause = timespec(Duration::from_millis(200));
-            let _ = poll(&mut [], Some(&pause));
+            let _ = sys::poll(&mut [], Some(Duration::from_millis(200)));
             Ok(())
         }
         _ => Err(format!("cannot accept: {error}")),

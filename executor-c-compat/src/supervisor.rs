@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use ctrl_exec_protocol::frame::Ended;
 use ctrl_exec_protocol::log_line::Line;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 
 use crate::cgroup::Group;
-use crate::{clock, descendants, host_init, report, sys};
+use crate::{descendants, host_init, report, sys};
 
 /// Between TERM and KILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -212,14 +212,13 @@ impl Supervisor<'_> {
 
     /// Waits for a death, a time, or the worker; whether it was the worker.
     fn wait(&self, until: Option<Instant>, listening: bool) -> bool {
-        let timeout = until.map(clock::until);
+        let limit = until.map(|at| at.saturating_duration_since(Instant::now()));
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         if listening {
             fds.push(PollFd::new(&self.worker, PollFlags::IN));
         }
         // An interrupted or failed wait only means another round.
-        poll(&mut fds, timeout.as_ref()).is_ok()
-            && fds.get(1).is_some_and(|fd| !fd.revents().is_empty())
+        sys::poll(&mut fds, limit).is_ok() && fds.get(1).is_some_and(|fd| !fd.revents().is_empty())
     }
 
     fn listen(&mut self) -> Option<Why> {

@@ -8,7 +8,9 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
+use rustix::event::PollFd;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
@@ -30,6 +32,28 @@ pub fn fork() -> io::Result<Forked> {
         pid => Pid::from_raw(pid)
             .map(Forked::Parent)
             .ok_or_else(|| io::ErrorKind::Other.into()),
+    }
+}
+
+/// Waits until a descriptor is ready, or for at most `limit`; a longer one than `poll` can express
+/// only means an early look around.
+///
+/// Not `rustix::event::poll`: where that goes through a 32-bit musl (big-endian MIPS), it hands a
+/// 64-bit time to a library that reads a 32-bit one, and every wait ends at once.
+///
+/// # Errors
+/// The system's, interruptions included.
+pub fn poll(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<()> {
+    // Rounded up, so that a wait for what is left of a time does not end just before it.
+    let limit = limit.map_or(-1, |time| {
+        i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    });
+    let count = libc::nfds_t::try_from(fds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `PollFd` is a transparent `pollfd`, as its documentation says; the slice is valid for
+    // `count` of them and borrowed for the call.
+    match unsafe { libc::poll(fds.as_mut_ptr().cast(), count, limit) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ctrl_exec_protocol::config::{AgentConf, Decision, Permit, ScriptsConf, decision};
 use ctrl_exec_protocol::frame::{Request, Response};
 use ctrl_exec_protocol::log_line::Line;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::cgroup::Base;
 use crate::conf::Conf;
@@ -18,7 +18,7 @@ use crate::identity::Identity;
 use crate::input::{Bounds, Received, Share, receive};
 use crate::run::{Setting, run};
 use crate::trusted_path::{Writers, walk};
-use crate::{clock, report};
+use crate::{report, sys};
 
 /// A peer that reads nothing of its answer for this long has lost interest.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -276,7 +276,7 @@ fn send(stream: &mut UnixStream, response: &Response, extended: bool) {
                 }
                 // An interrupted or failed wait only means another round.
                 let mut fds = [PollFd::new(&*stream, PollFlags::OUT)];
-                let _ = poll(&mut fds, Some(&clock::timespec(left)));
+                let _ = sys::poll(&mut fds, Some(left));
             }
             Err(_) => break,
         }

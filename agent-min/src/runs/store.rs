@@ -638,7 +638,8 @@ mod tests {
         // The time is told. One was written after that, before anybody looked.
         write("after", now);
         assert!(store.make_room(limits, now));
-        assert!(there("fresh") && there("older") && there("after") && !there("ended"));
+        let found = ["fresh", "older", "after", "ended"].map(there);
+        assert_eq!(found, [true, true, true, false]);
         let modified = |reqid: &str| {
             let meta = fs::metadata(store.path("disp", reqid)).expect("meta");
             meta.modified().expect("time")
