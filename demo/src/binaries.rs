@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 use std::{env, io};
 
 /// The built programs.
@@ -32,7 +33,8 @@ impl Binaries {
             named("CTRL_EXEC_DISPATCHER"),
             named("CTRL_EXEC_EXEC"),
         );
-        if agent.is_none() || dispatcher.is_none() || executor.is_none() {
+        let all_named = agent.is_some() && dispatcher.is_some() && executor.is_some();
+        if !all_named && !are_current(&profile_dir) {
             cargo_build(&profile_dir)?;
         }
         let built = |name: &str| profile_dir.join(name);
@@ -42,6 +44,47 @@ impl Binaries {
             executor: executor.unwrap_or_else(|| built("ctrl-exec-exec")),
         })
     }
+}
+
+const PROGRAMS: [&str; 3] = ["ctrl-exec-agent", "ctrl-exec-dispatcher", "ctrl-exec-exec"];
+
+/// Whether the programs are there and newer than all that they are made of. `cargo test` of the
+/// workspace has built them; building again under it, with other features, would change libraries
+/// that its documentation tests are about to link.
+fn are_current(profile_dir: &Path) -> bool {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let made = PROGRAMS
+        .iter()
+        .map(|name| profile_dir.join(name).metadata()?.modified())
+        .collect::<io::Result<Vec<_>>>();
+    let Some(oldest) = made.ok().and_then(|times| times.into_iter().min()) else {
+        return false;
+    };
+    let parts = ["agent-min", "dispatcher", "executor-c-compat", "crates"];
+    ["Cargo.toml", "Cargo.lock"]
+        .iter()
+        .all(|file| is_older(&root.join(file), oldest))
+        && parts.iter().all(|part| is_older(&root.join(part), oldest))
+}
+
+/// Whether a file, or everything in the source folders below a directory, is older than `than`.
+/// What cannot be read is not.
+fn is_older(path: &Path, than: SystemTime) -> bool {
+    let Ok(meta) = path.symlink_metadata() else {
+        return false;
+    };
+    if !meta.is_dir() {
+        return meta.modified().is_ok_and(|time| time < than);
+    }
+    // Tests and benchmarks are no part of the programs.
+    if path.ends_with("tests") || path.ends_with("benches") {
+        return true;
+    }
+    std::fs::read_dir(path).is_ok_and(|entries| {
+        entries
+            .into_iter()
+            .all(|entry| entry.is_ok_and(|entry| is_older(&entry.path(), than)))
+    })
 }
 
 /// `target/<profile>` of this very program; test programs stand one level deeper, in `deps`.
