@@ -180,7 +180,9 @@ fn pair(
     let host = known
         .as_ref()
         .map_or_else(hostname::fqdn, |(conf, _, _)| config::host_name(conf));
-    let port = known.as_ref().map_or(7443, |(_, port, _)| *port);
+    let port = known
+        .as_ref()
+        .map_or(names::AGENT_PORT, |(_, port, _)| *port);
     if let Some((_, _, files)) = &known {
         warn_of_other_paths(paths, files, messages);
     }

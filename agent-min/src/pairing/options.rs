@@ -1,5 +1,6 @@
 //! The options of `request-pairing`, and what they amount to.
 
+use ctrl_exec_protocol::names::PAIRING_PORT;
 use ctrl_exec_protocol::wire::pairing::LookupBy;
 use ctrl_exec_protocol::x509::keys::KeyType;
 use ctrl_exec_protocol::x509::verify::ChainVerifier;
@@ -7,8 +8,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The dispatcher's pairing port.
-const PORT: u16 = 7444;
 /// Patience of an interactive request, in seconds: the dispatcher's 600 and some.
 const INTERACTIVE_TIMEOUT: u32 = 660;
 /// Default and largest patience of a background request, in seconds.
@@ -92,7 +91,7 @@ pub(super) fn check(options: &Options, background: bool) -> Result<Request, Stri
     }
     Ok(Request {
         dispatcher,
-        port: options.port.unwrap_or(PORT),
+        port: options.port.unwrap_or(PAIRING_PORT),
         timeout: Duration::from_secs(timeout.into()),
         lookup_by,
         key_type,

@@ -1,4 +1,9 @@
-//! The names that travel between the programs and become parts of file names.
+//! The names that travel between the programs and become parts of file names, and the ports.
+
+/// The port of agents.
+pub const AGENT_PORT: u16 = 7443;
+/// The port on which a dispatcher pairs.
+pub const PAIRING_PORT: u16 = 7444;
 
 /// Longest agent name we take; the reference sets no limit, file systems end at 255 bytes with
 /// the `.json` suffix.

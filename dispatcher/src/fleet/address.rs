@@ -3,9 +3,8 @@
 use super::call::{Route, Target};
 use super::error::Fault;
 pub use crate::model::host_word::split;
-use crate::store::files::registry::{
-    DEFAULT_PORT, Damaged, LookupBy, Record, Registry, RegistryError,
-};
+use crate::store::files::registry::{Damaged, LookupBy, Record, Registry, RegistryError};
+use ctrl_exec_protocol::names::AGENT_PORT;
 use std::fmt;
 
 /// Why words could not be resolved.
@@ -31,7 +30,7 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
         .and_then(|a| a.strip_suffix(']'))
         .unwrap_or(address);
     let port = word_port.unwrap_or_else(|| record.port());
-    let port = if port == DEFAULT_PORT {
+    let port = if port == AGENT_PORT {
         option.unwrap_or(port)
     } else {
         port

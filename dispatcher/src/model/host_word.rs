@@ -1,7 +1,6 @@
 //! Host words as people type them.
 
-/// The port agents listen on unless told otherwise.
-pub const DEFAULT_PORT: u16 = 7443;
+use ctrl_exec_protocol::names::AGENT_PORT;
 
 /// Splits `name:digits` at the last colon. Digits out of range are the default port, given
 /// explicitly; anything else after a colon belongs to the name.
@@ -11,7 +10,7 @@ pub fn split(word: &str) -> (&str, Option<u16>) {
             if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
         {
             let port = digits.parse().ok().filter(|port| *port != 0);
-            (name, Some(port.unwrap_or(DEFAULT_PORT)))
+            (name, Some(port.unwrap_or(AGENT_PORT)))
         }
         _ => (word, None),
     }

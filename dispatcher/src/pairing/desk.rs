@@ -9,6 +9,7 @@ use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::names::AGENT_PORT;
 use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::{Approval, LookupBy, Outcome};
@@ -19,7 +20,7 @@ use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};
 use crate::model::json::Object;
 use crate::store::files::issued::{Issued, IssuedCert, IssuedError};
 use crate::store::files::registry::{
-    AGENT_VERSION, DEFAULT_PORT, Record, Registry, RegistryError, SOME_PERL_VERSION, SerialStatus,
+    AGENT_VERSION, Record, Registry, RegistryError, SOME_PERL_VERSION, SerialStatus,
 };
 use crate::store::files::revoked;
 use crate::tasks::revoke::{Barring, RevokeError};
@@ -249,7 +250,7 @@ impl Desk {
                 .map(|ip| ip.to_string())
                 .or_else(|| queued.ip.parse::<IpAddr>().ok().map(|ip| ip.to_string()))
                 .unwrap_or_default(),
-            port: overrides.port.or(queued.port).unwrap_or(DEFAULT_PORT),
+            port: overrides.port.or(queued.port).unwrap_or(AGENT_PORT),
             warnings: Vec::new(),
             queued,
         };

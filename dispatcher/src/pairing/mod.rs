@@ -16,7 +16,7 @@ pub use background::{BackgroundError, Child, PID_FILE, Started, Stopped, start, 
 pub use desk::{Approved, Desk, DeskError, Overrides, list_text};
 pub use identity::{Identified, identify};
 pub use interactive::{Console, Prompt, Reaction};
-pub use listener::{DEFAULT_PORT, Ended, Listener, ListenerError, ListenerOptions, Operator};
+pub use listener::{Ended, Listener, ListenerError, ListenerOptions, Operator};
 pub use rate::{RateLimit, RateTable, Verdict};
 
 #[cfg(test)]

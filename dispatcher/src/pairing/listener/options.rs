@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::{Queued, RateLimit};
-use super::DEFAULT_PORT;
+use ctrl_exec_protocol::names::PAIRING_PORT;
 
 /// What bounds a session.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct ListenerOptions {
 impl Default for ListenerOptions {
     fn default() -> Self {
         Self {
-            bind: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
+            bind: SocketAddr::from(([0, 0, 0, 0], PAIRING_PORT)),
             session: Duration::from_secs(600),
             max_queue: 10,
             rate: RateLimit::default(),

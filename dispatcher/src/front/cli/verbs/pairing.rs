@@ -9,13 +9,14 @@ use crate::front::cli::out;
 use crate::model::AppError;
 use crate::model::json as jval;
 use crate::pairing::{
-    self, Child, Console, DEFAULT_PORT, Desk, Ended, Listener, ListenerOptions, Overrides,
-    PID_FILE, Queue, RateLimit, Stopped,
+    self, Child, Console, Desk, Ended, Listener, ListenerOptions, Overrides, PID_FILE, Queue,
+    RateLimit, Stopped,
 };
 use crate::trust;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::names;
+use ctrl_exec_protocol::names::PAIRING_PORT;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::LookupBy;
 use std::io::IsTerminal;
@@ -74,7 +75,7 @@ fn bind(ctx: &Ctx, args: &Args) -> Result<Ready, AppError> {
     let session = session_length(args, &config)?;
     has_ca(ctx)?;
     let identity = trust::identity_files(&config).load()?;
-    let port = args.number(&PORT).unwrap_or(DEFAULT_PORT);
+    let port = args.number(&PORT).unwrap_or(PAIRING_PORT);
     let options = ListenerOptions {
         bind: SocketAddr::from(([0, 0, 0, 0], port)),
         session,

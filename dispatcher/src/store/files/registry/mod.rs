@@ -5,8 +5,8 @@ mod record;
 mod repair;
 
 pub use record::{
-    AGENT_VERSION, DEFAULT_PORT, EXECUTOR, LookupBy, MAX_TAG, MAX_TAGS, RATE, Rate, Record,
-    SOME_PERL_VERSION, SerialStatus, bounded_tags, is_perl_version,
+    AGENT_VERSION, EXECUTOR, LookupBy, MAX_TAG, MAX_TAGS, RATE, Rate, Record, SOME_PERL_VERSION,
+    SerialStatus, bounded_tags, is_perl_version,
 };
 pub use repair::{Repaired, salvage};
 

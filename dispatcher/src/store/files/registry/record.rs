@@ -1,9 +1,8 @@
 //! One agent's record (dispatcher.md §6.2): read leniently, written back with everything it held.
 
 use crate::model::json::{self as jval, Object, Value};
+use ctrl_exec_protocol::names::AGENT_PORT;
 use ctrl_exec_protocol::time::Utc;
-
-pub use crate::model::host_word::DEFAULT_PORT;
 
 /// Field with the version an agent of the reference told; ours only.
 pub const AGENT_VERSION: &str = "agent_version";
@@ -192,7 +191,7 @@ impl Record {
         jval::integer(&self.raw, "port")
             .and_then(|port| u16::try_from(port).ok())
             .filter(|port| *port != 0)
-            .unwrap_or(DEFAULT_PORT)
+            .unwrap_or(AGENT_PORT)
     }
 
     /// How to find the agent; anything but `ip` reads as `hostname`.

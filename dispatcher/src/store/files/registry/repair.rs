@@ -1,9 +1,10 @@
 //! A new record for one that cannot be read, of what is left in the file.
 
 use super::record::Record;
-use super::{DEFAULT_PORT, Registry, RegistryError, SerialStatus, bounded_tags, io_error};
+use super::{Registry, RegistryError, SerialStatus, bounded_tags, io_error};
 use crate::model::json::{self as jval, Object, Value};
 use ctrl_exec_host::bounded::Bounded;
+use ctrl_exec_protocol::names::AGENT_PORT;
 use ctrl_exec_protocol::time::Utc;
 use std::path::PathBuf;
 
@@ -72,7 +73,7 @@ impl Registry {
             record.set("hostname", name);
         }
         if !record.raw().contains_key("port") {
-            record.set_port(DEFAULT_PORT);
+            record.set_port(AGENT_PORT);
         }
         if record.text("lookup_by").is_empty() {
             record.set(

@@ -1,0 +1,65 @@
+//! All that is looked at without asking an agent.
+
+use super::agents::agents;
+use super::certificates::{authority, certificates};
+use super::places::{directory, hook};
+use super::report::{Grade, Report};
+use super::serials::twins;
+use crate::config::Config;
+use crate::store::files::registry::Registry;
+use crate::store::files::revoked;
+use ctrl_exec_host::paths::Root;
+use ctrl_exec_protocol::time::Utc;
+
+/// Looks at everything that does not need an agent.
+pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> Report {
+    let mut report = Report::default();
+    let path = config.path().display();
+    report.add(
+        "config",
+        Grade::Ok,
+        if config.path().exists() {
+            path.to_string()
+        } else {
+            format!("{path} is not there: defaults")
+        },
+    );
+    for warning in &config.settings().warnings {
+        report.add(
+            "config",
+            Grade::Warning,
+            format!("{}: {warning}", config.path().display()),
+        );
+    }
+    for error in [
+        config.read_timeout().err(),
+        config.auth_hook_timeout().err(),
+        config.cert_days().err(),
+        config.max_answer().err(),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        report.add("config", Grade::Fault, error.to_string());
+    }
+    certificates(&mut report, config, now);
+    authority(&mut report, config, now);
+    hook(&mut report, config);
+    for dir in [
+        crate::store::files::registry::DIR,
+        crate::store::files::runs::DIR,
+        crate::store::files::locks::DIR,
+    ] {
+        directory(&mut report, &root.path(dir));
+    }
+    agents(&mut report, registry, now);
+    twins(&mut report, config, root, registry, now);
+    if let Err(error) = revoked::load(root) {
+        report.add(
+            "revoked",
+            Grade::Fault,
+            format!("{}: {error}", revoked::path(root).display()),
+        );
+    }
+    report
+}

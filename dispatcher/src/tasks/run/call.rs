@@ -1,0 +1,74 @@
+//! The request of a run, in the form its agent understands.
+
+use crate::fleet::{Call, Identity, Target};
+use crate::model::{HostResult, RunEnd, Submission, Submitted};
+use ctrl_exec_protocol::wire::messages::RunRequest;
+use std::sync::Arc;
+
+/// The body of a run, made once for the whole fleet.
+#[derive(Clone, Debug)]
+pub(super) struct RunBody {
+    pub(super) body: Arc<str>,
+    pub(super) perl: Arc<str>,
+}
+
+impl RunBody {
+    /// Renders a request. Agents of the reference hand each character of an argument to the script
+    /// as one byte and die of one above U+00FF, so what they get is text whose characters are the
+    /// bytes meant (dispatcher.md §8).
+    pub(super) fn new(request: &RunRequest) -> Self {
+        let bytes = |text: &String| text.bytes().map(char::from).collect::<String>();
+        let perl = RunRequest {
+            args: request.args.iter().map(bytes).collect(),
+            username: bytes(&request.username),
+            token: bytes(&request.token),
+            ..request.clone()
+        };
+        Self {
+            body: request.render().into(),
+            perl: perl.render().into(),
+        }
+    }
+}
+
+pub(super) fn run_call(target: Target, identity: Identity, body: &RunBody) -> Call {
+    // In direct mode its scripts get characters; with an executor, and where nothing has shown
+    // which, bytes.
+    let bytes = target.perl && target.executor != Some(false);
+    let body = if bytes { &body.perl } else { &body.body };
+    Call::post(target, identity, "/run", Arc::clone(body))
+}
+
+/// What the output of an agent of 0.12.3 shows of its mode: with an executor, characters stand for
+/// bytes, and are taken for them. Plain ASCII shows nothing.
+pub(super) fn executor_shown_by_output(call: &Call, reply: &mut RunEnd) -> Option<bool> {
+    if !call.target.perl {
+        return None;
+    }
+    if reply.unmap_output() {
+        return Some(true);
+    }
+    let outputs = [&reply.stdout, &reply.stderr];
+    let wide = |text: &String| text.chars().any(|c| c > '\u{ff}');
+    outputs.into_iter().flatten().any(wide).then_some(false)
+}
+
+/// What its answer to a submission shows: it takes none where it has an executor.
+pub(super) fn executor_shown_by_submission(
+    call: &Call,
+    result: &HostResult<Submission>,
+) -> Option<bool> {
+    if !call.target.perl {
+        return None;
+    }
+    match result.reply.submitted {
+        Submitted::Accepted => Some(false),
+        Submitted::Busy => None,
+        Submitted::No => {
+            let error = result.error().unwrap_or_default();
+            error
+                .starts_with("async runs are not yet supported with the executor")
+                .then_some(true)
+        }
+    }
+}

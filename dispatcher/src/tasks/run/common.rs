@@ -1,0 +1,200 @@
+//! What both kinds of run have: the calls under way, the record that is kept of them, the locks.
+
+use super::super::dispatcher::{Dispatcher, Limits};
+use super::super::fanout::{Event, Fanout, Step};
+use super::super::log::Log;
+use super::call::{RunBody, run_call};
+use super::order::Ready;
+use crate::fleet::{Answer, Call};
+use crate::model::{AppError, HostResult, Mode, RunRecord};
+use crate::store::files::registry::{EXECUTOR, Registry};
+use crate::store::locks::Held;
+use crate::store::runs::{RunStoreError, Runs};
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// While a run goes on, its record is written at most so often, and takes at most a twentieth of
+/// the time.
+const WRITE_EVERY: Duration = Duration::from_millis(500);
+
+/// What both kinds of run have.
+#[derive(Debug)]
+pub(super) struct Common<T> {
+    pub(super) record: RunRecord,
+    pub(super) store: Arc<dyn Runs>,
+    pub(super) fanout: Fanout<T, Option<bool>>,
+    pub(super) agents: Registry,
+    /// Agents of the reference that have shown whether they have an executor.
+    pub(super) executors: HashMap<String, bool>,
+    /// Until the last host has ended.
+    pub(super) held: Option<Held>,
+    pub(super) log: Arc<Log>,
+    pub(super) warnings: Vec<String>,
+    pub(super) written: Instant,
+    pub(super) write_took: Duration,
+    pub(super) unwritten: bool,
+}
+
+impl<T: crate::model::Reply + Send + 'static> Common<T> {
+    pub(super) fn start(
+        dispatcher: &Dispatcher,
+        ready: Ready,
+        mode: Mode,
+        limits: Limits,
+        judge: impl Fn(&Call, Answer) -> (HostResult<T>, Option<bool>) + Send + Sync + 'static,
+    ) -> Result<Self, AppError> {
+        let identities = dispatcher.identities(limits.resumption)?;
+        let plan = dispatcher.plan(&limits, ready.targets.len())?;
+        let request = &ready.request;
+        let mut record = RunRecord::new(&request.reqid, &request.script, mode, Utc::now().0);
+        record.note_order(&request.args, &ready.by);
+        let store = dispatcher.runs();
+        let mut warnings: Vec<String> = identities.warning.iter().cloned().collect();
+        let log = Arc::clone(&dispatcher.log);
+        let begun = Instant::now();
+        if let Err(error) = store.save(&record) {
+            log_store_failure(&log, &record.reqid, &error);
+            if request.run_async {
+                warnings.push(format!(
+                    "no record of this run could be written ({error}); status and wait will not \
+                     know it."
+                ));
+            }
+        }
+        let line = Line::new("dispatch")
+            .field("SCRIPT", &request.script)
+            .field("HOSTS", ready.words.join(","))
+            .field("REQID", &request.reqid)
+            .field("MODE", if request.run_async { "async" } else { "sync" });
+        log.log(Level::Info, &line);
+        let body = RunBody::new(request);
+        let calls = ready
+            .targets
+            .into_iter()
+            .map(|target| {
+                let identity = identities.of(&target);
+                run_call(target, identity, &body)
+            })
+            .collect();
+        let fanout = Fanout::start(dispatcher.engine(), calls, plan, limits.notify, judge);
+        Ok(Self {
+            record,
+            store,
+            fanout,
+            agents: dispatcher.agents(),
+            executors: HashMap::new(),
+            held: Some(ready.held),
+            log,
+            warnings,
+            written: Instant::now(),
+            write_took: begun.elapsed(),
+            unwritten: false,
+        })
+    }
+
+    pub(super) fn next(
+        &mut self,
+        timeout: Duration,
+        note: impl FnOnce(&mut RunRecord, &HostResult<T>),
+        log: impl FnOnce(&HostResult<T>, Line) -> (Level, Line),
+    ) -> Option<Event<T>> {
+        let step = self.fanout.next(timeout);
+        let event = step.map(|step| match step {
+            Step::Begun(name) => Event::Begun(name),
+            Step::Ended(index, result, shown) => {
+                let target = &self.fanout.call(index).target;
+                if let Some(executor) = shown.filter(|_| shown != target.executor) {
+                    self.executors.insert(target.name.clone(), executor);
+                }
+                note(&mut self.record, &result);
+                self.unwritten = true;
+                let line = Line::new(match self.record.mode {
+                    Mode::Async { .. } => "run-async",
+                    Mode::Sync { .. } => "run",
+                });
+                let line = line
+                    .field("SCRIPT", &self.record.script)
+                    .field("TARGET", &result.target)
+                    .field("RTT", result.rtt_text())
+                    .field("REQID", &self.record.reqid);
+                let (level, line) = log(&result, line);
+                self.log.log(level, &line);
+                Event::Ended(Box::new(result))
+            }
+        });
+        if self.fanout.left() == 0 {
+            self.close();
+        } else if self.unwritten
+            && self.written.elapsed() > WRITE_EVERY.max(self.write_took.saturating_mul(20))
+        {
+            self.write();
+        }
+        event
+    }
+
+    fn close(&mut self) {
+        if self.held.is_none() {
+            return;
+        }
+        if matches!(self.record.mode, Mode::Sync { .. }) {
+            self.record.completed = Some(Utc::now().0);
+            self.record.complete = true;
+        }
+        self.write();
+        self.held = None;
+        self.note_executors();
+    }
+
+    /// Keeps what agents have shown, so that the next run's arguments fit them.
+    fn note_executors(&self) {
+        let names: Vec<&String> = self.executors.keys().collect();
+        if names.is_empty() {
+            return;
+        }
+        let updated = self.agents.update_many(&names, |record| {
+            let word = match self.executors.get(record.name()) {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => return false,
+            };
+            record.set(EXECUTOR, word);
+            true
+        });
+        // Whoever may not write the registry can still run.
+        if let Err(error) = updated {
+            let line = Line::new("registry-fail").field("ERROR", error);
+            self.log.log(Level::Warning, &line);
+        }
+    }
+
+    pub(super) fn write(&mut self) {
+        let begun = Instant::now();
+        self.record.recompute();
+        if let Err(error) = self.store.save(&self.record) {
+            log_store_failure(&self.log, &self.record.reqid, &error);
+        }
+        self.written = Instant::now();
+        self.write_took = begun.elapsed();
+        self.unwritten = false;
+    }
+}
+
+impl<T> Drop for Common<T> {
+    fn drop(&mut self) {
+        // What is known when its owner goes away is not lost.
+        if self.unwritten {
+            let _ = self.store.save(&self.record);
+        }
+    }
+}
+
+fn log_store_failure(log: &Log, reqid: &str, error: &RunStoreError) {
+    let line = Line::new("run-store-fail")
+        .field("REQID", reqid)
+        .field("ERROR", error);
+    log.log(Level::Warning, &line);
+}
