@@ -198,8 +198,10 @@ fn a_cancel_may_come_twice_while_the_script_takes_its_leave() {
     let mut host = Host::new(&Ca::new());
     host.script(
         "slow",
-        "#!/bin/sh\ntrap 'while [ ! -e ${0%/*}/go ]; do sleep 0.02; done; echo bye; exit 7' TERM\n\
-         touch ${0%/*}/s$1\nwhile [ -e $0 ]; do sleep 0.02; done\n",
+        // The trap is set after the fork: a child that is not its program yet would have it, too.
+        "#!/bin/sh\nsleep 1000 &\n\
+         trap 'trap \"\" TERM; while [ ! -e ${0%/*}/go ]; do sleep 0.02; done; echo bye; exit 7' TERM\n\
+         touch ${0%/*}/s$1\nwait\n",
     );
     host.start();
     let answer = run(&host.caller(), "slow", "r1", "");

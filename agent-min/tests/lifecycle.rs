@@ -333,7 +333,7 @@ fn a_stop_lets_runs_finish_and_takes_no_new_ones() {
     assert_eq!(text(&run.join().unwrap(), "stdout"), "rested\n");
     assert_eq!(host.ended().code(), Some(0));
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < Duration::from_secs(20),
         "{:?}",
         start.elapsed()
     );
@@ -373,7 +373,7 @@ fn a_stop_does_not_wait_for_ever() {
     assert_eq!(host.ended().code(), Some(0));
     // procd kills after 5 s; a loaded test machine gets some more.
     assert!(
-        start.elapsed() < Duration::from_secs(8),
+        start.elapsed() < Duration::from_secs(20),
         "{:?}",
         start.elapsed()
     );

@@ -2,8 +2,9 @@
 
 use crate::binaries::Binaries;
 use crate::process::{Running, wait_until};
+use ctrl_exec_testkit::ports;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -65,7 +66,7 @@ impl World {
         let world = Self {
             dir,
             binaries,
-            pairing_port: free_port()?,
+            pairing_port: ports::claim()?,
             keep: false,
             agents: Vec::new(),
         };
@@ -140,7 +141,7 @@ impl World {
         for dir in [&etc, &lib, &opt] {
             fs::create_dir_all(dir)?;
         }
-        let port = free_port()?;
+        let port = ports::claim()?;
         let mut conf = format!(
             "port = {port}\nbind = 127.0.0.1\nhostname = {name}\ncert = {0}/agent.crt\nkey = {0}/agent.key\nca = {0}/ca.crt\nscript_dirs = {1}\nrate_limit_volume = 1000/60/60\n",
             etc.display(),
@@ -301,13 +302,6 @@ pub fn six_digits(text: &str) -> Option<String> {
 pub fn write_program(path: &Path, text: &str) -> io::Result<()> {
     fs::write(path, text)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-}
-
-/// A loopback port that nothing listens on.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }
 
 fn wait_for_port(running: &mut Running, port: u16) -> io::Result<()> {

@@ -72,23 +72,10 @@ impl Root {
 
     /// Starts pairing mode in the background; where it listens.
     fn start(&self) -> SocketAddr {
-        // A port that is free now; another process may take it before us.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
-            let output = self.run(&["pairing-mode", "start", "--port", &port.to_string()]);
-            if output.status.success() {
-                let text = String::from_utf8(output.stdout).unwrap();
-                assert!(text.contains(&format!("port {port}")), "{text}");
-                return SocketAddr::from(([127, 0, 0, 1], port));
-            }
-            let error = String::from_utf8(output.stderr).unwrap();
-            assert!(error.contains("cannot listen"), "{error}");
-        }
-        panic!("no free port");
+        let port = ctrl_exec_testkit::ports::claim().unwrap();
+        let text = self.ok(&["pairing-mode", "start", "--port", &port.to_string()]);
+        assert!(text.contains(&format!("port {port}")), "{text}");
+        SocketAddr::from(([127, 0, 0, 1], port))
     }
 }
 

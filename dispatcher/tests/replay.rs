@@ -95,11 +95,7 @@ fn replay(root: &Root, case: Case) -> (Ended, Agent) {
     let agent = Agent::scripted(&agent_identity(), &root.ca_pem(), answers);
     let port = agent.address.port();
     root.register("vm", agent.address);
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let closed = ctrl_exec_testkit::ports::claim().unwrap();
     let command: Vec<String> = case
         .command
         .iter()

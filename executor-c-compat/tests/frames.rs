@@ -156,7 +156,7 @@ fn malformed_frames() {
     ] {
         let started = Instant::now();
         assert_eq!(server.raw(&silent), b"", "{silent:x?}");
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(20));
     }
     for malformed in [
         framed(b"\0\0\x03\xe8abcd"),

@@ -1,6 +1,7 @@
 """What every test here uses: checks that print themselves, processes that end with the test, and a
 dispatcher of its own in a temporary root."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -221,10 +222,29 @@ def expect(holds, *seen):
         raise Failed("saw " + " ".join(str(x) for x in seen))
 
 
+_claims = []
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody else takes: outside the kernel's own range, and locked by a file until this
+    process ends, as crates/testkit does."""
+    low = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    directory = pathlib.Path(tempfile.gettempdir(), f"ctrl-exec-test-ports-{os.getuid()}")
+    directory.mkdir(exist_ok=True)
+    first, end = 10000, max(min(32000, low), 10100)
+    for n in range(end - first):
+        port = first + (os.getpid() * 61 + len(_claims) + n) % (end - first)
+        claim = open(directory / str(port), "a")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as s:
+                s.bind(("", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise Failed("no port is free")
 
 
 def wait_for_port(port, process, limit=PATIENCE):

@@ -119,9 +119,7 @@ fn accept(listener: &TcpListener, child: &mut Child) -> Option<TcpStream> {
 
 /// Our dispatcher's side against `openssl s_server`, which demands a client certificate.
 fn s_server(server: &str, client: &Identity, more: &[&str]) -> Option<Result<(), String>> {
-    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
+    let port = ctrl_exec_testkit::ports::claim().unwrap();
     let (cert, key) = (
         path(&format!("{server}.crt")),
         path(&format!("{server}.key")),

@@ -308,10 +308,7 @@ fn answer(body: &str) -> Vec<u8> {
 #[test]
 fn connect_errors() {
     let pki = Pki::new();
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = SocketAddr::from(([127, 0, 0, 1], ctrl_exec_testkit::ports::claim().unwrap()));
     assert_eq!(
         ask(closed, &pki, ClientLimits::default()).1,
         CloseReason::Refused

@@ -108,9 +108,5 @@ pub fn garbage_port() -> u16 {
 
 /// A port where nobody listens.
 pub fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    ctrl_exec_testkit::ports::claim().unwrap()
 }
