@@ -8,6 +8,7 @@ pub mod front;
 pub mod model;
 pub mod pairing;
 pub mod rotation;
+pub mod sealed;
 pub mod store;
 pub mod tasks;
 pub mod trust;
