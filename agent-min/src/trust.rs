@@ -10,12 +10,15 @@
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_protocol::sorted_map::SortedMap;
+use ctrl_exec_protocol::x509::crl::Crl;
 use ctrl_exec_protocol::{names, serial};
 use std::io;
 use std::path::Path;
 
 /// Largest map or revocation file read, in bytes.
 pub const MAX_FILE: u64 = 256 * 1024;
+/// Most dispatchers whose revocation lists are kept.
+pub const MAX_LISTS: usize = 16;
 /// Largest number of entries in the map.
 pub const MAX_TRUSTED: usize = 1024;
 
@@ -202,6 +205,14 @@ impl TrustMap {
         }
     }
 
+    /// The dispatchers that are trusted, each once.
+    pub fn ids(&self) -> Vec<&str> {
+        let mut ids: Vec<&str> = self.entries.values().map(String::as_str).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// The text of the map file.
     pub fn render(&self) -> String {
         let mut text = String::from(HEADER);
@@ -264,6 +275,8 @@ fn is_key(key: &str) -> bool {
 pub struct Revoked {
     /// Numbers, each with the line it came from.
     serials: SortedMap<String>,
+    /// Lists that dispatchers handed over, with their ids.
+    lists: Vec<(String, Crl)>,
     bad: Vec<String>,
     absent: bool,
 }
@@ -305,7 +318,29 @@ impl Revoked {
 
     /// Whether the certificate with this live serial is revoked.
     pub fn contains(&self, live_serial: &str) -> bool {
-        !live_serial.is_empty() && self.serials.contains_key(serial::exact(live_serial))
+        !live_serial.is_empty()
+            && (self.serials.contains_key(serial::exact(live_serial))
+                || self
+                    .lists
+                    .iter()
+                    .any(|(_, list)| list.contains(live_serial)))
+    }
+
+    /// Number of the list of a dispatcher; 0 when there is none.
+    pub fn list_number(&self, dispatcher: &str) -> u64 {
+        let own = self.lists.iter().find(|(id, _)| id == dispatcher);
+        own.map_or(0, |(_, list)| list.number())
+    }
+
+    /// Whether there is no room for the list of one more dispatcher.
+    pub fn is_full(&self, dispatcher: &str) -> bool {
+        self.lists.len() >= MAX_LISTS && self.list_number(dispatcher) == 0
+    }
+
+    /// Takes a dispatcher's list in place of the one before.
+    pub fn take_list(&mut self, dispatcher: &str, list: Crl) {
+        self.lists.retain(|(id, _)| id != dispatcher);
+        self.lists.push((dispatcher.to_owned(), list));
     }
 
     /// Lines that are no serial and so revoke nothing.

@@ -14,7 +14,10 @@ use log::error;
 /// 0 when a renewed certificate waits, 1 when not or when the configuration cannot be read.
 pub(super) fn cert_staged(paths: &Paths) -> u8 {
     match load(paths) {
-        Ok((conf, _)) => u8::from(!staging::waits(&paths.staged(&conf))),
+        Ok((conf, files)) => {
+            let waits = staging::waits(&paths.staged(&conf)) || staging::ca_waits(&files);
+            u8::from(!waits)
+        }
         Err(_) => 1,
     }
 }
@@ -33,6 +36,16 @@ pub(super) fn promote_cert(paths: &Paths) -> u8 {
         }
     };
     let log = command_log(&paths.root);
+    // The certificate may be of the new CA.
+    let line = Line::new("ca-promote");
+    match staging::promote_ca(&files) {
+        Ok(false) => {}
+        Ok(true) => log.log(Level::Info, &line.field("STATUS", "installed")),
+        Err(reason) => {
+            error!("CA certificates not installed: {reason}");
+            log.log(Level::Warning, &line.field("ERROR", reason));
+        }
+    }
     let line = Line::new("cert-promote");
     match staging::promote(&paths.staged(&conf), &files, &files.clock()) {
         Ok(Promotion::Nothing) => {}

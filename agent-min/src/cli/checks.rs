@@ -201,7 +201,9 @@ fn ping(paths: &Paths, port: Option<u16>) -> Result<String, String> {
     let (conf, configured, files) =
         config::load_conf(paths, &mut Notes::default()).map_err(|error| error.to_string())?;
     let own = identity_of(&files)?;
-    let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|error| error.to_string())?;
+    let ca = files.ca_text().map_err(|error| error.to_string())?;
+    let ca = ca.ok_or_else(|| format!("{} is missing", files.ca.display()))?;
+    let chain = ChainVerifier::from_pem(&ca).map_err(|error| error.to_string())?;
     let clock = files.clock();
     let chain = chain.beginning_by(clock.latest());
     let config = tls::dispatcher_client_config(&own, Arc::new(chain), &clock.judge(), false)
@@ -241,6 +243,7 @@ fn files(paths: &Paths) -> Files {
             cert: paths.etc().join("agent.crt"),
             key: paths.etc().join("agent.key"),
             ca: paths.etc().join("ca.crt"),
+            handed: Some(paths.handed_ca()),
         },
     }
 }

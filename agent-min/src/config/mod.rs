@@ -17,6 +17,8 @@ use ctrl_exec_protocol::config::{
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls::{self, Identity};
+use ctrl_exec_protocol::x509::crl::Crl;
+use ctrl_exec_protocol::x509::handover;
 use ctrl_exec_protocol::x509::verify::ChainVerifier;
 use paths::Paths;
 use rustls::ServerConfig;
@@ -41,18 +43,61 @@ pub struct Loaded {
     pub trusted: TrustMap,
     /// Who is not, whatever the map says.
     pub revoked: Revoked,
+    /// Who this agent is, and by whom it is vouched for.
+    pub identity: Served,
+    /// Where a renewed certificate waits.
+    pub staged: PathBuf,
+    files: Files,
+}
+
+/// The identity as it is served.
+pub struct Served {
     /// TLS for the listener.
     pub tls: Arc<ServerConfig>,
     /// The CA, to check certificates of resumed sessions again.
     pub chain: Arc<ChainVerifier>,
+    /// Digest of the CA certificates.
+    pub ca: String,
     /// This device's best knowledge of the time.
     pub clock: DeviceClock,
-    /// Where a renewed certificate waits.
-    pub staged: PathBuf,
-    files: Files,
     cn: Option<String>,
     /// End of the certificate that is served, Unix seconds and in OpenSSL's form.
     expires: (i64, String),
+}
+
+impl Served {
+    fn load(files: &Files, map: &Path) -> Result<Served, LoadError> {
+        let unpaired = |path: &Path| LoadError::Unpaired(vec![path.to_owned()]);
+        let text = |path: &Path| {
+            read_bounded(path)
+                .map_err(|e| named(path, &e))?
+                .ok_or_else(|| unpaired(path))
+        };
+        let own =
+            Identity::agent_from_pem(&text(&files.cert)?, &text(&files.key)?).map_err(|error| {
+                let (cert, key) = (files.cert.display(), files.key.display());
+                LoadError::Config(format!("{cert}, {key}: {error}"))
+            })?;
+        let ca = files.ca_text().map_err(|e| named(&files.ca, &e))?;
+        let ca = ca.ok_or_else(|| unpaired(&files.ca))?;
+        let chain = ChainVerifier::from_pem(&ca).map_err(|e| named(&files.ca, &e))?;
+        let clock = DeviceClock::new(own.facts().not_before, &[&files.cert, &files.ca, map]);
+        let chain = Arc::new(chain.beginning_by(clock.latest()));
+        let tls = tls::agent_server_config(&own, Arc::clone(&chain), &clock.judge())
+            .map_err(|e| named(&files.cert, &e))?;
+        Ok(Served {
+            tls,
+            chain,
+            ca: handover::fingerprint(&ca),
+            clock,
+            cn: own.facts().subject_cn.clone(),
+            expires: (own.facts().not_after, Utc(own.facts().not_after).openssl()),
+        })
+    }
+}
+
+fn named(path: &Path, error: &dyn std::fmt::Display) -> LoadError {
+    LoadError::Config(format!("{}: {error}", path.display()))
 }
 
 /// Why nothing could be loaded.
@@ -149,10 +194,12 @@ pub fn load_conf(paths: &Paths, notes: &mut Notes) -> Result<(AgentConf, u16, Fi
         conf.max_children = MAX_CHILDREN;
     }
     let listener = conf.listener(&name)?;
+    let ca = install::effective(paths, Path::new(listener.ca));
     let files = Files {
         cert: install::effective(paths, Path::new(listener.cert)),
         key: install::effective(paths, Path::new(listener.key)),
-        ca: install::effective(paths, Path::new(listener.ca)),
+        handed: (ca == Path::new(listener.ca)).then(|| paths.handed_ca()),
+        ca,
     };
     let port = listener.port;
     Ok((conf, port, files))
@@ -192,33 +239,22 @@ impl Loaded {
         if !missing.is_empty() {
             return Err(LoadError::Unpaired(missing));
         }
-        let named = |path: &Path, error: &dyn std::fmt::Display| {
-            LoadError::Config(format!("{}: {error}", path.display()))
-        };
         let map_path = paths.map(&conf);
         let mut trusted = TrustMap::load(&map_path).map_err(|e| named(&map_path, &e))?;
         install::add_pending_trust(paths, &mut trusted);
         let revoked_path = paths.revoked(&conf);
-        let revoked = Revoked::load(&revoked_path).map_err(|e| named(&revoked_path, &e))?;
+        let mut revoked = Revoked::load(&revoked_path).map_err(|e| named(&revoked_path, &e))?;
         note_trust(&trusted, &revoked, notes);
-
-        let text = |path: &Path| {
-            read_bounded(path)
-                .map_err(|e| named(path, &e))?
-                .ok_or_else(|| LoadError::Unpaired(vec![path.to_owned()]))
-        };
-        let own =
-            Identity::agent_from_pem(&text(&files.cert)?, &text(&files.key)?).map_err(|error| {
-                let (cert, key) = (files.cert.display(), files.key.display());
-                LoadError::Config(format!("{cert}, {key}: {error}"))
-            })?;
-        let chain = ChainVerifier::from_pem(&text(&files.ca)?).map_err(|e| named(&files.ca, &e))?;
-        let state = [&files.cert, &files.ca, &map_path].map(PathBuf::as_path);
-        let clock = DeviceClock::new(own.facts().not_before, &state);
-        note_clock(&clock, notes);
-        let chain = Arc::new(chain.beginning_by(clock.latest()));
-        let tls = tls::agent_server_config(&own, Arc::clone(&chain), &clock.judge())
-            .map_err(|e| named(&files.cert, &e))?;
+        for id in trusted.ids() {
+            let path = paths.crl(id);
+            let text = read_bounded(&path).map_err(|e| named(&path, &e))?;
+            if let Some(text) = text {
+                let list = Crl::from_pem(&text).map_err(|e| named(&path, &e))?;
+                revoked.take_list(id, list);
+            }
+        }
+        let identity = Served::load(&files, &map_path)?;
+        note_clock(&identity.clock, notes);
         let schemas = load_schemas(&scripts, notes);
         Ok(Loaded {
             staged: paths.staged(&conf),
@@ -226,15 +262,20 @@ impl Loaded {
             schemas,
             trusted,
             revoked,
-            tls,
-            chain,
-            clock,
-            cn: own.facts().subject_cn.clone(),
-            expires: (own.facts().not_after, Utc(own.facts().not_after).openssl()),
+            identity,
             files,
             conf,
             scripts,
         })
+    }
+
+    /// Takes the CA certificates that the files hold now, and nothing else of them.
+    ///
+    /// # Errors
+    /// The first fault; nothing has been changed then.
+    pub fn take_ca(&mut self, paths: &Paths) -> Result<(), LoadError> {
+        self.identity = Served::load(&self.files, &paths.map(&self.conf))?;
+        Ok(())
     }
 
     /// The sidecar of a script.
@@ -253,23 +294,23 @@ impl Loaded {
 
     /// The common name of this agent's certificate, if it has one.
     pub fn common_name(&self) -> Option<&str> {
-        self.cn.as_deref()
+        self.identity.cn.as_deref()
     }
 
     /// The best known time, Unix seconds.
     pub fn now(&self) -> i64 {
-        self.clock.now()
+        self.identity.clock.now()
     }
 
     /// End of the certificate that is served, in OpenSSL's form. One that was put in place since
     /// is served from the next reload on.
     pub fn expiry(&self) -> &str {
-        &self.expires.1
+        &self.identity.expires.1
     }
 
     /// Whether the certificate that is served has ended, as far as this device knows.
     pub fn has_expired(&self) -> bool {
-        self.now() > self.expires.0
+        self.now() > self.identity.expires.0
     }
 }
 

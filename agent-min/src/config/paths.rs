@@ -69,6 +69,16 @@ impl Paths {
         })
     }
 
+    /// CA certificates that a dispatcher handed over, until root puts them in the CA file's place.
+    pub fn handed_ca(&self) -> PathBuf {
+        self.var().join("ca.crt.handed")
+    }
+
+    /// The revocation list of a dispatcher, whose id is a good one.
+    pub fn crl(&self, dispatcher: &str) -> PathBuf {
+        self.var().join(format!("revoked-by-{dispatcher}.crl"))
+    }
+
     /// The store of async runs.
     pub fn runs(&self, conf: &AgentConf) -> PathBuf {
         or(&conf.async_runs_dir, || {

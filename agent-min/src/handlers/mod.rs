@@ -8,6 +8,7 @@ mod renew;
 mod result;
 mod rotate;
 mod run;
+mod trust;
 
 pub use control::{cancelled, runs_listed};
 pub use run::{async_outcome, recheck, refuse_busy, refuse_cancelled, run_outcome};
@@ -112,6 +113,7 @@ pub fn handle(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
         ("POST", "/cancel") => control::cancel(state, peer, call.body),
         ("GET", "/capabilities") => capabilities::request(state, peer),
         ("POST", "/rotate-serial") => rotate::request(state, peer, call.body),
+        ("POST", "/trust") => trust::request(state, peer, call.body),
         ("POST", "/renew") => renew::request(state, peer, call.body),
         ("POST", "/renew-complete") => renew::complete(state, peer, call.body),
         ("GET", path) => match path.strip_prefix("/result/") {

@@ -15,6 +15,10 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         .field("PEER", peer.ip)
         .field("DISPATCHER", dispatcher.unwrap_or_default())
         .field("REQID", &reqid);
+    let crl = state
+        .loaded
+        .revoked
+        .list_number(dispatcher.unwrap_or_default());
     state.info(line);
     let reply = PingReply {
         host: state.host.as_str().into(),
@@ -22,6 +26,8 @@ pub(super) fn request(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         expiry: state.loaded.expiry().into(),
         staged: state.loaded.staged.is_file(),
         features: FEATURES,
+        ca: state.loaded.identity.ca.as_str().into(),
+        crl,
         reqid: reqid.into(),
     };
     ok(reply.render())

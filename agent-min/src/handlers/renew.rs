@@ -43,7 +43,7 @@ pub(super) fn complete(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
         .field("PEER", peer.ip)
         .field("REQID", &reqid);
     let target = state.loaded.staged.clone();
-    let result = staging::validate(&state.loaded.files(), &cert, &state.loaded.clock)
+    let result = staging::validate(&state.loaded.files(), &cert, &state.loaded.identity.clock)
         .and_then(|()| staging::stage(&target, &cert));
     match result {
         Ok(()) => {

@@ -127,6 +127,11 @@ pub fn finish(paths: &Paths, owner: Owner) -> io::Result<bool> {
         }
         fs::remove_file(pending.join(TRUST))?;
     }
+    // What the CA before handed over is not this one's.
+    let handed = Guarded::new(&paths.handed_ca());
+    if let Ok(handed) = handed {
+        durable::remove(handed.path())?;
+    }
     fs::remove_dir_all(&pending)?;
     durable::sync_dir(&paths.etc())?;
     Ok(true)

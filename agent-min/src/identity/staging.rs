@@ -34,8 +34,8 @@ pub enum Promotion {
 /// # Errors
 /// The reason, in the words of agent.md §2.7.
 pub fn validate(files: &Files, cert_pem: &str, clock: &DeviceClock) -> Result<(), String> {
-    let ca =
-        read(&files.ca).ok_or_else(|| format!("CA cert not found at '{}'", files.ca.display()))?;
+    let ca = files.ca_text().ok().flatten();
+    let ca = ca.ok_or_else(|| format!("CA cert not found at '{}'", files.ca.display()))?;
     let key = read(&files.key)
         .ok_or_else(|| format!("agent key not found at '{}'", files.key.display()))?;
     let leaf = cert::from_pem(cert_pem).map_err(|_| NOT_VERIFIED.to_owned())?;
@@ -62,6 +62,34 @@ pub fn validate(files: &Files, cert_pem: &str, clock: &DeviceClock) -> Result<()
 pub fn stage(target: &Path, cert_pem: &str) -> Result<(), String> {
     durable::write(target, cert_pem.as_bytes(), &Perm::mode(0o640))
         .map_err(|error| format!("could not stage cert: {error}"))
+}
+
+/// Puts CA certificates that were handed over in the place of the CA file. True when there were
+/// some; what the CA file does not vouch for is removed.
+///
+/// # Errors
+/// They could not be written or removed; they are in force all the same.
+pub fn promote_ca(files: &Files) -> Result<bool, String> {
+    let Some(handed) = &files.handed else {
+        return Ok(false);
+    };
+    let Ok(guarded) = Guarded::new(handed) else {
+        return Ok(false);
+    };
+    if fs::symlink_metadata(guarded.path()).is_err() {
+        return Ok(false);
+    }
+    let new = read(&files.ca).and_then(|own| files.handed_ca(&own));
+    if let Some(text) = &new {
+        write_as_before(&files.ca, text, 0o644)?;
+    }
+    durable::remove(guarded.path()).map_err(|error| guarded.explain(&error))?;
+    Ok(new.is_some())
+}
+
+/// Whether CA certificates wait for [`promote_ca`].
+pub fn ca_waits(files: &Files) -> bool {
+    files.handed.as_deref().is_some_and(waits)
 }
 
 /// Whether a renewed certificate waits at `staged`.
@@ -99,15 +127,18 @@ pub fn promote(staged: &Path, files: &Files, clock: &DeviceClock) -> Result<Prom
             return Ok(Promotion::Refused(reason));
         }
     }
-    let owner = fs::metadata(&files.cert)
-        .ok()
-        .map(|meta| (meta.uid(), meta.gid()));
-    let owner = owner.filter(|_| rustix::process::geteuid().is_root());
-    let cert = Guarded::new(&files.cert).map_err(|error| error.to_string())?;
-    durable::write(cert.path(), pem.as_bytes(), &Perm { mode: 0o640, owner })
-        .map_err(|error| cert.explain(&error))?;
+    write_as_before(&files.cert, &pem, 0o640)?;
     remove()?;
     Ok(Promotion::Installed)
+}
+
+/// Replaces a file and leaves it to its owner.
+fn write_as_before(path: &Path, text: &str, mode: u32) -> Result<(), String> {
+    let owner = fs::metadata(path).ok().map(|meta| (meta.uid(), meta.gid()));
+    let owner = owner.filter(|_| rustix::process::geteuid().is_root());
+    let file = Guarded::new(path).map_err(|error| error.to_string())?;
+    durable::write(file.path(), text.as_bytes(), &Perm { mode, owner })
+        .map_err(|error| file.explain(&error))
 }
 
 fn is_regular(path: &Path) -> bool {

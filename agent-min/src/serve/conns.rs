@@ -7,7 +7,7 @@ use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::wire::messages;
 use ctrl_exec_protocol::x509::cert;
-use ctrl_exec_protocol::x509::verify::Role;
+use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role};
 use ctrl_exec_reactor::http::{self, HttpError, Request};
 use ctrl_exec_reactor::{CloseReason, ConnId, Then};
 use log::debug;
@@ -31,6 +31,8 @@ pub(super) struct Conn {
     /// Serial of the certificate; empty until it was proved.
     pub(super) serial: Rc<str>,
     pub(super) stage: Stage,
+    /// The CA certificates by which it proved itself; others since are asked before it is heard.
+    chain: Option<Arc<ChainVerifier>>,
     /// It is a trusted dispatcher's, as of its handshake.
     trusted: bool,
     /// It has been answered and is kept for more.
@@ -105,6 +107,7 @@ impl Server {
             ip,
             serial: Rc::from(""),
             stage: Stage::Waiting,
+            chain: None,
             trusted: false,
             kept: false,
             rated,
@@ -136,7 +139,7 @@ impl Server {
         if let (Some(entry), Some(rated)) = (self.conns.get_mut(conn), rated) {
             entry.stage = Stage::Unproven;
             entry.rated = rated;
-            let tls = Arc::clone(&self.state.loaded.tls);
+            let tls = Arc::clone(&self.state.loaded.identity.tls);
             if !stopping && self.reactor.serve(conn, &tls, &Arc::clone(&self.limits)) {
                 return;
             }
@@ -185,6 +188,7 @@ impl Server {
             // A ticket outlives dates and the CA file; the certificate in it is checked anew.
             let loaded = &self.state.loaded;
             loaded
+                .identity
                 .chain
                 .verify(der, Role::Client, loaded.now())
                 .map_err(|error| error.to_string())
@@ -198,6 +202,7 @@ impl Server {
         match facts {
             Ok(facts) => {
                 entry.serial = facts.serial_hex.into();
+                entry.chain = Some(Arc::clone(&self.state.loaded.identity.chain));
                 entry.since = now;
             }
             Err(reason) => {
@@ -256,6 +261,27 @@ impl Server {
         if entry.stage == Stage::Over {
             return;
         }
+        let chain = &self.state.loaded.identity.chain;
+        if entry
+            .chain
+            .as_ref()
+            .is_none_or(|own| !Arc::ptr_eq(own, chain))
+        {
+            // The CA was exchanged while the connection was kept.
+            let (ip, der) = (entry.ip, self.reactor.peer_certificate(conn));
+            let known = chain.verify(
+                der.unwrap_or_default(),
+                Role::Client,
+                self.state.loaded.now(),
+            );
+            entry.chain = Some(Arc::clone(chain));
+            if let Err(error) = known {
+                entry.stage = Stage::Over;
+                self.tls_failure(ip, &error.to_string());
+                self.reactor.close(conn);
+                return;
+            }
+        }
         entry.stage = Stage::Busy(request.keep_alive && !self.stopping);
         entry.since = now;
         let peer = entry.peer();
@@ -268,6 +294,9 @@ impl Server {
         debug!("{:?} {:?} from {}", call.method, call.path, peer.ip);
         let step = handlers::handle(&mut self.state, &peer, call);
         self.carry_out(conn, &peer, step);
+        if call.path == "/trust" {
+            self.judge_waiting();
+        }
     }
 
     /// What came is not a request: answered where the reference answers, then closed.

@@ -76,6 +76,51 @@ impl Ca {
         Ca { params, key, pem }
     }
 
+    /// A CA of this name, with a key of its own.
+    pub fn named(name: &str) -> Ca {
+        let mut ca = Ca::new();
+        ca.params.distinguished_name = rcgen::DistinguishedName::new();
+        ca.params.distinguished_name.push(DnType::CommonName, name);
+        ca.pem = pem(ca.params.self_signed(&ca.key).unwrap());
+        ca
+    }
+
+    /// The CA's certificate made anew with the same key, until another year.
+    pub fn reissued(&self, until: i32) -> String {
+        let mut params = self.params.clone();
+        params.not_after = date_time_ymd(until, 1, 1);
+        pem(params.self_signed(&self.key).unwrap())
+    }
+
+    /// A certificate of this CA for the name and key of `other`.
+    pub fn vouch_for(&self, other: &Ca) -> String {
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        pem(other.params.signed_by(&other.key, &issuer).unwrap())
+    }
+
+    /// A revocation list.
+    pub fn crl(&self, number: u64, serials: &[&[u8]]) -> String {
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials
+                .iter()
+                .map(|serial| rcgen::RevokedCertParams {
+                    serial_number: SerialNumber::from_slice(serial),
+                    revocation_time: date_time_ymd(2026, 1, 1),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let list = params.signed_by(&issuer).unwrap();
+        x509::pem::encode("X509 CRL", list.der())
+    }
+
     pub fn leaf(&self, cn: &str, serial: &[u8]) -> Leaf {
         self.leaf_valid(cn, serial, 2020, 2100)
     }

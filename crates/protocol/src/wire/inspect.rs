@@ -65,6 +65,11 @@ pub struct PingReply<'t> {
     pub staged: bool,
     /// What it can do; nothing for one of the reference.
     pub features: Features,
+    /// Digest of the CA certificates it trusts
+    /// ([`fingerprint`](crate::x509::handover::fingerprint)); empty for one of the reference.
+    pub ca: Cow<'t, str>,
+    /// Number of the revocation list it has of the caller; 0 for none.
+    pub crl: u64,
     /// Echoed.
     pub reqid: Cow<'t, str>,
 }
@@ -77,6 +82,8 @@ struct Told {
     expiry: Scalar,
     staged: Scalar,
     features: Scalars,
+    ca: Scalar,
+    crl: Scalar,
     reqid: Scalar,
 }
 
@@ -96,19 +103,24 @@ impl PingReply<'_> {
             expiry: told.expiry.text().into(),
             staged: told.staged.is_true(),
             features: Features::of(told.features),
+            ca: told.ca.text().into(),
+            crl: told.crl.count().unwrap_or_default(),
             reqid: told.reqid.text().into(),
         }))
     }
 
     /// The body.
     pub fn render(&self) -> String {
-        let mut out = Fields::with_room(7);
+        let mut out = Fields::with_room(9);
         out.text("status", "ok")
             .text("host", &self.host)
             .text("version", &self.version)
             .text("expiry", &self.expiry)
             .flag("staged", self.staged);
         self.features.put(&mut out);
+        if !self.ca.is_empty() {
+            out.text("ca", &self.ca).count_if("crl", Some(self.crl));
+        }
         out.text("reqid", &self.reqid).finish()
     }
 }

@@ -7,7 +7,7 @@ pub use super::run::{
     AsyncReply, Ending, Output, ResultReply, RunAnswer, RunHead, RunReply, RunRequest,
     RunRequestError, ScriptContext, refusal_of_busy, run_refusal, unknown_members,
 };
-pub use super::trust::{RotateReply, RotateRequest};
+pub use super::trust::{RotateReply, RotateRequest, TrustReply, TrustRequest};
 
 use crate::json::{self, Bounds, Fields, Scalar};
 use miniserde::Deserialize;

@@ -1,6 +1,6 @@
-//! `POST /rotate-serial`: whom an agent trusts.
+//! `POST /rotate-serial` and `POST /trust`: whom an agent trusts.
 
-use crate::json::{self, Bounds, Fields, Scalar};
+use crate::json::{self, Bounds, Fields, JsonError, Scalar};
 use miniserde::Deserialize;
 
 /// `POST /rotate-serial`.
@@ -68,6 +68,82 @@ impl RotateReply {
     }
 }
 
+/// `POST /trust`: what a dispatcher hands its agent beyond its own serial. The reference answers it
+/// with 404.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TrustRequest {
+    /// The CA certificates to be trusted from now on, PEM; empty to leave them
+    /// ([`handover`](crate::x509::handover)).
+    pub ca: String,
+    /// A revocation list, PEM; empty to leave it ([`crl`](crate::x509::crl)).
+    pub crl: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Handed {
+    ca: Scalar,
+    crl: Scalar,
+}
+
+impl TrustRequest {
+    /// Reads a body; what is not a JSON object counts as an empty one.
+    pub fn parse(body: &[u8]) -> Self {
+        let handed: Handed = json::read_object(body, &Bounds::REQUEST).unwrap_or_default();
+        Self {
+            ca: handed.ca.text(),
+            crl: handed.crl.text(),
+        }
+    }
+
+    /// The body.
+    pub fn render(&self) -> String {
+        let some = |text: &str| !text.is_empty();
+        let mut out = Fields::with_room(2);
+        out.text_if("ca", Some(&*self.ca).filter(|ca| some(ca)))
+            .text_if("crl", Some(&*self.crl).filter(|crl| some(crl)));
+        out.finish()
+    }
+}
+
+/// Its answer: what the agent has now.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TrustReply {
+    /// Digest of its CA certificates.
+    pub ca: String,
+    /// Number of the caller's revocation list.
+    pub crl: u64,
+}
+
+impl TrustReply {
+    /// Reads the body of an answer; `None` when it does not say `ok`.
+    ///
+    /// # Errors
+    /// It is not a JSON object.
+    pub fn parse(body: &[u8]) -> Result<Option<Self>, JsonError> {
+        let told: ToldTrust = json::read_object(body, &Bounds::ANSWER)?;
+        Ok((told.status.text() == "ok").then(|| Self {
+            ca: told.ca.text(),
+            crl: told.crl.count().unwrap_or_default(),
+        }))
+    }
+
+    /// The body.
+    pub fn render(&self) -> String {
+        Fields::with_room(3)
+            .text("status", "ok")
+            .text("ca", &self.ca)
+            .count_if("crl", Some(self.crl))
+            .finish()
+    }
+}
+
+#[derive(Deserialize)]
+struct ToldTrust {
+    status: Scalar,
+    ca: Scalar,
+    crl: Scalar,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +177,41 @@ mod tests {
             reply.render(),
             r#"{"status":"ok","action":"add","serial":"0a","dispatcher":"d"}"#
         );
+    }
+
+    #[test]
+    fn what_is_handed_over_reads_back() {
+        for request in [
+            TrustRequest::default(),
+            TrustRequest {
+                ca: "a\n".into(),
+                crl: String::new(),
+            },
+            TrustRequest {
+                ca: String::new(),
+                crl: "c\n".into(),
+            },
+        ] {
+            assert_eq!(TrustRequest::parse(request.render().as_bytes()), request);
+        }
+        for body in ["", "[]", r#"{"ca":[],"crl":{}}"#] {
+            assert_eq!(
+                TrustRequest::parse(body.as_bytes()),
+                TrustRequest::default()
+            );
+        }
+        let reply = TrustReply {
+            ca: "4f".into(),
+            crl: 1_795_830_646,
+        };
+        assert_eq!(
+            reply.render(),
+            r#"{"status":"ok","ca":"4f","crl":1795830646}"#
+        );
+        assert_eq!(
+            TrustReply::parse(reply.render().as_bytes()),
+            Ok(Some(reply))
+        );
+        assert_eq!(TrustReply::parse(br#"{"status":"error"}"#), Ok(None));
     }
 }

@@ -101,10 +101,22 @@ pub fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError> {
 /// # Errors
 /// Too long, damaged or none.
 pub fn request(text: &str) -> Result<Vec<u8>, PemError> {
+    first(text, SectionKind::Csr, "certificate request")
+}
+
+/// The DER of the first revocation list of a PEM text.
+///
+/// # Errors
+/// Too long, damaged or none.
+pub fn crl(text: &str) -> Result<Vec<u8>, PemError> {
+    first(text, SectionKind::Crl, "revocation list")
+}
+
+fn first(text: &str, wanted: SectionKind, name: &'static str) -> Result<Vec<u8>, PemError> {
     blocks(text)?
         .into_iter()
-        .find_map(|(kind, der)| (kind == SectionKind::Csr).then_some(der))
-        .ok_or(PemError::Missing("certificate request"))
+        .find_map(|(kind, der)| (kind == wanted).then_some(der))
+        .ok_or(PemError::Missing(name))
 }
 
 /// PEM text of one block: lines of 64 characters, LF line ends, final newline — the form OpenSSL

@@ -247,6 +247,15 @@ impl ChainVerifier {
         Ok(parsed.facts)
     }
 
+    /// Whether an authority of this name (DER), within its dates at `now`, signed an object.
+    pub(crate) fn signed(&self, issuer: &[u8], signed: &der::Signed<'_>, now: i64) -> bool {
+        self.authorities.iter().any(|ca| {
+            ca.subject_der == issuer
+                && now <= ca.not_after
+                && verify_signed(&ca.spki_der, signed).is_ok()
+        })
+    }
+
     /// Checks the signature with the authorities that bear the issuer's name and are within their
     /// dates; after a CA's renewal there may be two.
     fn issued(
