@@ -101,7 +101,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// The agent of `host`, on a thread of this process that is watched.
 fn serve(host: &Host) {
-    let root = host.dir.0.clone();
+    let root = host.dir.path().to_path_buf();
     std::thread::spawn(move || {
         WATCHED.set(true);
         let code = ctrl_exec_agent::cli::run(["serve".into(), "--root".into(), root.into()]);

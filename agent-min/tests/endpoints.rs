@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use ctrl_exec_protocol::json;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -528,17 +529,15 @@ fn tls_sessions_are_resumed_and_still_checked() {
 /// bytes that an agent of 0.12.3 passes, sync and async, unless `argument_text` says otherwise.
 #[test]
 fn arguments_of_a_dispatcher_of_0_12_3_are_bytes_for_the_executor() {
-    const PERL: &str = "TE: deflate,gzip;q=0.3\r\nConnection: TE, close\r\nHost: 127.0.0.1:7600\r\n\
-                        User-Agent: libwww-perl/6.68\r\n";
     let bytes: &[u8] = b"gr\xc3\xbcn";
     let text: &[u8] = b"gr\xc3\x83\xc2\xbcn";
-    for (setting, client, expected) in [
-        ("", PERL, bytes),
-        ("", "Host: 127.0.0.1:7600\r\n", text),
-        ("argument_text = utf8", PERL, text),
-        ("argument_text = bytes", "", bytes),
+    for (setting, of_perl, expected) in [
+        ("", true, bytes),
+        ("", false, text),
+        ("argument_text = utf8", true, text),
+        ("argument_text = bytes", false, bytes),
     ] {
-        for more in ["", r#","async":true"#] {
+        for more in ["", r#""async":true"#] {
             let mut host = Host::new(&Ca::new());
             let socket = host.path("exec.sock");
             let listener = UnixListener::bind(&socket).unwrap();
@@ -548,12 +547,6 @@ fn arguments_of_a_dispatcher_of_0_12_3_are_bytes_for_the_executor() {
             ));
             host.script("ok", "#!/bin/sh\n");
             host.start();
-            let body =
-                format!(r#"{{"script":"ok","args":["gr\u00c3\u00bcn"],"reqid":"r1"{more}}}"#);
-            let request = format!(
-                "POST /run HTTP/1.1\r\n{client}Content-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
             let server = std::thread::spawn(move || {
                 let (mut peer, _) = listener.accept().unwrap();
                 let mut total = [0; 4];
@@ -563,13 +556,22 @@ fn arguments_of_a_dispatcher_of_0_12_3_are_bytes_for_the_executor() {
                 peer.write_all(&[0; 12]).unwrap();
                 frame
             });
-            host.caller().raw(request.as_bytes()).unwrap();
+            let answer = if of_perl {
+                perl::Dispatcher::new(host.port, &host.dispatcher).run("ok", &[bytes], "r1", more)
+            } else {
+                let args = json::string_array(&[perl::bytes_as_text(bytes)]);
+                let comma = if more.is_empty() { "" } else { "," };
+                let body = format!(r#"{{"script":"ok","args":{args},"reqid":"r1"{comma}{more}}}"#);
+                let (status, body) = host.caller().post("/run", &body);
+                perl::Answer { status, body }
+            };
+            assert_eq!(answer.status / 100, 2, "{answer:?}");
             let frame = server.join().unwrap();
             let length = u32::try_from(expected.len()).unwrap().to_be_bytes();
             let field = [&length[..], expected].concat();
             assert!(
                 frame.windows(field.len()).any(|window| window == field),
-                "{setting} {client}: {:?}",
+                "{setting} {of_perl}: {:?}",
                 String::from_utf8_lossy(&frame)
             );
         }

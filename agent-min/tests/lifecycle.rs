@@ -411,7 +411,7 @@ fn a_file_of_overrides_takes_the_place_of_its_keys_and_nothing_else() {
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(stdout.contains(&format!("{uci} (not there)")), "{stdout}");
 
-    host.port = free_port();
+    host.port = ports::claim().unwrap();
     host.write(
         "uci.conf",
         &format!("port = {}\nhostname = r-17\n", host.port),

@@ -78,7 +78,7 @@ fn memory_is_protected_from_processes_of_the_same_user() {
     let host = Host::new(&Ca::new());
     let mut command = host.command(&["serve"]);
     if rustix::process::geteuid().is_root() {
-        give(&host.dir.0, NOBODY);
+        give(host.dir.path(), NOBODY);
         command.uid(NOBODY).gid(NOBODY);
     }
     let mut agent = command.stderr(Stdio::null()).spawn().unwrap();

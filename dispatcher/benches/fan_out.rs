@@ -214,7 +214,7 @@ fn helper(dir: &str) -> ! {
     println!(
         "{} {} {} {}",
         fleet.port,
-        fleet::closed_port(),
+        support::ports::claim().unwrap(),
         fleet::hanging_port(),
         fleet::garbage_port()
     );

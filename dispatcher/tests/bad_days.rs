@@ -34,7 +34,7 @@ fn agent(root: &Root, name: &str) -> Agent {
 }
 
 fn unreachable() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], support::fleet::closed_port()))
+    SocketAddr::from(([127, 0, 0, 1], support::ports::claim().unwrap()))
 }
 
 /// A stolen router does not answer: what it was given is known here all the same.

@@ -460,7 +460,7 @@ fn revoked_certificates_are_refused() {
     assert_eq!(root.run(&["revoke", "nobody"]).exit, 3);
     root.register(
         "away",
-        std::net::SocketAddr::from(([127, 0, 0, 1], support::fleet::closed_port())),
+        std::net::SocketAddr::from(([127, 0, 0, 1], support::ports::claim().unwrap())),
     );
     let unknown = root.run(&["revoke", "away"]);
     assert!(
@@ -486,7 +486,7 @@ fn doctor_names_what_is_wrong() {
     root.register_json("broken", "{");
     root.register(
         "away",
-        std::net::SocketAddr::from(([127, 0, 0, 1], support::fleet::closed_port())),
+        std::net::SocketAddr::from(([127, 0, 0, 1], support::ports::claim().unwrap())),
     );
     root.configure("auth_hook = /nowhere\n  indented = 1\n");
     let ill = root.json_any(&["doctor", "--json"], 1);

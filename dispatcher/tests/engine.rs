@@ -155,7 +155,7 @@ fn what_was_sent_is_told_from_what_was_not() {
     let calls = vec![
         call(&identity, silent.address),
         call(&identity, local(fleet::hanging_port())),
-        call(&identity, local(fleet::closed_port())),
+        call(&identity, local(support::ports::claim().unwrap())),
         call(&identity, local(fleet::garbage_port())),
     ];
     let answers = engine.all(calls, Plan::new(4, Duration::from_secs(2)));

@@ -50,7 +50,7 @@ fn every_host_is_accounted_for_within_one_timeout() {
     root.configure("read_timeout = 5\n");
     let fleet = honest(&root, false);
     let ports = [
-        fleet::closed_port(),
+        support::ports::claim().unwrap(),
         fleet::hanging_port(),
         fleet::garbage_port(),
     ];
@@ -286,7 +286,7 @@ fn what_failed_is_run_again() {
     let root = Root::new();
     let fleet = honest(&root, false);
     register(&root, 1, fleet.port);
-    register(&root, 2, fleet::closed_port());
+    register(&root, 2, support::ports::claim().unwrap());
     let results = object(&root.run(&["run", "--all", "s", "--json"]).stdout);
     let reqid = items(&results, "results")
         .iter()

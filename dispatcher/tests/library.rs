@@ -162,7 +162,7 @@ fn what_may_still_run_is_unknown_and_is_not_run_again() {
     root.register("hung", hanging.address);
     root.register(
         "gone",
-        SocketAddr::from(([127, 0, 0, 1], fleet::closed_port())),
+        SocketAddr::from(([127, 0, 0, 1], support::ports::claim().unwrap())),
     );
     let dispatcher = dispatcher(&root);
     let order = order(&["hung", "gone"]);

@@ -1,200 +1,224 @@
-//! Agents of release 0.12.3, as they behave on the wire: what is learned of them, kept, and done
+//! Peers of release 0.12.3, as they behave on the wire: what is learned of them, kept, and done
 //! for them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod support;
 
-use ctrl_exec_protocol::http::render_response;
-use ctrl_exec_protocol::tls;
-use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use support::agent::{Act, Agent};
+use support::perl::{self, AgentBuilder, Output};
 use support::{Root, items, text};
 
-/// An agent of 0.12.3 with these answers to `/run`, known as such.
-fn perl_agent(root: &Root, answers: Vec<(u16, &str)>) -> Agent {
+/// Bytes that are UTF-8.
+const UTF8: &str = "grün\n";
+/// The same word in Latin-1, which is no UTF-8.
+const LATIN1: &[u8] = b"gr\xfcn\n";
+
+fn builder(root: &Root) -> AgentBuilder {
     let (identity, _) = root.agent_identity("vm", 825);
-    let acts = answers
-        .into_iter()
-        .map(|(status, body)| Act::Answer(status, body.to_owned()))
-        .collect();
-    let agent = Agent::scripted(&identity, &root.ca_pem(), acts);
-    register(root, agent.address);
-    agent
+    AgentBuilder::new(&identity, &root.ca_pem())
+        .script("utf8", |_| said(UTF8.as_bytes()))
+        .script("latin1", |_| said(LATIN1))
+        .script("quiet", |_| Output::default())
+        .volume(None)
 }
 
+fn said(stdout: &[u8]) -> Output {
+    Output {
+        stdout: stdout.to_vec(),
+        stderr: "é".into(),
+        exit: 0,
+    }
+}
+
+/// Registers an agent that is known as one of 0.12.3.
 fn register(root: &Root, address: SocketAddr) {
     root.register_json(
         "vm",
         &format!(
-            r#"{{"hostname":"vm","ip":"{}","port":{},"lookup_by":"ip","agent_version":"0.12","theirs":[1]}}"#,
+            r#"{{"hostname":"vm","ip":"{}","port":{},"lookup_by":"ip","agent_version":"0.12","rate":"off","theirs":[1]}}"#,
             address.ip(),
             address.port()
         ),
     );
 }
 
-/// An agent that refuses after the handshake, as 0.12.3 does where a dispatcher is revoked or calls
-/// too often: it reads no request. With `says` it tells why first.
-fn refuser(root: &Root, says: Option<&'static str>) -> SocketAddr {
-    let (identity, _) = root.agent_identity("vm", 825);
-    let trust = Arc::new(ChainVerifier::from_pem(&root.ca_pem()).unwrap());
-    let config = tls::agent_server_config(&identity, trust, &system_clock()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for mut tcp in listener.incoming().flatten() {
-            let mut tls = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
-            while tls.is_handshaking() {
-                if tls.complete_io(&mut tcp).is_err() {
-                    break;
-                }
-            }
-            if let Some(body) = says {
-                let answer = render_response(403, body, false);
-                let _ = tls.writer().write_all(&answer);
-                tls.send_close_notify();
-                let _ = tls.complete_io(&mut tcp);
-            } else {
-                // The request is there, unread: closing resets.
-                let mut first = [0; 1];
-                tcp.read_exact(&mut first).unwrap();
-            }
-        }
-    });
-    address
+/// Starts it, and registers it.
+fn known(root: &Root, builder: AgentBuilder) -> perl::Agent {
+    let agent = builder.start();
+    register(root, agent.address);
+    agent
 }
 
+fn serial_of(root: &Root) -> String {
+    let pem = std::fs::read_to_string(root.path("etc/ctrl-exec/dispatcher.crt")).unwrap();
+    ctrl_exec_protocol::x509::cert::facts_from_pem(&pem)
+        .unwrap()
+        .serial_hex
+}
+
+/// Refused right after the handshake, and closed with the request unread: the reason is heard by
+/// who listens first.
 #[test]
 fn its_refusal_is_heard_before_the_request_is_sent() {
     let root = Root::new();
-    register(
-        &root,
-        refuser(&root, Some(r#"{"error":"certificate revoked"}"#)),
-    );
-    for _ in 0..8 {
-        let ended = root.run(&["ping", "vm"]);
-        let all = format!("{}{}", ended.stdout, ended.stderr);
-        assert!(all.contains("certificate revoked"), "{all}");
+    let agent = known(&root, builder(&root));
+    assert_eq!(root.run(&["ping", "vm"]).exit, 0);
+    agent.revoke(&serial_of(&root));
+    for command in [
+        &["ping", "vm"] as &[&str],
+        &["run", "vm", "quiet"],
+        &["run", "vm", "quiet", "--async"],
+        &["discover", "vm"],
+    ] {
+        for _ in 0..3 {
+            let ended = root.run(command);
+            let all = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(all.contains("revoked") || all.contains("403"), "{all}");
+            assert!(!all.contains("reset"), "{all}");
+        }
     }
+    assert_eq!(agent.requests(), ["POST /ping"]);
+    assert!(agent.is_alive());
 }
 
+/// Where nothing is said at all, the causes are named.
 #[test]
-fn a_reset_names_what_may_have_been_the_cause() {
+fn a_close_without_a_word_names_what_may_have_been_the_cause() {
     let root = Root::new();
-    register(&root, refuser(&root, None));
-    let result = root.json_any(&["run", "vm", "s", "--json"], 1);
-    let text = text(items(&result, "results")[0], "error");
-    assert!(
-        text.contains("revoked") && text.contains("rate limit"),
-        "{text}"
-    );
+    let limit = Some((2, Duration::from_secs(600)));
+    let agent = known(&root, builder(&root).volume(limit));
+    for _ in 0..2 {
+        assert_eq!(root.run(&["run", "vm", "quiet"]).exit, 0);
+    }
+    for command in ["run", "ping"] {
+        let more: &[&str] = if command == "run" { &["quiet"] } else { &[] };
+        let mut args = vec![command, "vm"];
+        args.extend(more);
+        args.push("--json");
+        let ended = root.run(&args);
+        assert!(
+            ended.stdout.contains("revoked") && ended.stdout.contains("rate limit"),
+            "{ended:?}"
+        );
+    }
+    assert_eq!(agent.connections(), 4);
 }
 
+/// What comes in more than one TLS record is cut at the first, so nothing is sent that is longer.
 #[test]
-fn output_and_arguments_follow_the_mode_it_shows() {
+fn what_one_read_cannot_take_is_not_sent() {
     let root = Root::new();
-    let agent = perl_agent(
-        &root,
-        vec![
-            (
-                200,
-                r#"{"script":"s","exit":0,"stdout":"gr\u00c3\u00bcn\n","stderr":"\u00c3\u00a9","reqid":"r"}"#,
-            ),
-            (
-                200,
-                r#"{"script":"s","exit":0,"stdout":"gr\u00fcn","stderr":"","reqid":"r"}"#,
-            ),
-            (202, r#"{"script":"s","status":"accepted","reqid":"r"}"#),
-            (
-                200,
-                r#"{"script":"s","exit":0,"stdout":"","stderr":"","reqid":"r"}"#,
-            ),
-        ],
-    );
-    let run = |args: &[&str]| root.run(args);
-    // Nothing is known: bytes, which no mode dies of.
-    let first = root.json_any(&["run", "vm", "s", "--json", "--", "grün€"], 0);
-    let result = items(&first, "results")[0];
+    let agent = known(&root, builder(&root));
+    let longest = "x".repeat(15_800);
+    assert_eq!(root.run(&["run", "vm", "quiet", "--", &longest]).exit, 0);
+    assert_eq!(agent.ran()[0], [longest.as_bytes()]);
+    let ended = root.run(&["run", "vm", "quiet", "--", &"x".repeat(40_000)]);
+    let all = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(all.contains("a Perl agent takes at most 16384"), "{all}");
+    assert_eq!(agent.ran().len(), 1);
+}
+
+/// Behind the executor everything is bytes.
+#[test]
+fn with_the_executor_arguments_and_output_are_bytes() {
+    let root = Root::new();
+    let agent = known(&root, builder(&root).executor());
+    let run = |script: &str, more: &[&str]| {
+        let mut args = vec!["run", "vm", script, "--json"];
+        args.extend(more);
+        root.json_any(&args, 0)
+    };
+    let result = run("utf8", &["--", "grün", "€", "\u{1f600}"]);
+    let result = items(&result, "results")[0];
     assert_eq!(
         (text(result, "stdout"), text(result, "stderr")),
-        ("grün\n", "é")
+        (UTF8, "é")
     );
+    let expected: Vec<&[u8]> = vec!["grün".as_bytes(), "€".as_bytes(), "\u{1f600}".as_bytes()];
+    assert_eq!(agent.ran()[0], expected);
     assert_eq!(text(&root.record("vm"), "executor"), "yes");
     // What is no UTF-8 as bytes is text.
-    let second = root.json_any(&["run", "vm", "s", "--json"], 0);
-    assert_eq!(text(items(&second, "results")[0], "stdout"), "grün");
-    // It takes an async run: it has no executor.
-    assert_eq!(run(&["run", "vm", "s", "--async"]).exit, 0);
-    assert_eq!(text(&root.record("vm"), "executor"), "no");
+    let result = run("latin1", &[]);
+    assert_eq!(text(items(&result, "results")[0], "stdout"), "grün\n");
+    // Its refusal of async runs tells the same, also where nothing else has.
+    register(&root, agent.address);
+    root.run(&["run", "vm", "quiet", "--async"]);
+    assert_eq!(text(&root.record("vm"), "executor"), "yes");
     assert!(root.record("vm").contains_key("theirs"));
-    assert_eq!(run(&["run", "vm", "s", "--", "grün€"]).exit, 0);
-    let seen = agent.seen();
-    let args = |n: usize| {
-        let body = support::object(&seen[n].body);
-        let Some(ctrl_exec_dispatcher::model::json::Value::Array(args)) = body.get("args") else {
-            panic!("{}", seen[n].body)
-        };
-        match &args[0] {
-            ctrl_exec_dispatcher::model::json::Value::String(arg) => arg.clone(),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(args(0), "gr\u{c3}\u{bc}n\u{e2}\u{82}\u{ac}");
-    assert_eq!(args(3), "grün€");
 }
 
+/// Without it everything is text; until an answer has shown that, arguments are sent as bytes, which
+/// no mode dies of.
 #[test]
-fn an_async_refusal_shows_the_executor_and_results_are_mapped() {
+fn in_direct_mode_arguments_are_text_once_it_is_known() {
     let root = Root::new();
-    perl_agent(
-        &root,
-        vec![
-            (202, r#"{"script":"s","status":"accepted","reqid":"r"}"#),
-            (
-                200,
-                r#"{"status":"done","exit":0,"stdout":"gr\u00c3\u00bcn","stderr":""}"#,
-            ),
-            (
-                200,
-                r#"{"script":"s","exit":-1,"reqid":"r","error":"async runs are not yet supported with the executor (privilege separation); run synchronously"}"#,
-            ),
-        ],
-    );
-    let submitted = root.json(&["run", "vm", "s", "--async", "--json"]);
+    let agent = known(&root, builder(&root));
+    let twice = "gr\u{c3}\u{bc}n".as_bytes();
+    assert_eq!(root.run(&["run", "vm", "quiet", "--", "grün"]).exit, 0);
+    assert_eq!(agent.ran()[0], [twice]);
+    // It takes an async run: it has no executor.
+    let submitted = root.json(&["run", "vm", "utf8", "--async", "--json"]);
+    assert_eq!(text(&root.record("vm"), "executor"), "no");
     let done = root.run(&["status", text(&submitted, "reqid"), "--json"]);
     assert!(done.stdout.contains("grün"), "{done:?}");
-    root.run(&["run", "vm", "s", "--async"]);
-    assert_eq!(text(&root.record("vm"), "executor"), "yes");
+    let result = root.json_any(&["run", "vm", "utf8", "--json", "--", "grün€"], 0);
+    assert_eq!(agent.ran()[2], ["grün€".as_bytes()]);
+    assert_eq!(text(items(&result, "results")[0], "stdout"), UTF8);
+    // Output that is no UTF-8 kills its child: the call says so, and the record is as it was.
+    let ended = root.run(&["run", "vm", "latin1"]);
+    assert_eq!(ended.exit, 1, "{ended:?}");
+    assert_eq!(text(&root.record("vm"), "executor"), "no");
 }
 
+/// `discover` tells what an agent is, and what it has become.
 #[test]
 fn discover_tells_what_it_is_and_what_it_has_become() {
     let root = Root::new();
-    let (identity, _) = root.agent_identity("vm", 825);
-    let capabilities = |version: &str| {
-        let body = format!(r#"{{"status":"ok","host":"vm","version":"{version}","scripts":[]}}"#);
-        Act::Answer(200, body)
-    };
-    let acts = vec![capabilities("0.12.3"), capabilities("0.13.0")];
-    let agent = Agent::scripted(&identity, &root.ca_pem(), acts);
+    let agent = builder(&root).start();
     root.register("vm", agent.address);
-    for version in ["0.12.3", "0.13.0"] {
-        assert_eq!(root.run(&["discover", "vm"]).exit, 0);
-        assert_eq!(text(&root.record("vm"), "agent_version"), version);
+    assert_eq!(root.run(&["discover", "vm"]).exit, 0);
+    assert_eq!(text(&root.record("vm"), "agent_version"), "0.12.3");
+    let (identity, _) = root.agent_identity("vm", 825);
+    let agent = Agent::start(&identity, &root.ca_pem(), |_| {
+        let body = r#"{"status":"ok","host":"vm","version":"0.13.0","scripts":[]}"#;
+        Act::Answer(200, body.into())
+    });
+    root.run(&[
+        "edit-agent",
+        "vm",
+        "--agent-port",
+        &agent.address.port().to_string(),
+    ]);
+    assert_eq!(root.run(&["discover", "vm"]).exit, 0);
+    assert_eq!(text(&root.record("vm"), "agent_version"), "0.13.0");
+}
+
+/// Nothing that we do ends its process: each connection brings a handshake.
+#[test]
+fn no_command_ends_its_process() {
+    let root = Root::new();
+    let agent = known(&root, builder(&root));
+    for command in [
+        &["ping", "vm"] as &[&str],
+        &["discover", "vm"],
+        &["run", "vm", "quiet", "--time-limit", "5"],
+        &["doctor"],
+        &["maintain"],
+        &["runs", "vm"],
+        &["cancel", "vm", "--all"],
+    ] {
+        root.run(command);
+        assert!(agent.is_alive(), "{command:?}");
     }
+    assert_eq!(root.run(&["ping", "vm"]).exit, 0);
 }
 
 #[test]
 fn a_pace_can_be_set_and_waiting_is_told() {
     let root = Root::new();
-    let (identity, _) = root.agent_identity("vm", 825);
-    let agent = Agent::start(&identity, &root.ca_pem(), |_| {
-        Act::Answer(200, r#"{"status":"ok","version":"0.12.3"}"#.into())
-    });
+    let agent = builder(&root).start();
     let names: Vec<String> = (0..12).map(|n| format!("vm{n}")).collect();
     let words: Vec<&str> = names.iter().map(String::as_str).collect();
     for name in &words {
@@ -217,16 +241,18 @@ fn a_pace_can_be_set_and_waiting_is_told() {
         assert!(ended.stderr.contains("--rate"), "{ended:?}");
     }
     set("off");
-    let (ended, took) = ping();
+    let (ended, _) = ping();
     assert!(
-        took < Duration::from_secs(20) && !ended.stderr.contains("pace"),
-        "{took:?} {ended:?}"
+        ended.exit == 0 && !ended.stderr.contains("no more connections"),
+        "{ended:?}"
     );
     set("8/3");
     let (ended, took) = ping();
     assert!(took >= Duration::from_secs(3), "{took:?}");
     assert!(
-        ended.stderr.contains(" takes no more connections for") && ended.stderr.contains("--rate"),
+        ended.exit == 0
+            && ended.stderr.contains(" takes no more connections for")
+            && ended.stderr.contains("--rate"),
         "{ended:?}"
     );
     set("default");

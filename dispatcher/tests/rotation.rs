@@ -68,7 +68,7 @@ fn a_rotation_reaches_agents_that_were_away() {
     let (near, near_map) = agent_with_map(&root, "near", "127.0.0.1:0");
     paired(&root, "near", near.address);
     // This one is away: its address is known, nobody listens.
-    let away = SocketAddr::from(([127, 0, 0, 1], support::fleet::closed_port()));
+    let away = SocketAddr::from(([127, 0, 0, 1], support::ports::claim().unwrap()));
     paired(&root, "away", away);
     let away_knows = own_serial(&root);
 

@@ -5,11 +5,11 @@
     clippy::expect_used,
     clippy::panic,
     missing_docs,
-    dead_code
+    dead_code,
+    unused_imports
 )]
 
-pub mod agent;
-pub mod fleet;
+pub use ctrl_exec_testkit::{agent, fleet, perl, ports};
 
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, CaOptions, IdentityFiles};
 use ctrl_exec_dispatcher::model::json::{self as jval, Object, Value};

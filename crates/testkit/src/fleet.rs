@@ -105,8 +105,3 @@ pub fn garbage_port() -> u16 {
     });
     port
 }
-
-/// A port where nobody listens.
-pub fn closed_port() -> u16 {
-    ctrl_exec_testkit::ports::claim().unwrap()
-}

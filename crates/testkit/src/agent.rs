@@ -27,10 +27,15 @@ pub enum Act {
 /// A request as it came, with the sizes of the TLS reads it took and the client's serial.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// Path of the request line.
     pub path: String,
+    /// Request line and headers.
     pub head: String,
+    /// The body as text.
     pub body: String,
+    /// Sizes of the TLS reads.
     pub reads: Vec<usize>,
+    /// Serial of the caller's certificate, hex.
     pub client_serial: String,
 }
 
@@ -38,12 +43,14 @@ type Behaviour = dyn Fn(&Request, &str) -> Act + Send + Sync;
 
 /// A listening agent; its thread lives as long as the test process.
 pub struct Agent {
+    /// Where it listens.
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
 }
 
 impl Agent {
+    /// Starts it on a loopback port of its own.
     pub fn start(
         identity: &Identity,
         ca_pem: &str,
@@ -96,10 +103,12 @@ impl Agent {
         })
     }
 
+    /// Every request so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
+    /// How many connections it has accepted.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
