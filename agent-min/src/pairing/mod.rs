@@ -10,6 +10,7 @@ use crate::config::paths::{Paths, USER};
 use crate::config::{self, Notes};
 use crate::identity::files::{self, Files};
 use crate::identity::install::{self, NewIdentity, Owner};
+use crate::runs::supervisor::own_program;
 use crate::serve::command_log;
 use crate::trust::TrustMap;
 use ctrl_exec_host::syslog::Level;
@@ -24,14 +25,14 @@ use ctrl_exec_protocol::x509::keys::{self, KeyError, KeyType, PrivateKey};
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, Role, VerifyError};
 use ctrl_exec_protocol::x509::{csr, verify};
 use ctrl_exec_protocol::{names, serial, tls};
+use ctrl_exec_spawn::{self as spawn, Exit, Stdio, Strings};
 use messages::{Messages, eprint_line};
 use options::{Request, check};
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,24 +81,24 @@ pub fn wait(paths: &Paths, options: &Options) -> u8 {
 
 /// Starts the background process and passes on what it says until the request is queued.
 fn in_background(arguments: &[OsString]) -> u8 {
-    let spawned = Command::new(crate::runs::supervisor::own_program())
-        .arg(WAIT)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
+    let mut strings = Strings::new(own_program().as_os_str());
+    strings.arg(WAIT.as_ref());
+    arguments.iter().for_each(|word| strings.arg(word));
+    let started = match spawn::start(&strings, [Stdio::Null, Stdio::Pipe, Stdio::Null], false) {
+        Ok(started) => started,
         Err(error) => {
             eprint_line(&format!(
-                "ctrl-exec-agent: cannot start in the background: {error}"
+                "ctrl-exec-agent: cannot start in the background: {}",
+                error.into_io()
             ));
             return 3;
         }
     };
-    if let Some(pipe) = child.stdout.take() {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+    if let [_, Some(pipe), _] = started.pipes {
+        for line in BufReader::new(File::from(pipe))
+            .lines()
+            .map_while(Result::ok)
+        {
             match line.split_at_checked(1) {
                 Some(("R", reqid)) => {
                     let mut out = io::stdout();
@@ -109,12 +110,11 @@ fn in_background(arguments: &[OsString]) -> u8 {
             }
         }
     }
-    match child
-        .wait()
-        .ok()
-        .and_then(|status| status.code())
-        .and_then(|code| u8::try_from(code).ok())
-    {
+    let code = match spawn::wait(started.pid, true) {
+        Ok(Some(Exit::Code(code))) => u8::try_from(code).ok(),
+        _ => None,
+    };
+    match code {
         Some(code) if code != 0 => code,
         _ => 3,
     }

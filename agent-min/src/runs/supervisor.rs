@@ -20,10 +20,11 @@ use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{Ending, RunRequest};
 use ctrl_exec_reactor::{Config, Event, Reactor, Signal};
+use ctrl_exec_spawn::{self as spawn, Fault, Stdio, Strings};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 /// First argument of the process that starts a run.
@@ -262,7 +263,7 @@ fn try_start() -> Result<bool, String> {
     store
         .write_running(&id, &job.started)
         .map_err(|error| format!("record: {error}"))?;
-    detach(&text, lock).map(|()| true).map_err(|error| {
+    detach(&text, &lock).map(|()| true).map_err(|error| {
         let stderr = format!("ctrl-exec-agent: could not start the run: {error}\n");
         let outcome = Outcome {
             exit: -1,
@@ -275,23 +276,21 @@ fn try_start() -> Result<bool, String> {
 }
 
 /// Starts the supervisor, which lives on when this process ends.
-fn detach(job: &[u8], lock: File) -> io::Result<()> {
+fn detach(job: &[u8], lock: &File) -> io::Result<()> {
     // Fails only for the leader of a process group that is already a session of its own.
     let _ = rustix::process::setsid();
-    let mut child = Command::new(own_program())
-        .arg(SUPERVISE)
-        .stdin(Stdio::piped())
-        .stdout(lock)
-        .stderr(Stdio::piped())
-        .spawn()?;
-    match child.stdin.take() {
-        Some(mut pipe) => pipe.write_all(job)?,
-        None => return Err(io::ErrorKind::BrokenPipe.into()),
-    }
+    let mut strings = Strings::new(own_program().as_os_str());
+    strings.arg(SUPERVISE.as_ref());
+    let streams = [Stdio::Pipe, Stdio::File(lock.as_fd()), Stdio::Pipe];
+    let started = spawn::start(&strings, streams, false).map_err(Fault::into_io)?;
+    let [Some(stdin), None, Some(stderr)] = started.pipes else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    File::from(stdin).write_all(job)?;
     let mut word = Vec::new();
-    if let Some(pipe) = child.stderr.take() {
-        pipe.take(READY.len() as u64).read_to_end(&mut word)?;
-    }
+    File::from(stderr)
+        .take(READY.len() as u64)
+        .read_to_end(&mut word)?;
     if word == READY {
         Ok(())
     } else {

@@ -1,11 +1,11 @@
 //! A process that runs, with its pipes.
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{self, ExitStatus};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ctrl_exec_protocol::capture::Capture;
+use ctrl_exec_spawn::{Exit, wait};
 use mio::unix::pipe::{Receiver, Sender};
 use mio::{Interest, Registry, Token};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -34,7 +34,7 @@ pub(crate) struct Child {
     pub counted: usize,
     #[cfg(test)]
     pub faults: Option<Faults>,
-    process: process::Child,
+    pid: Pid,
     exit: Option<ChildExit>,
     timed_out: bool,
     stdin: Option<Feed>,
@@ -103,21 +103,17 @@ impl Child {
         registry: &Registry,
         token: impl Fn(Stdio) -> Token,
     ) -> Result<Child, SpawnError> {
-        let mut process = start::start(&spec)?;
-        let pipes = Pipes::take(&mut process, registry, token);
-        let (stdin, stdout, stderr) = match pipes {
-            Ok(Pipes {
-                stdin,
-                stdout,
-                stderr,
-            }) => (stdin, stdout, stderr),
-            Err(error) => {
-                // It runs, but we could not watch it: better that it does not.
-                kill(&process);
-                let _ = process.wait();
-                return Err(error);
-            }
-        };
+        let started = start::start(&spec)?;
+        let pid = started.pid;
+        let Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } = Pipes::take(started.pipes, registry, token).inspect_err(|_| {
+            // It runs, but we could not watch it: better that it does not.
+            kill(pid);
+            let _ = wait(pid, true);
+        })?;
         let until = now + spec.stdin_timeout;
         let bytes = spec.stdin;
         let feed = |pipe| Feed {
@@ -134,7 +130,7 @@ impl Child {
             counted: 0,
             #[cfg(test)]
             faults: None,
-            process,
+            pid,
             exit: None,
             timed_out: false,
             stdin: stdin.map(feed),
@@ -152,7 +148,7 @@ impl Child {
     }
 
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// Notes that a pipe may be tried.
@@ -174,9 +170,9 @@ impl Child {
         if self.exit.is_some() {
             return;
         }
-        let exit = match self.process.try_wait() {
+        let exit = match wait(self.pid, false) {
             Ok(None) => return,
-            Ok(Some(status)) => exit_of(status, self.timed_out),
+            Ok(Some(exit)) => exit_of(exit, self.timed_out),
             // Somebody else has waited for it: it has ended, and nobody knows how.
             Err(_) => ChildExit::Code(-1),
         };
@@ -194,7 +190,7 @@ impl Child {
 
     /// Kills its whole group. Not after it was reaped: the number might be another's by then.
     pub fn kill(&self) -> bool {
-        self.exit.is_none() && kill(&self.process)
+        self.exit.is_none() && kill(self.pid)
     }
 
     /// Ends it: SIGTERM to everything that it has started, SIGKILL to what is left after its
@@ -227,8 +223,7 @@ impl Child {
     }
 
     fn leader(&self) -> Option<i32> {
-        let pid = self.exit.is_none().then(|| self.process.id())?;
-        i32::try_from(pid).ok()
+        self.exit.is_none().then(|| self.pid.as_raw_nonzero().get())
     }
 
     /// Goes on with the ending.
@@ -401,12 +396,12 @@ struct Pipes {
 
 impl Pipes {
     fn take(
-        process: &mut process::Child,
+        [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
         registry: &Registry,
         token: impl Fn(Stdio) -> Token,
     ) -> Result<Pipes, SpawnError> {
-        let receiver = |pipe: Option<Receiver>, stdio, name| -> Result<_, SpawnError> {
-            let Some(mut pipe) = pipe else {
+        let receiver = |pipe: Option<OwnedFd>, stdio, name| -> Result<_, SpawnError> {
+            let Some(mut pipe) = pipe.map(Receiver::from) else {
                 return Ok(None);
             };
             pipe.set_nonblocking(true)
@@ -414,7 +409,7 @@ impl Pipes {
                 .map_err(|error| SpawnError::Pipe(name, error))?;
             Ok(Some(pipe))
         };
-        let stdin = match process.stdin.take().map(Sender::from) {
+        let stdin = match stdin.map(Sender::from) {
             None => None,
             Some(mut pipe) => {
                 pipe.set_nonblocking(true)
@@ -427,31 +422,22 @@ impl Pipes {
         };
         Ok(Pipes {
             stdin,
-            stdout: receiver(
-                process.stdout.take().map(Receiver::from),
-                Stdio::Out,
-                "stdout",
-            )?,
-            stderr: receiver(
-                process.stderr.take().map(Receiver::from),
-                Stdio::Err,
-                "stderr",
-            )?,
+            stdout: receiver(stdout, Stdio::Out, "stdout")?,
+            stderr: receiver(stderr, Stdio::Err, "stderr")?,
         })
     }
 }
 
-fn exit_of(status: ExitStatus, timed_out: bool) -> ChildExit {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) if timed_out && signal == Signal::KILL.as_raw() => ChildExit::TimedOut,
-        (Some(signal), _) => ChildExit::Signal(signal),
-        (None, code) => ChildExit::Code(code.unwrap_or(-1)),
+fn exit_of(exit: Exit, timed_out: bool) -> ChildExit {
+    match exit {
+        Exit::Signal(signal) if timed_out && signal == Signal::KILL.as_raw() => ChildExit::TimedOut,
+        Exit::Signal(signal) => ChildExit::Signal(signal),
+        Exit::Code(code) => ChildExit::Code(code),
     }
 }
 
-fn kill(process: &process::Child) -> bool {
-    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| kill_process_group(pid, Signal::KILL).is_ok())
+fn kill(pid: Pid) -> bool {
+    kill_process_group(pid, Signal::KILL).is_ok()
 }
 
 /// How often it is looked whether anything of an ended child is left.

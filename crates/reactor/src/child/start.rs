@@ -1,49 +1,42 @@
 //! Starting a process.
 
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::{self, Command};
+use std::ffi::OsStr;
 
+use ctrl_exec_spawn::{Fault, Started, Stdio, Strings};
 use rustix::io::Errno;
 
 use super::{ChildSpec, Output, SpawnError};
 
-/// Starts the process in a group of its own. The specification's payload and captures are left
-/// to the caller.
-pub(super) fn start(spec: &ChildSpec) -> Result<process::Child, SpawnError> {
-    command(spec).spawn().map_err(classify)
-}
-
-fn stdio(output: &Output) -> process::Stdio {
-    match output {
-        Output::Capture { .. } => process::Stdio::piped(),
-        Output::Null => process::Stdio::null(),
+/// Starts the program of `spec` in a process group of its own.
+pub(super) fn start(spec: &ChildSpec) -> Result<Started, SpawnError> {
+    let mut strings = Strings::new(spec.program.as_os_str());
+    spec.args.iter().for_each(|word| strings.arg(word));
+    strings.clear_env();
+    for (name, value) in spec.env.iter() {
+        strings.env(name, value);
     }
-}
-
-fn command(spec: &ChildSpec) -> Command {
-    let mut command = Command::new(&spec.program);
-    command.args(&spec.args);
-    command
-        .env_clear()
-        .envs(spec.env.iter().map(|(name, value)| (name, value)))
-        .envs(spec.mark.as_deref().and_then(|mark| mark.split_once('=')));
-    command.stdin(if spec.stdin.is_empty() {
-        process::Stdio::null()
+    if let Some((name, value)) = spec.mark.as_deref().and_then(|mark| mark.split_once('=')) {
+        strings.env(OsStr::new(name), OsStr::new(value));
+    }
+    let stdin = if spec.stdin.is_empty() {
+        Stdio::Null
     } else {
-        process::Stdio::piped()
-    });
-    command.stdout(stdio(&spec.stdout));
-    command.stderr(stdio(&spec.stderr));
-    command.process_group(0);
-    command
+        Stdio::Pipe
+    };
+    let streams = [stdin, stdio(&spec.stdout), stdio(&spec.stderr)];
+    ctrl_exec_spawn::start(&strings, streams, true).map_err(|fault| match fault {
+        Fault::Pipe(error) => SpawnError::Pipe("stdin", error),
+        Fault::Fork(error) => SpawnError::Fork(error),
+        Fault::Exec(error) => match Errno::from_io_error(&error) {
+            Some(Errno::MFILE | Errno::NFILE) => SpawnError::Pipe("stdin", error),
+            _ => SpawnError::Exec(error),
+        },
+    })
 }
 
-/// The standard library does not say which step failed; the error itself does.
-fn classify(error: io::Error) -> SpawnError {
-    match Errno::from_io_error(&error) {
-        Some(Errno::MFILE | Errno::NFILE) => SpawnError::Pipe("stdin", error),
-        Some(Errno::AGAIN | Errno::NOMEM) => SpawnError::Fork(error),
-        _ => SpawnError::Exec(error),
+fn stdio(output: &Output) -> Stdio<'static> {
+    match output {
+        Output::Capture { .. } => Stdio::Pipe,
+        Output::Null => Stdio::Null,
     }
 }
