@@ -109,6 +109,18 @@ impl Capture {
         self.dropped = self.dropped.saturating_add((lost.len() + excess) as u64);
     }
 
+    /// Says that so many bytes are missing here. There is one gap only: what came after an earlier
+    /// one is missing too then.
+    pub fn skip(&mut self, missing: u64) {
+        if missing == 0 {
+            return;
+        }
+        self.head_max = self.head.len();
+        let lost = missing.saturating_add(self.tail.len() as u64);
+        self.dropped = self.dropped.saturating_add(lost);
+        self.tail.clear();
+    }
+
     /// Bytes of memory held now.
     pub fn held(&self) -> usize {
         self.head.capacity() + self.tail.capacity()
@@ -180,6 +192,24 @@ mod tests {
         );
         assert_eq!(got(0, 0, &[b"abc"]), ("".into(), "".into(), 3));
         assert_eq!(got(2, 0, &[b"a", b"bc"]), ("ab".into(), "".into(), 1));
+    }
+
+    #[test]
+    fn gaps_of_others_become_one() {
+        let mut capture = Capture::of(10, 10);
+        capture.push(b"ab");
+        capture.skip(0);
+        capture.push(b"c");
+        capture.skip(5);
+        capture.push(b"lost");
+        capture.skip(7);
+        capture.push(b"end");
+        let got = capture.finish();
+        assert_eq!(
+            (got.head.as_slice(), got.tail.as_slice()),
+            (&b"abc"[..], &b"end"[..])
+        );
+        assert_eq!(got.dropped, 16);
     }
 
     #[test]

@@ -7,10 +7,12 @@
 //! configuration only; `json`, `http` and `tls` add what travels over the network.
 #![forbid(unsafe_code)]
 
+pub mod base64;
 pub mod capture;
 pub mod config;
 pub mod dispatcher_conf;
 pub mod frame;
+pub mod live;
 pub mod log_line;
 pub mod names;
 pub mod program;

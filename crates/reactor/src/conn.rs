@@ -293,6 +293,11 @@ impl Conn {
         }
     }
 
+    /// It failed at once, which the application has yet to be told.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, State::Dead(_))
+    }
+
     /// The application awaits a further response.
     pub fn await_response(&mut self, read: Duration, now: Duration) -> bool {
         self.ask_again(read, now)

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ctrl_exec_protocol::http::{HttpError, Request, Response};
+use ctrl_exec_protocol::live::Stream;
 
 use crate::child::ChildResult;
 
@@ -120,6 +121,18 @@ pub enum Event {
         /// The response.
         response: Response,
     },
+    /// A piece of the body that [`Reactor::request_stream`](crate::Reactor::request_stream) awaits.
+    Part {
+        /// The connection.
+        conn: ConnId,
+        /// What came.
+        bytes: Vec<u8>,
+    },
+    /// What was sent with [`Then::Hold`](crate::Then::Hold) is out: the application may send more.
+    Sent {
+        /// The connection.
+        conn: ConnId,
+    },
     /// A piece of what a raw connection brings, of at most 16 KiB, as it arrives.
     Received {
         /// The connection.
@@ -140,6 +153,15 @@ pub enum Event {
         timer: TimerId,
         /// What the application gave it.
         token: u64,
+    },
+    /// A piece of an output that is [`Output::Live`](crate::Output::Live), as it came.
+    Output {
+        /// The child.
+        child: ChildId,
+        /// Which of its outputs.
+        stream: Stream,
+        /// What came, at most 16 KiB.
+        bytes: Vec<u8>,
     },
     /// A child process ended.
     Child {

@@ -293,6 +293,16 @@ impl Reactor {
         self.send(conn, bytes, Then::AwaitResponse)
     }
 
+    /// As [`Reactor::request`], where the response may be one whose body comes in pieces of unknown
+    /// number ([`Event::Part`]); of such a response the body in [`Event::Response`] is empty. It may
+    /// take as long as it likes, while something comes every half minute.
+    pub fn request_stream(&mut self, conn: ConnId, bytes: Vec<u8>) -> bool {
+        let now = self.now;
+        let done = conn_mut(&mut self.conns, conn)
+            .is_some_and(|conn| conn.is_dead() || conn.ask_for_stream(bytes, now));
+        self.after(conn, done)
+    }
+
     /// Awaits a further response to the same request (pairing has two), for at most `read`
     /// without progress.
     pub fn await_response(&mut self, conn: ConnId, read: Duration) -> bool {

@@ -13,6 +13,9 @@
 //!   `i32 signal` (0 = none) and `u32` flags ([`Ended`]). Without it a shortened stream holds a
 //!   line that says so ([`Output::marked`]).
 //! - [`TIME_LIMIT`] followed by decimal digits: seconds after which the script is ended.
+//! - [`LIVE`] asks for output while it comes: the response is then [`LIVE_MARK`] and the items of
+//!   [`live`](crate::live), of which the last one holds what would have been the response. A refusal
+//!   may come as a response of the usual form.
 //! - Fields with other names are ignored.
 //!
 //! After the frame, on the same connection, the front-end may send [`CANCEL`]: the executor then
@@ -37,6 +40,10 @@ pub const MAX_HEAD: usize = 16 * 1024;
 pub const EXTENSION: &[u8] = b"ctrl-exec/dropped-1";
 /// Beginning of the field that limits the script's time; the seconds follow in decimal digits.
 pub const TIME_LIMIT: &[u8] = b"ctrl-exec/time-limit-1=";
+/// The field that asks for output while it comes.
+pub const LIVE: &[u8] = b"ctrl-exec/live-1";
+/// What such a response begins with, where others have an exit status: it is none.
+pub const LIVE_MARK: [u8; 4] = *b"live";
 /// What a front-end sends after its frame to have the script ended.
 pub const CANCEL: &[u8] = b"\0\0\0\x10ctrl-exec/cancel";
 

@@ -21,6 +21,8 @@ pub struct Request {
     pub extended: bool,
     /// Seconds after which the script is to be ended; none = as the executor's configuration says.
     pub time_limit: Option<u32>,
+    /// Ask for output while it comes.
+    pub live: bool,
 }
 
 /// Why a request cannot be put into a frame.
@@ -117,6 +119,9 @@ impl Request {
         if let Some(seconds) = self.time_limit {
             fields.push([TIME_LIMIT, seconds.to_string().as_bytes()].concat());
         }
+        if self.live {
+            fields.push(LIVE.to_vec());
+        }
         fields
     }
 
@@ -138,35 +143,36 @@ impl Request {
                 take_field(&mut rest).ok_or(RequestError::Malformed)?,
             ));
         }
-        let (extended, time_limit) = read_extensions(rest).unwrap_or_default();
+        let asked = read_extensions(rest).unwrap_or_default();
         Ok(Self {
             reqid: reqid.to_vec(),
             dispatcher: dispatcher.to_vec(),
             script: until_nul(script),
             stdin: stdin.to_vec(),
             args,
-            extended,
-            time_limit,
+            ..asked
         })
     }
 }
 
-/// The fields after the last argument: the long form, and the time limit. None when the bytes are
-/// not fields to the end: then they are something else, and ignored as a whole.
-fn read_extensions(mut rest: &[u8]) -> Option<(bool, Option<u32>)> {
-    let (mut extended, mut time_limit) = (false, None);
+/// The fields after the last argument. None when the bytes are not fields to the end: then they are
+/// something else, and ignored as a whole.
+fn read_extensions(mut rest: &[u8]) -> Option<Request> {
+    let mut asked = Request::default();
     for _ in 0..MAX_EXTENSIONS {
         if rest.is_empty() {
             break;
         }
         let field = take_field(&mut rest)?;
         if field == EXTENSION {
-            extended = true;
+            asked.extended = true;
+        } else if field == LIVE {
+            asked.live = true;
         } else if let Some(digits) = field.strip_prefix(TIME_LIMIT) {
-            time_limit = decimal(digits).filter(|seconds| *seconds > 0);
+            asked.time_limit = decimal(digits).filter(|seconds| *seconds > 0);
         }
     }
-    rest.is_empty().then_some((extended, time_limit))
+    rest.is_empty().then_some(asked)
 }
 
 /// A number; what is too large to express means the largest.

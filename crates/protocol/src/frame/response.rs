@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::*;
+use crate::live::{Decoder, Found};
 
 /// One response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,6 +129,8 @@ pub struct ResponseDecoder {
     /// 0 and 1: the streams; 2: what may follow them.
     stage: usize,
     started: bool,
+    /// It comes as items of output.
+    live: Option<Decoder>,
 }
 
 impl ResponseDecoder {
@@ -140,12 +143,37 @@ impl ResponseDecoder {
             left: None,
             stage: 0,
             started: false,
+            live: None,
         }
     }
 
-    /// Takes bytes. Whatever comes after a complete response is ignored.
-    pub fn push(&mut self, mut bytes: &[u8]) {
+    /// Takes bytes. Whatever comes after a complete response is ignored, and so is output that
+    /// comes before it.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.push_live(bytes, &mut |_| ());
+    }
+
+    /// As [`ResponseDecoder::push`], where `output` is told what comes before the response.
+    pub fn push_live(&mut self, bytes: &[u8], output: &mut dyn FnMut(Found<'_>)) {
         self.started |= !bytes.is_empty();
+        let rest = match self.live {
+            Some(_) => bytes,
+            None => self.take(bytes),
+        };
+        let Some(mut live) = self.live.take() else {
+            return;
+        };
+        live.push(rest, &mut |found| match found {
+            Found::End(bytes) => {
+                self.take(bytes);
+            }
+            found => output(found),
+        });
+        self.live = Some(live);
+    }
+
+    /// Takes bytes of the usual form; the rest is left where it turns out to be another.
+    fn take<'a>(&mut self, mut bytes: &'a [u8]) -> &'a [u8] {
         while !bytes.is_empty() {
             match (self.stage, self.left) {
                 (0 | 1, Some(left)) => {
@@ -159,15 +187,21 @@ impl ResponseDecoder {
                     bytes = self.fill(bytes, 4);
                     if let &[a, b, c, d] = self.small.as_slice() {
                         self.small.clear();
-                        self.word([a, b, c, d]);
+                        let word = [a, b, c, d];
+                        if word == LIVE_MARK && self.exit.is_none() {
+                            self.live = Some(Decoder::default());
+                            return bytes;
+                        }
+                        self.word(word);
                     }
                 }
                 _ => {
                     self.fill(bytes, TRAILER_LEN);
-                    return;
+                    break;
                 }
             }
         }
+        &[]
     }
 
     /// Whether exit and both outputs have come. The peer may still add to it until it closes.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::live::Found;
 
 fn example() -> Request {
     Request {
@@ -225,6 +226,46 @@ fn only_the_exact_words_cancel() {
 }
 
 #[test]
+fn output_comes_before_the_response_where_that_is_asked_for() {
+    let live = Request {
+        live: true,
+        time_limit: Some(5),
+        ..example()
+    };
+    assert_eq!(decode_stream(&live.encode().unwrap(), 5), Ok(live));
+    let response = Response {
+        exit: 3,
+        ended: Some(Ended::default()),
+        ..Response::default()
+    };
+    let mut bytes = LIVE_MARK.to_vec();
+    crate::live::put_item(&mut bytes, b'o', b"one");
+    crate::live::put_item(&mut bytes, b'e', b"two");
+    let before = bytes.len();
+    crate::live::put_item(&mut bytes, crate::live::END, &response.encode(true));
+    for step in [1, 4, 9, 1000] {
+        let mut decoder = ResponseDecoder::new(10);
+        let mut output = Vec::new();
+        for part in bytes.chunks(step) {
+            decoder.push_live(part, &mut |found| match found {
+                Found::Bytes(_, bytes) => output.extend_from_slice(bytes),
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(output, b"onetwo", "{step}");
+        assert!(decoder.is_complete());
+        assert_eq!(decoder.finish(), Ok(response.clone()));
+        // Who does not care for output still finds the response.
+        let mut decoder = ResponseDecoder::new(10);
+        bytes.chunks(step).for_each(|part| decoder.push(part));
+        assert_eq!(decoder.finish(), Ok(response.clone()));
+    }
+    let mut cut = ResponseDecoder::new(10);
+    cut.push(&bytes[..before + 7]);
+    assert_eq!(cut.finish(), Err(ResponseError::Truncated));
+}
+
+#[test]
 fn how_a_script_ended_survives_the_wire() {
     let decode = |bytes: &[u8]| {
         let mut decoder = ResponseDecoder::new(9);
@@ -343,7 +384,7 @@ proptest! {
     ) {
         let script = script.into_bytes();
         let request =
-            Request { reqid, dispatcher: vec![0, 1], script, stdin, args, extended,
+            Request { reqid, dispatcher: vec![0, 1], script, stdin, args, extended, live: extended,
                 time_limit: (limit > 0).then_some(limit) };
         let frame = request.encode().unwrap();
         prop_assert_eq!(decode_stream(&frame, step), Ok(request));

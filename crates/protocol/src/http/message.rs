@@ -37,6 +37,9 @@ pub enum BodyLength {
     Bytes(usize),
     /// As many as come before the end of the connection.
     ToEnd,
+    /// It comes in chunks, which are read by [`ChunkedBody`](super::ChunkedBody) where they are
+    /// wanted.
+    Chunked,
 }
 
 /// Reads one message after the other from bytes in pieces of any size.
@@ -124,9 +127,21 @@ impl<T: Transaction> Parser<T> {
                     self.body.push(rest, None);
                     return Ok(input.len());
                 }
-                State::Complete => return Ok(used),
+                State::Complete | State::Body(BodyLength::Chunked) => return Ok(used),
                 State::Failed(error) => return Err(error),
             }
+        }
+    }
+
+    /// The body that comes now is in chunks: its bytes are not for [`Parser::push`].
+    pub fn is_chunked(&self) -> bool {
+        self.state == State::Body(BodyLength::Chunked)
+    }
+
+    /// That body has been read. The message has none then.
+    pub fn end_chunked(&mut self) {
+        if self.is_chunked() {
+            self.state = State::Complete;
         }
     }
 

@@ -3,8 +3,8 @@
 //! The parsers are fed with whatever bytes arrived and say how many of them they used, so that
 //! they work over any transport and never hold more than [`Limits`] allows. Requests are read as
 //! leniently as the reference reads them (agent.md §1.3) and no more; responses are read with
-//! `httparse`. One machine ([`Parser`]) does both; their [`Transaction`] says what differs. There is
-//! no chunked encoding: a message that announces one is refused.
+//! `httparse`. One machine ([`Parser`]) does both; their [`Transaction`] says what differs. A
+//! body in chunks is refused, but for a response whose reader says otherwise ([`ChunkedBody`]).
 //!
 //! ```
 //! use ctrl_exec_protocol::http::{Limits, RequestParser, render_response};
@@ -18,6 +18,7 @@
 //! assert!(answer.starts_with(b"HTTP/1.0 200 OK\r\n"));
 //! ```
 
+mod chunked;
 mod head;
 mod headers;
 mod message;
@@ -28,6 +29,7 @@ mod response;
 use std::borrow::Cow;
 use std::fmt;
 
+pub use chunked::{ChunkedBody, begin_chunk, end_chunk, live_head};
 pub use headers::Headers;
 pub use message::{BodyLength, Parser, Transaction};
 pub use render::{ResponseHead, into_response, phrase, render_request, render_response};

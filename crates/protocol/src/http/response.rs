@@ -59,7 +59,7 @@ fn parse_head(bytes: &[u8]) -> Result<(Response, BodyLength), HttpError> {
         return Err(HttpError::Malformed("HTTP status out of range"));
     }
 
-    let mut length = None;
+    let (mut length, mut chunked) = (None, false);
     let mut keep_alive = parsed.version == Some(1);
     for header in parsed.headers.iter() {
         let value = header.value.trim_ascii();
@@ -73,7 +73,10 @@ fn parse_head(bytes: &[u8]) -> Result<(Response, BodyLength), HttpError> {
             }
             length = Some(new);
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            return Err(HttpError::UnsupportedTransferEncoding);
+            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(HttpError::UnsupportedTransferEncoding);
+            }
+            chunked = true;
         } else if header.name.eq_ignore_ascii_case("connection") {
             if has_token(value, b"close") {
                 keep_alive = false;
@@ -82,20 +85,26 @@ fn parse_head(bytes: &[u8]) -> Result<(Response, BodyLength), HttpError> {
             }
         }
     }
+    // With a length besides, one reader may take the one and another the other.
+    if chunked && (length.is_some() || parsed.version != Some(1)) {
+        return Err(HttpError::UnsupportedTransferEncoding);
+    }
     if matches!(status, 204 | 304) {
         length = Some(0);
     }
     let response = Response {
         status,
         reason: parsed.reason.unwrap_or("").to_owned(),
-        keep_alive: keep_alive && length.is_some(),
+        keep_alive: keep_alive && (length.is_some() || chunked),
         headers: Headers::default(),
         body: Vec::new(),
     };
-    Ok((
-        response,
-        length.map_or(BodyLength::ToEnd, BodyLength::Bytes),
-    ))
+    let unknown = if chunked {
+        BodyLength::Chunked
+    } else {
+        BodyLength::ToEnd
+    };
+    Ok((response, length.map_or(unknown, BodyLength::Bytes)))
 }
 
 const MAGIC: &[u8] = b"HTTP/1.";
@@ -191,7 +200,11 @@ mod tests {
             (b"HTTP/1.0 200 OK\r\nContent-Length : 1\r\n\r\n", HttpError::Malformed("malformed HTTP response head")),
             (b"HTTP/1.0 200 OK\r\nA: b\r\n Content-Length: 1\r\n\r\n", HttpError::Malformed("malformed HTTP response head")),
             (b"HTTP/1.0 200 OK\r\nContent-Length: 101\r\n\r\n", HttpError::BodyTooLarge),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", HttpError::UnsupportedTransferEncoding),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", HttpError::UnsupportedTransferEncoding),
+            (b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", HttpError::UnsupportedTransferEncoding),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", HttpError::UnsupportedTransferEncoding),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", HttpError::UnsupportedTransferEncoding),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", HttpError::Truncated),
             (b"HTTP/1.0 200 OK\r\n1:1\r\n2:1\r\n3:1\r\n4:1\r\n5:1\r\n6:1\r\n7:1\r\n8:1\r\n9:1\r\n\r\n", HttpError::TooManyHeaders),
         ];
         for (bytes, error) in table {
@@ -218,6 +231,19 @@ mod tests {
         );
         parser.push(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         assert_eq!(parser.push(&[0; 101]), Err(HttpError::BodyTooLarge));
+    }
+
+    #[test]
+    fn a_body_in_chunks_is_left_to_its_reader() {
+        let mut parser = ResponseParser::new(limits());
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n";
+        assert_eq!(parser.push(&[head, &b"3\r\n"[..]].concat()), Ok(head.len()));
+        assert!(parser.is_chunked() && !parser.is_complete());
+        assert_eq!(parser.push(b"3\r\n"), Ok(0));
+        parser.end_chunked();
+        let got = parser.take().unwrap();
+        assert!(got.keep_alive && got.body.is_empty());
+        assert!(parser.is_idle());
     }
 
     #[test]

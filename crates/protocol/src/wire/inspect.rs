@@ -13,6 +13,10 @@ pub struct Features {
     pub cancel: bool,
     /// `time_limit` in `POST /run`.
     pub time_limit: bool,
+    /// `stream` in `POST /run`.
+    pub stream: bool,
+    /// `POST /run-input`.
+    pub stdin: bool,
 }
 
 impl Features {
@@ -21,6 +25,8 @@ impl Features {
             ("runs", self.runs),
             ("cancel", self.cancel),
             ("time_limit", self.time_limit),
+            ("stream", self.stream),
+            ("stdin", self.stdin),
         ];
         named
             .into_iter()
@@ -39,6 +45,8 @@ impl Features {
                 "runs" => features.runs = true,
                 "cancel" => features.cancel = true,
                 "time_limit" => features.time_limit = true,
+                "stream" => features.stream = true,
+                "stdin" => features.stdin = true,
                 _ => {}
             }
         }
@@ -257,6 +265,8 @@ mod tests {
         runs: true,
         cancel: true,
         time_limit: true,
+        stream: true,
+        stdin: true,
     };
 
     #[test]
@@ -281,7 +291,7 @@ mod tests {
         assert!(
             reply
                 .render()
-                .contains(r#""features":["runs","cancel","time_limit"],"#)
+                .contains(r#""features":["runs","cancel","time_limit","stream","stdin"],"#)
         );
         assert_eq!(PingReply::parse(reply.render().as_bytes()), Ok(Some(reply)));
         let perl =
@@ -327,7 +337,7 @@ mod tests {
                 "{}{}{}",
                 r#"{"status":"ok","host":"h","version":"1","tags":{"site":"a \"b\""},"scripts":[{"name":"s","path":"/s","executable":true,"profile":"full","schema":"#,
                 schema,
-                r#","schema_version":"v"},{"name":"t","path":"","executable":false,"profile":""}],"features":["runs","cancel","time_limit"]}"#
+                r#","schema_version":"v"},{"name":"t","path":"","executable":false,"profile":""}],"features":["runs","cancel","time_limit","stream","stdin"]}"#
             )
         );
         assert_eq!(CapabilitiesReply::parse(body.as_bytes()), Ok(Some(reply)));

@@ -4,8 +4,8 @@ pub use super::control::{CancelReply, CancelRequest, RunningScript, RunsReply};
 pub use super::inspect::{CapabilitiesReply, Features, PingReply, ScriptEntry};
 pub use super::renewal::{RenewCompleteReply, RenewCompleteRequest, RenewReply};
 pub use super::run::{
-    AsyncReply, Ending, Output, ResultReply, RunAnswer, RunHead, RunReply, RunRequest,
-    RunRequestError, ScriptContext, refusal_of_busy, run_refusal, unknown_members,
+    AsyncReply, Ending, MAX_INPUT, Output, RUN_INPUT, ResultReply, RunAnswer, RunHead, RunReply,
+    RunRequest, RunRequestError, ScriptContext, refusal_of_busy, run_refusal, unknown_members,
 };
 pub use super::trust::{RotateReply, RotateRequest, TrustReply, TrustRequest};
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::base64;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -122,25 +123,10 @@ fn first(text: &str, wanted: SectionKind, name: &'static str) -> Result<Vec<u8>,
 /// PEM text of one block: lines of 64 characters, LF line ends, final newline — the form OpenSSL
 /// writes, which matters because the pairing code covers the text.
 pub fn encode(label: &str, der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = format!("-----BEGIN {label}-----\n");
     // 48 bytes give one line of 64 characters.
     for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let bits = group
-                .iter()
-                .fold(0u32, |sum, byte| (sum << 8) | u32::from(*byte));
-            let bits = bits << (8 * (3 - group.len()));
-            for place in 0..4usize {
-                if place <= group.len() {
-                    let index = (bits >> (18 - 6 * place)) & 63;
-                    let symbol = ALPHABET.get(index as usize).copied().unwrap_or(b'=');
-                    text.push(char::from(symbol));
-                } else {
-                    text.push('=');
-                }
-            }
-        }
+        text.push_str(&base64::encode(line));
         text.push('\n');
     }
     text.push_str("-----END ");

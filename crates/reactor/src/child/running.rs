@@ -1,10 +1,12 @@
 //! A process that runs, with its pipes.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ctrl_exec_protocol::capture::Capture;
+use ctrl_exec_protocol::live::Stream;
 use ctrl_exec_spawn::{Exit, wait};
 use mio::unix::pipe::{Receiver, Sender};
 use mio::{Interest, Registry, Token};
@@ -12,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::family::Family;
 use super::{ChildExit, ChildResult, ChildSpec, EndedBy, Output, SpawnError, start};
-use crate::event::ChildId;
+use crate::event::{ChildId, Event};
 #[cfg(test)]
 use crate::faults::{Faults, Verdict};
 use crate::timers::Alarm;
@@ -82,6 +84,7 @@ struct Drain {
     pipe: Option<Receiver>,
     readable: bool,
     capture: Capture,
+    live: bool,
 }
 
 /// What to do with a child after it was advanced.
@@ -285,7 +288,13 @@ impl Child {
 
     /// Moves bytes, up to its share.
     /// `room`: how much what is captured may grow.
-    pub fn advance(&mut self, now: Duration, scratch: &mut [u8], room: usize) -> Next {
+    pub fn advance(
+        &mut self,
+        now: Duration,
+        scratch: &mut [u8],
+        room: usize,
+        events: &mut VecDeque<Event>,
+    ) -> Next {
         self.feed();
         #[cfg(test)]
         let scratch = match self
@@ -296,7 +305,20 @@ impl Child {
             Some(Verdict::Limit(limit)) => &mut scratch[..limit],
             _ => scratch,
         };
-        let more = [&mut self.stdout, &mut self.stderr].map(|drain| drain.run(scratch, room / 2));
+        let child = self.id;
+        let outputs = [
+            (&mut self.stdout, Stream::Out),
+            (&mut self.stderr, Stream::Err),
+        ];
+        let more = outputs.map(|(drain, stream)| {
+            drain.run(scratch, room / 2, &mut |bytes| {
+                events.push_back(Event::Output {
+                    child,
+                    stream,
+                    bytes: bytes.to_vec(),
+                });
+            })
+        });
         if self.exit.is_some() && self.ending.is_some() {
             self.go_on_ending(now);
         }
@@ -355,24 +377,27 @@ impl Drain {
     fn new(pipe: Option<Receiver>, output: &Output) -> Self {
         let capture = match output {
             Output::Capture { head, tail } => Capture::of(*head, *tail),
-            Output::Null => Capture::of(0, 0),
+            Output::Live | Output::Null => Capture::of(0, 0),
         };
         Drain {
             pipe,
             readable: true,
             capture,
+            live: matches!(output, Output::Live),
         }
     }
 
-    /// Reads its share; `true`: there is more.
-    fn run(&mut self, scratch: &mut [u8], room: usize) -> bool {
+    /// Reads its share; `true`: there is more. Of what is told while it comes a share is one read,
+    /// so that what the two outputs bring is told in the order in which it came, as far as it shows.
+    fn run(&mut self, scratch: &mut [u8], room: usize, live: &mut dyn FnMut(&[u8])) -> bool {
         let held = self.capture.held();
-        for _ in 0..SHARE {
+        for _ in 0..if self.live { 1 } else { SHARE } {
             let Some(pipe) = self.pipe.as_mut().filter(|_| self.readable) else {
                 return false;
             };
             match pipe.read(scratch) {
                 Ok(0) => self.pipe = None,
+                Ok(read) if self.live => live(&scratch[..read]),
                 Ok(read) => {
                     let grown = self.capture.held().saturating_sub(held);
                     let room = room.saturating_sub(grown);

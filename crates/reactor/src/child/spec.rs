@@ -79,6 +79,8 @@ pub enum Output {
         /// Bytes kept from the end.
         tail: usize,
     },
+    /// Told in pieces by [`Event::Output`](crate::Event::Output), and not kept.
+    Live,
     /// `/dev/null`.
     Null,
 }

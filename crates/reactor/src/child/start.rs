@@ -36,7 +36,7 @@ pub(super) fn start(spec: &ChildSpec) -> Result<Started, SpawnError> {
 
 fn stdio(output: &Output) -> Stdio<'static> {
     match output {
-        Output::Capture { .. } => Stdio::Pipe,
+        Output::Capture { .. } | Output::Live => Stdio::Pipe,
         Output::Null => Stdio::Null,
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ctrl_exec_protocol::http::{HttpError, ResponseParser};
+use ctrl_exec_protocol::http::{ChunkedBody, HttpError, ResponseParser};
 
 use super::closing::io_reason;
 use super::{Conn, Cx, Flow, Role, State};
@@ -26,9 +26,28 @@ pub(super) struct Client {
     sending: Pace,
     /// When the response began to come, and how much of it has; `None` before its first byte.
     receiving: Option<Pace>,
+    /// Reads a body that comes in chunks, where one is awaited. A trait object, so that a program
+    /// that awaits none does not carry the code.
+    chunks: Option<Box<dyn Chunks>>,
     /// The peer takes no more bytes, or what it got is no longer in step with what was asked:
     /// there will be no further request.
     spoilt: bool,
+}
+
+/// What reads a body in chunks: [`ChunkedBody`].
+trait Chunks: std::fmt::Debug + Send {
+    fn push(&mut self, input: &[u8], content: &mut dyn FnMut(&[u8])) -> Result<usize, HttpError>;
+    fn is_over(&self) -> bool;
+}
+
+impl Chunks for ChunkedBody {
+    fn push(&mut self, input: &[u8], content: &mut dyn FnMut(&[u8])) -> Result<usize, HttpError> {
+        ChunkedBody::push(self, input, content)
+    }
+
+    fn is_over(&self) -> bool {
+        ChunkedBody::is_over(self)
+    }
 }
 
 /// How fast a message passes.
@@ -50,8 +69,26 @@ impl Client {
             until: None,
             sending: Pace::default(),
             receiving: None,
+            chunks: None,
             spoilt: false,
         }
+    }
+
+    /// Takes bytes of a body in chunks. Such a body is as long, and comes as slowly, as it likes,
+    /// while something comes.
+    fn push_chunks(&mut self, bytes: &[u8], part: &mut Vec<u8>) -> Result<usize, HttpError> {
+        let Some(chunks) = &mut self.chunks else {
+            return Err(HttpError::UnsupportedTransferEncoding);
+        };
+        let used = chunks.push(bytes, &mut |bytes| part.extend_from_slice(bytes))?;
+        if chunks.is_over() {
+            self.chunks = None;
+            self.parser.end_chunked();
+        }
+        self.receiving = None;
+        self.until = None;
+        self.read = self.read.max(PATIENCE);
+        Ok(used)
     }
 
     fn next_deadline(&self, sending: bool, now: Duration) -> Duration {
@@ -97,7 +134,18 @@ impl Conn {
         }
         client.asked = true;
         client.read = client.limits.read;
+        client.chunks = None;
         self.begin(bytes, now)
+    }
+
+    pub fn ask_for_stream(&mut self, bytes: Vec<u8>, now: Duration) -> bool {
+        let asked = self.ask(bytes, now);
+        if let Role::Client(client) = &mut self.role {
+            if asked {
+                client.chunks = Some(Box::<ChunkedBody>::default());
+            }
+        }
+        asked
     }
 
     pub(super) fn ask_again(&mut self, read: Duration, now: Duration) -> bool {
@@ -171,6 +219,24 @@ impl Conn {
             }
         }
         match self.stream.chunk() {
+            Chunk::Bytes(bytes) if client.parser.is_chunked() => {
+                let mut part = Vec::new();
+                match client.push_chunks(bytes, &mut part) {
+                    Ok(used) => self.stream.consume(used),
+                    Err(error) => return self.bad_response(error),
+                }
+                self.deadline = Some(client.next_deadline(!self.out.is_empty(), cx.now));
+                if !part.is_empty() {
+                    cx.events.push_back(Event::Part {
+                        conn: self.id,
+                        bytes: part,
+                    });
+                }
+                if client.parser.is_complete() {
+                    return self.response_complete(cx);
+                }
+                Flow::Yield
+            }
             Chunk::Bytes(bytes) => {
                 match client.parser.push(bytes) {
                     Ok(used) => {
@@ -276,6 +342,9 @@ impl Conn {
         self.flush_own(Phase::Idle)
     }
 }
+
+/// How long a body in chunks may pause, at the least: its sender shows every 10 s that it is there.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn is_reset(error: &io::Error) -> bool {
     matches!(

@@ -233,8 +233,10 @@ impl Conn {
             let linger = limits.linger;
             self.linger(CloseReason::Done, linger, cx.now);
         } else if then == Then::Hold {
+            cx.events.push_back(Event::Sent { conn: self.id });
             self.deadline = None;
             self.state = State::Busy;
+            return Flow::Yield;
         } else {
             self.deadline = Some(cx.now + limits.idle);
             server.kept = true;

@@ -227,7 +227,7 @@ impl Reactor {
         // Half stays for requests, answers and children yet to be started.
         let most = self.config.max_buffered / 2;
         let room = most.saturating_sub(self.buffered);
-        let next = child.advance(self.now, &mut self.scratch, room);
+        let next = child.advance(self.now, &mut self.scratch, room, &mut self.events);
         self.buffered -= child.counted;
         if next == child::Next::Report {
             let child = self.children.remove(slot as usize);

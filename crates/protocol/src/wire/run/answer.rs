@@ -137,6 +137,7 @@ mod tests {
             stdout: Output {
                 text: "o\n".into(),
                 dropped: 9,
+                gap_at: 1,
             },
             ending: Ending {
                 signal: Some(9),
@@ -149,7 +150,7 @@ mod tests {
         };
         assert_eq!(
             ended.render(),
-            r#"{"script":"s","exit":126,"stdout":"o\n","stderr":"","stdout_truncated":9,"signal":9,"oom":true,"time_limit":true,"cancelled":true,"reqid":"r"}"#
+            r#"{"script":"s","exit":126,"stdout":"o\n","stderr":"","stdout_truncated":9,"stdout_gap":1,"signal":9,"oom":true,"time_limit":true,"cancelled":true,"reqid":"r"}"#
         );
         assert_eq!(
             RunAnswer::parse(ended.render().as_bytes()),

@@ -8,5 +8,5 @@ mod told;
 
 pub use answer::{AsyncReply, RunAnswer, refusal_of_busy, run_refusal, unknown_members};
 pub use reply::{Ending, Output, RunReply};
-pub use request::{RunRequest, RunRequestError, ScriptContext};
+pub use request::{MAX_INPUT, RUN_INPUT, RunRequest, RunRequestError, ScriptContext};
 pub use stored::{ResultReply, RunHead};

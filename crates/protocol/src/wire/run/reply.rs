@@ -10,6 +10,8 @@ pub struct Output {
     pub text: String,
     /// Bytes that are missing between head and tail; 0 when all is there.
     pub dropped: u64,
+    /// Where they are missing: the length of the text before the gap.
+    pub gap_at: usize,
 }
 
 /// What is known of how a script was ended, beyond its exit status. The reference says none of it.
@@ -54,7 +56,7 @@ pub struct RunReply {
 impl RunReply {
     /// The body of the synchronous answer.
     pub fn render(&self) -> String {
-        let mut out = Fields::with_room(11);
+        let mut out = Fields::with_room(13);
         out.text("script", &self.script)
             .integer("exit", i64::from(self.exit))
             .text("stdout", &self.stdout.text)
@@ -65,10 +67,17 @@ impl RunReply {
     }
 }
 
-/// Adds `stdout_truncated` and `stderr_truncated` (bytes dropped) where something was dropped.
+/// Adds `stdout_truncated` and `stderr_truncated` (bytes dropped) where something was dropped, and
+/// `stdout_gap` and `stderr_gap`: bytes of the text before the gap.
 pub(super) fn put_truncation(out: &mut Fields, stdout: &Output, stderr: &Output) {
-    for (name, stream) in [("stdout_truncated", stdout), ("stderr_truncated", stderr)] {
-        out.count_if(name, Some(stream.dropped).filter(|dropped| *dropped > 0));
+    for (name, gap, stream) in [
+        ("stdout_truncated", "stdout_gap", stdout),
+        ("stderr_truncated", "stderr_gap", stderr),
+    ] {
+        if stream.dropped > 0 {
+            out.count_if(name, Some(stream.dropped))
+                .count_if(gap, Some(stream.gap_at as u64));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is asked for, and what the script is told of it.
 
+use crate::base64;
 use crate::json::{self, Bounds, Fields, JsonError, Scalar, Scalars};
 use miniserde::Deserialize;
 use std::fmt;
@@ -21,14 +22,26 @@ pub struct RunRequest {
     pub run_async: bool,
     /// Seconds after which the script is ended with all it started. The reference ignores it.
     pub time_limit: Option<u32>,
+    /// Whether output is wanted while it comes ([`live`](crate::live)). The reference ignores it.
+    pub stream: bool,
+    /// What the script is to read behind its context ([`RUN_INPUT`]); none: only that.
+    pub input: Option<Vec<u8>>,
 }
+
+/// Most bytes of [`RunRequest::input`].
+pub const MAX_INPUT: usize = 512 * 1024;
+
+/// The path of a run that has [`RunRequest::input`], in place of `/run`: agents that do not know it
+/// answer 404, where they would run the script without its input.
+pub const RUN_INPUT: &str = "/run-input";
 
 /// Why a run request is refused; the text is the `error` member on the wire.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RunRequestError {
     /// The body is not a JSON object.
     InvalidJson(JsonError),
-    /// `args` is something else than an array of scalars, or `time_limit` no time.
+    /// `args` is something else than an array of scalars, `time_limit` no time, or `stdin_data` no
+    /// data.
     InvalidArgs {
         /// Request id, to be echoed.
         reqid: String,
@@ -61,6 +74,8 @@ struct Asked {
     #[serde(rename = "async")]
     run_async: Scalar,
     time_limit: Scalar,
+    stream: Scalar,
+    stdin_data: Scalar,
 }
 
 impl RunRequest {
@@ -72,8 +87,9 @@ impl RunRequest {
         let asked: Asked = json::read_object_or_null(body, &Bounds::REQUEST)
             .map_err(RunRequestError::InvalidJson)?;
         let reqid = asked.reqid.text();
-        let checked = texts(asked.args).and_then(|args| Ok((args, limit(&asked.time_limit)?)));
-        let (args, time_limit) = match checked {
+        let checked = texts(asked.args)
+            .and_then(|args| Ok((args, limit(&asked.time_limit)?, input(asked.stdin_data)?)));
+        let (args, time_limit, input) = match checked {
             Ok(checked) => checked,
             Err(error) => return Err(RunRequestError::InvalidArgs { reqid, error }),
         };
@@ -85,12 +101,15 @@ impl RunRequest {
             token: asked.token.text(),
             run_async: asked.run_async.is_true(),
             time_limit,
+            stream: asked.stream.is_true(),
+            input,
         })
     }
 
     /// The body.
     pub fn render(&self) -> String {
-        Fields::with_room(7)
+        let input = self.input.as_deref().map(base64::encode);
+        Fields::with_room(9)
             .text("script", &self.script)
             .texts("args", &self.args)
             .text("reqid", &self.reqid)
@@ -98,6 +117,8 @@ impl RunRequest {
             .text("token", &self.token)
             .flag_if("async", self.run_async)
             .count_if("time_limit", self.time_limit.map(u64::from))
+            .flag_if("stream", self.stream)
+            .text_if("stdin_data", input.as_deref())
             .finish()
     }
 }
@@ -132,7 +153,20 @@ fn limit(seconds: &Scalar) -> Result<Option<u32>, &'static str> {
         .ok_or("time_limit must be a positive whole number of seconds")
 }
 
-/// What a script reads on its standard input, without a newline (agent.md §4.1).
+fn input(data: Scalar) -> Result<Option<Vec<u8>>, &'static str> {
+    if data.is_null() {
+        return Ok(None);
+    }
+    let bytes = data.into_string().and_then(|text| base64::decode(&text));
+    match bytes {
+        Some(bytes) if bytes.len() <= MAX_INPUT => Ok(Some(bytes)),
+        Some(_) => Err("stdin_data has more than 524288 bytes"),
+        None => Err("stdin_data must be text in base64"),
+    }
+}
+
+/// What a script reads on its standard input, without a newline (agent.md §4.1). Where the request
+/// has input, `stdin_bytes` says how much, and it follows after a newline.
 #[derive(Clone, Debug)]
 pub struct ScriptContext<'a> {
     /// The request.
@@ -148,7 +182,8 @@ pub struct ScriptContext<'a> {
 impl ScriptContext<'_> {
     /// The JSON object.
     pub fn render(&self) -> String {
-        Fields::with_room(8)
+        let input = self.request.input.as_ref();
+        Fields::with_room(9)
             .text("script", &self.request.script)
             .texts("args", &self.request.args)
             .text("reqid", &self.request.reqid)
@@ -157,6 +192,7 @@ impl ScriptContext<'_> {
             .text("token", &self.request.token)
             .text("dispatcher", self.dispatcher)
             .text("timestamp", self.timestamp)
+            .count_if("stdin_bytes", input.map(|input| input.len() as u64))
             .finish()
     }
 }
@@ -206,9 +242,12 @@ mod tests {
         #[test]
         fn run_requests_round_trip(
             script in "[a-z]{0,5}", args in proptest::collection::vec("[^\0]{0,9}", 0..9), run_async: bool,
-            time_limit in proptest::option::of(1u32..),
+            time_limit in proptest::option::of(1u32..), stream: bool,
+            input in proptest::option::of(proptest::collection::vec(proptest::num::u8::ANY, 0..20)),
         ) {
-            let request = RunRequest { script, args, run_async, time_limit, ..RunRequest::default() };
+            let request = RunRequest {
+                script, args, run_async, time_limit, stream, input, ..RunRequest::default()
+            };
             prop_assert_eq!(RunRequest::parse(request.render().as_bytes()), Ok(request));
         }
     }
@@ -241,6 +280,39 @@ mod tests {
             );
             assert!(matches!(error, RunRequestError::InvalidArgs { reqid, .. } if reqid == "r"));
         }
+    }
+
+    #[test]
+    fn input_is_bounded_and_follows_the_context() {
+        let parse = |data: &str| {
+            let body = format!("{{\"reqid\":\"r\",\"stdin_data\":{data}}}");
+            RunRequest::parse(body.as_bytes()).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse("null").unwrap().input, None);
+        assert_eq!(parse("\"\"").unwrap().input, Some(Vec::new()));
+        let request = parse("\"AP8K\"").unwrap();
+        assert_eq!(request.input.as_deref(), Some(&b"\0\xff\n"[..]));
+        let context = ScriptContext {
+            request: &request,
+            peer_ip: "::1",
+            dispatcher: "d",
+            timestamp: "t",
+        };
+        assert!(
+            context
+                .render()
+                .ends_with(r#""timestamp":"t","stdin_bytes":3}"#)
+        );
+        for bad in ["5", "[]", "\"A\"", "\"A-==\"", "true"] {
+            assert_eq!(parse(bad).unwrap_err(), "stdin_data must be text in base64");
+        }
+        let most = format!("\"{}\"", base64::encode(&vec![7; MAX_INPUT]));
+        assert_eq!(parse(&most).unwrap().input.unwrap().len(), MAX_INPUT);
+        let more = format!("\"{}\"", base64::encode(&vec![7; MAX_INPUT + 1]));
+        assert_eq!(
+            parse(&more).unwrap_err(),
+            "stdin_data has more than 524288 bytes"
+        );
     }
 
     #[test]

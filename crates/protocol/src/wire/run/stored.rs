@@ -80,7 +80,7 @@ impl ResultReply {
 
     /// The text.
     pub fn render(&self) -> String {
-        let mut out = Fields::with_room(16);
+        let mut out = Fields::with_room(18);
         match self {
             Self::Running(head) => head.put("running", &mut out),
             Self::Unknown { reqid } => {
@@ -124,6 +124,7 @@ mod tests {
             stderr: Output {
                 text: "e".into(),
                 dropped: 1,
+                gap_at: 1,
             },
             ..RunReply::default()
         };
@@ -139,7 +140,7 @@ mod tests {
         );
         assert_eq!(
             done.render(),
-            r#"{"reqid":"r","status":"done","script":"s","owner":"o","started":"t","finished":"f","exit":4,"stderr_truncated":1,"stdout":"","stderr":"e"}"#
+            r#"{"reqid":"r","status":"done","script":"s","owner":"o","started":"t","finished":"f","exit":4,"stderr_truncated":1,"stderr_gap":1,"stdout":"","stderr":"e"}"#
         );
         let unknown = ResultReply::Unknown { reqid: "r".into() };
         assert_eq!(unknown.render(), r#"{"status":"unknown","reqid":"r"}"#);

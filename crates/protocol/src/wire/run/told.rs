@@ -20,6 +20,8 @@ pub(super) struct Told {
     pub(super) stderr: Scalar,
     pub(super) stdout_truncated: Scalar,
     pub(super) stderr_truncated: Scalar,
+    pub(super) stdout_gap: Scalar,
+    pub(super) stderr_gap: Scalar,
     pub(super) signal: Scalar,
     pub(super) oom: Scalar,
     pub(super) time_limit: Scalar,
@@ -41,15 +43,19 @@ impl Told {
     }
 
     pub(super) fn reply(self) -> RunReply {
-        let output = |text: Scalar, dropped: &Scalar| Output {
+        let output = |text: Scalar, dropped: &Scalar, gap: &Scalar| Output {
             text: text.into_string().unwrap_or_default(),
             dropped: dropped.count().unwrap_or_default(),
+            gap_at: gap
+                .count()
+                .and_then(|gap| usize::try_from(gap).ok())
+                .unwrap_or_default(),
         };
         RunReply {
             exit: self.exit(),
             script: self.script.text(),
-            stdout: output(self.stdout, &self.stdout_truncated),
-            stderr: output(self.stderr, &self.stderr_truncated),
+            stdout: output(self.stdout, &self.stdout_truncated, &self.stdout_gap),
+            stderr: output(self.stderr, &self.stderr_truncated, &self.stderr_gap),
             ending: Ending {
                 signal: self
                     .signal
