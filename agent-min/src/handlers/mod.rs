@@ -19,7 +19,7 @@ use crate::runs::run::Run;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::{Denial, HookEnd, HookRequest};
 use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::wire::messages::{self, CancelRequest, Features, RotateRequest};
+use ctrl_exec_protocol::wire::messages::{self, CancelRequest, Features, RUN_INPUT, RotateRequest};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -88,6 +88,8 @@ const FEATURES: Features = Features {
     runs: true,
     cancel: true,
     time_limit: true,
+    stream: true,
+    stdin: true,
 };
 
 /// What was asked, kept while the hook decides.
@@ -107,7 +109,7 @@ pub fn handle(state: &mut State, peer: &Peer, call: Call<'_>) -> Step {
         return Step::Reply(revoked(state, peer));
     }
     match (call.method, call.path) {
-        ("POST", "/run") => run::request(state, peer, call),
+        ("POST", "/run" | RUN_INPUT) => run::request(state, peer, call),
         ("POST", "/ping") => ping::request(state, peer, call.body),
         ("GET", "/runs") => control::runs(state, peer),
         ("POST", "/cancel") => control::cancel(state, peer, call.body),

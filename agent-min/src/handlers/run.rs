@@ -186,10 +186,12 @@ pub fn run_outcome(state: &mut State, run: &Run, outcome: Outcome) -> Reply {
         stdout: Output {
             text: outcome.stdout,
             dropped: outcome.dropped.0,
+            gap_at: outcome.gaps.0,
         },
         stderr: Output {
             text: outcome.stderr,
             dropped: outcome.dropped.1,
+            gap_at: outcome.gaps.1,
         },
         reqid: run.request.reqid.clone(),
     };

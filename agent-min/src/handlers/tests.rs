@@ -192,19 +192,21 @@ fn a_run_becomes_a_step() {
         (fs::canonicalize("/bin/true").expect("exists"), "perl-disp")
     );
     assert_eq!(
-        run.stdin(ctrl_exec_protocol::time::Utc(0)),
-        r#"{"script":"ok","args":["1","x"],"reqid":"r","peer_ip":"10.0.0.1","username":"u","token":"t","dispatcher":"perl-disp","timestamp":"1970-01-01T00:00:00Z"}"#
+        run.clone()
+            .take_stdin(ctrl_exec_protocol::time::Utc(0)),
+        br#"{"script":"ok","args":["1","x"],"reqid":"r","peer_ip":"10.0.0.1","username":"u","token":"t","dispatcher":"perl-disp","timestamp":"1970-01-01T00:00:00Z"}"#
     );
     let outcome = crate::runs::outcome::Outcome {
         exit: 3,
         stdout: "o".into(),
         dropped: (0, 5),
+        gaps: (0, 2),
         ..Default::default()
     };
     let reply = run_outcome(&mut bench.state, &run, outcome);
     assert_eq!(
         reply.body,
-        r#"{"script":"ok","exit":3,"stdout":"o","stderr":"","stderr_truncated":5,"reqid":"r"}"#
+        r#"{"script":"ok","exit":3,"stdout":"o","stderr":"","stderr_truncated":5,"stderr_gap":2,"reqid":"r"}"#
     );
     assert_eq!(
         bench.logged(),

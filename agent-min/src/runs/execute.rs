@@ -48,18 +48,22 @@ pub fn script_child(
     path: &str,
     args: &[String],
     env: Environment,
-    stdin: String,
+    stdin: Vec<u8>,
     limits: RunLimits,
+    live: bool,
 ) -> ChildSpec {
     let tail = limits.max_output / 2;
-    let capture = || Output::Capture {
-        head: limits.max_output - tail,
-        tail,
+    let capture = || match live {
+        true => Output::Live,
+        false => Output::Capture {
+            head: limits.max_output - tail,
+            tail,
+        },
     };
     ChildSpec {
         args: args.iter().map(OsString::from).collect(),
         env,
-        stdin: stdin.into_bytes(),
+        stdin,
         stdin_timeout: Duration::from_secs(limits.stdin_timeout.into()),
         stdout: capture(),
         stderr: capture(),
@@ -86,7 +90,8 @@ pub fn child_outcome(result: ChildResult, limits: RunLimits, oom_kills: Option<u
         cancelled: result.ended_by == Some(EndedBy::Request),
     };
     let dropped = (result.stdout.dropped, result.stderr.dropped);
-    let mut stderr = text(result.stderr);
+    let (mut stderr, stderr_gap) = text(result.stderr);
+    let (stdout, stdout_gap) = text(result.stdout);
     if let Some(words) = words(&ending, limits) {
         if !stderr.is_empty() && !stderr.ends_with('\n') {
             stderr.push('\n');
@@ -95,9 +100,10 @@ pub fn child_outcome(result: ChildResult, limits: RunLimits, oom_kills: Option<u
     }
     Outcome {
         exit,
-        stdout: text(result.stdout),
+        stdout,
         stderr,
         dropped,
+        gaps: (stdout_gap, stderr_gap),
         ending,
     }
 }
@@ -141,15 +147,16 @@ pub fn spawn_failure(path: &str, error: &SpawnError) -> Outcome {
 ///
 /// # Errors
 /// It does not fit the frame; the text says why.
-pub fn executor_request(run: &Run, stdin: String) -> Result<Vec<u8>, String> {
+pub fn executor_request(run: &Run, stdin: Vec<u8>) -> Result<Vec<u8>, String> {
     let request = frame::Request {
         reqid: run.request.reqid.clone().into_bytes(),
         dispatcher: run.dispatcher.clone().into_bytes(),
         script: run.request.script.clone().into_bytes(),
-        stdin: stdin.into_bytes(),
+        stdin,
         args: run.executor_args(),
         extended: true,
         time_limit: run.request.time_limit,
+        live: run.request.stream && !run.request.run_async,
     };
     request
         .encode()
@@ -203,18 +210,24 @@ pub fn executor_outcome(decoder: ResponseDecoder, reason: &CloseReason) -> Outco
         };
     }
     match decoder.finish() {
-        Ok(response) => Outcome {
-            ending: response.ended.map_or_else(Ending::default, |ended| Ending {
-                signal: ended.signal.and_then(|signal| u8::try_from(signal).ok()),
-                oom: ended.oom,
-                time_limit: ended.time_limit,
-                cancelled: ended.cancelled,
-            }),
-            exit: response.exit,
-            dropped: (response.stdout.dropped, response.stderr.dropped),
-            stdout: json::lossy(&response.stdout.bytes()).into_owned(),
-            stderr: json::lossy(&response.stderr.bytes()).into_owned(),
-        },
+        Ok(response) => {
+            let dropped = (response.stdout.dropped, response.stderr.dropped);
+            let (stdout, stdout_gap) = text(response.stdout);
+            let (stderr, stderr_gap) = text(response.stderr);
+            Outcome {
+                ending: response.ended.map_or_else(Ending::default, |ended| Ending {
+                    signal: ended.signal.and_then(|signal| u8::try_from(signal).ok()),
+                    oom: ended.oom,
+                    time_limit: ended.time_limit,
+                    cancelled: ended.cancelled,
+                }),
+                exit: response.exit,
+                dropped,
+                gaps: (stdout_gap, stderr_gap),
+                stdout,
+                stderr,
+            }
+        }
         Err(error) => Outcome {
             exit: -1,
             stderr: error.to_string(),
@@ -239,13 +252,15 @@ fn errno_text(kind: io::ErrorKind, errno: Option<i32>) -> String {
     )
 }
 
-/// Output as text. The two parts are joined before they are read as UTF-8, so that only what was
-/// cut is replaced.
-fn text(captured: Captured) -> String {
-    match String::from_utf8(captured.into_bytes()) {
+/// Output as text, and how much of it is before the gap.
+fn text(captured: Captured) -> (String, usize) {
+    let mut text = match String::from_utf8(captured.head) {
         Ok(text) => text,
         Err(error) => json::lossy(error.as_bytes()).into_owned(),
-    }
+    };
+    let gap = text.len();
+    text.push_str(&json::lossy(&captured.tail));
+    (text, gap)
 }
 
 /// Variables and their values.

@@ -11,6 +11,7 @@ use crate::config::MAX_CHILDREN;
 use crate::table::Table;
 use ctrl_exec_protocol::config::AgentConf;
 use ctrl_exec_protocol::frame::{self, ResponseDecoder};
+use ctrl_exec_protocol::live::Found;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::RunningScript;
 use ctrl_exec_reactor::{
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Output kept of one stream at the least; a run that cannot have it is refused.
-const MIN_OUTPUT: usize = 4096;
+pub const MIN_OUTPUT: usize = 4096;
 /// How long the start of a detached run may take.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -34,6 +35,8 @@ pub struct InFlight {
     calls: Table<ConnId, ExecutorCall, MOST>,
     /// Bytes for requests, answers and output together.
     budget: usize,
+    /// Bytes of output that waits for the callers who want it while it comes.
+    pub waiting_output: usize,
     /// What scripts have in their environment.
     environment: Environment,
 }
@@ -120,6 +123,7 @@ impl InFlight {
             children: Table::new(),
             calls: Table::new(),
             budget,
+            waiting_output: 0,
             environment: execute::script_environment(),
         }
     }
@@ -244,7 +248,7 @@ impl InFlight {
         reactor: &mut Reactor,
         conf: &AgentConf,
         conn: ConnId,
-        run: Box<Run>,
+        mut run: Box<Run>,
     ) -> Option<Ended> {
         let busy = |run, error| Some(Ended::Busy { conn, run, error });
         // Callers may go away, their scripts stay.
@@ -260,7 +264,7 @@ impl InFlight {
             );
         }
         let limits = limits(conf, &run);
-        let stdin = run.stdin(Utc::now());
+        let stdin = run.take_stdin(Utc::now());
         match &conf.executor_socket {
             Some(socket) => self.call_executor(reactor, conn, run, socket, stdin),
             None => self.start_script(reactor, conn, run, stdin, limits),
@@ -274,7 +278,7 @@ impl InFlight {
         conf: &AgentConf,
         runs_dir: &Path,
         conn: ConnId,
-        run: Run,
+        mut run: Run,
     ) -> Option<Ended> {
         // A caller that goes away leaves its start behind, so these may outnumber connections.
         if self.children.is_full() {
@@ -287,7 +291,7 @@ impl InFlight {
         let since = reactor.now();
         let now = Utc::now();
         let order = SupervisedRun {
-            stdin: run.stdin(now),
+            stdin: run.take_stdin(now),
             started: now.iso(),
             runs_dir: runs_dir.to_string_lossy().into_owned(),
             executor: conf.executor_socket.clone(),
@@ -360,24 +364,41 @@ impl InFlight {
         })
     }
 
+    /// Who asked for the run whose script this child is.
+    pub fn caller(&mut self, child: ChildId) -> Option<ConnId> {
+        match self.children.get_mut(child)? {
+            Child::Script { conn, .. } => Some(*conn),
+            Child::Start { .. } => None,
+        }
+    }
+
     /// Whether this is a connection to the executor.
     pub fn is_call(&self, call: ConnId) -> bool {
         self.calls.contains(call)
     }
 
-    /// A piece of the executor's response came.
-    pub fn received(&mut self, reactor: &Reactor, conf: &AgentConf, call: ConnId, bytes: &[u8]) {
+    /// A piece of the executor's response came. `output` is told what of it is output that its
+    /// caller wants while it comes; the result is who that is.
+    pub fn received(
+        &mut self,
+        reactor: &Reactor,
+        conf: &AgentConf,
+        call: ConnId,
+        bytes: &[u8],
+        output: &mut dyn FnMut(ConnId, Found<'_>),
+    ) -> Option<ConnId> {
         let share = (self.free(reactor) / 5)
             .max(MIN_OUTPUT)
             .min(conf.max_output as usize);
-        if let Some(call) = self.calls.get_mut(call) {
-            if call.decoder.is_none() {
-                call.reserved = 2 * share;
-            }
-            call.decoder
-                .get_or_insert_with(|| ResponseDecoder::new(share))
-                .push(bytes);
+        let call = self.calls.get_mut(call)?;
+        if call.decoder.is_none() {
+            call.reserved = 2 * share;
         }
+        let conn = call.conn;
+        call.decoder
+            .get_or_insert_with(|| ResponseDecoder::new(share))
+            .push_live(bytes, &mut |found| output(conn, found));
+        Some(conn)
     }
 
     /// A connection to the executor is over.
@@ -397,7 +418,7 @@ impl InFlight {
         reactor: &mut Reactor,
         conn: ConnId,
         run: Box<Run>,
-        stdin: String,
+        stdin: Vec<u8>,
         limits: RunLimits,
     ) -> Option<Ended> {
         let spec = execute::script_child(
@@ -406,6 +427,7 @@ impl InFlight {
             Arc::clone(&self.environment),
             stdin,
             limits,
+            run.request.stream,
         );
         let oom_kills = oom::kills();
         match reactor.spawn(spec) {
@@ -434,7 +456,7 @@ impl InFlight {
         conn: ConnId,
         run: Box<Run>,
         socket: &str,
-        stdin: String,
+        stdin: Vec<u8>,
     ) -> Option<Ended> {
         let request = match execute::executor_request(&run, stdin) {
             Ok(request) => request,
@@ -462,13 +484,13 @@ impl InFlight {
 
     /// Bytes of the budget that nobody has or may claim: every script may keep a little whatever
     /// comes, and more as it comes while there is room.
-    fn free(&self, reactor: &Reactor) -> usize {
+    pub fn free(&self, reactor: &Reactor) -> usize {
         let claims = self.children.values().filter(|child| child.is_script());
         let claimed = claims.count() * 2 * MIN_OUTPUT;
         let calls: usize = self.calls.values().map(|call| call.reserved).sum();
         // A quarter stays for requests and answers.
         let budget = self.budget / 4 * 3;
-        budget.saturating_sub(claimed + calls + reactor.buffered_bytes())
+        budget.saturating_sub(claimed + calls + self.waiting_output + reactor.buffered_bytes())
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Outcome {
     pub stderr: String,
     /// Bytes dropped from each stream.
     pub dropped: (u64, u64),
+    /// Where they were dropped: bytes of each text before its gap.
+    pub gaps: (usize, usize),
     /// What is known of how it was ended.
     pub ending: Ending,
 }

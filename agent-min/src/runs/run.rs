@@ -22,15 +22,22 @@ pub struct Run {
 }
 
 impl Run {
-    /// What the script reads on its standard input.
-    pub fn stdin(&self, now: Utc) -> String {
-        ScriptContext {
+    /// What the script reads on its standard input: its context, and on the lines after it what the
+    /// caller has for it, which is kept here no longer.
+    pub fn take_stdin(&mut self, now: Utc) -> Vec<u8> {
+        let context = ScriptContext {
             request: &self.request,
             peer_ip: &self.peer_ip,
             dispatcher: &self.dispatcher,
             timestamp: &now.iso(),
+        };
+        let mut bytes = context.render().into_bytes();
+        if let Some(input) = self.request.input.take() {
+            bytes.reserve_exact(1 + input.len());
+            bytes.push(b'\n');
+            bytes.extend_from_slice(&input);
         }
-        .render()
+        bytes
     }
 
     /// Its arguments as the executor is to pass them on. A character that is no byte leaves its

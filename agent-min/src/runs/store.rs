@@ -343,10 +343,12 @@ fn done(id: &RunId, started: &str, finished: Utc, outcome: &Outcome) -> String {
             stdout: Output {
                 text: outcome.stdout.clone(),
                 dropped: outcome.dropped.0,
+                gap_at: outcome.gaps.0,
             },
             stderr: Output {
                 text: outcome.stderr.clone(),
                 dropped: outcome.dropped.1,
+                gap_at: outcome.gaps.1,
             },
             ending: outcome.ending,
             reqid: id.reqid.clone(),
@@ -365,6 +367,10 @@ fn shortened(outcome: &Outcome, why: &io::Error) -> Outcome {
         stdout: stdout.to_owned(),
         stderr: format!("{stderr}{}", end_of(&note, TAIL).0),
         dropped: (outcome.dropped.0 + out, outcome.dropped.1 + err),
+        gaps: (
+            if out > 0 { 0 } else { outcome.gaps.0 },
+            if err > 0 { 0 } else { outcome.gaps.1 },
+        ),
         ending: outcome.ending,
     }
 }

@@ -14,6 +14,7 @@ use crate::runs::store::{Limits, RETENTION, Store};
 use crate::runs::{lock, oom};
 use ctrl_exec_host::syslog::{Level, Syslog};
 use ctrl_exec_host::{Root, stderr};
+use ctrl_exec_protocol::base64;
 use ctrl_exec_protocol::frame::{self, ResponseDecoder};
 use ctrl_exec_protocol::json::{self, Bounds, Fields, Raw};
 use ctrl_exec_protocol::log_line::Line;
@@ -78,7 +79,7 @@ pub struct SupervisedRun {
     /// The run.
     pub run: Run,
     /// What its script reads.
-    pub stdin: String,
+    pub stdin: Vec<u8>,
     /// When it was accepted.
     pub started: String,
     /// Where its record goes.
@@ -102,7 +103,7 @@ impl SupervisedRun {
             .text("path", &self.run.path)
             .text("dispatcher", &self.run.dispatcher)
             .text("peer_ip", &self.run.peer_ip)
-            .text("stdin", &self.stdin)
+            .text("stdin", &base64::encode(&self.stdin))
             .text("started", &self.started)
             .text("runs_dir", &self.runs_dir)
             .text_if("executor", self.executor.as_deref())
@@ -150,7 +151,7 @@ impl SupervisedRun {
                 serial: "".into(),
                 byte_args: small("byte_args")? != 0,
             },
-            stdin: text("stdin")?,
+            stdin: base64::decode(&text("stdin")?)?,
             started: text("started")?,
             runs_dir: text("runs_dir")?,
             executor: text("executor"),
@@ -319,6 +320,7 @@ fn run(job: &SupervisedRun, mut reactor: Reactor) -> io::Result<Outcome> {
         execute::script_environment(),
         job.stdin.clone(),
         *limits,
+        false,
     );
     let oom_kills = oom::kills();
     let child = match reactor.spawn(child) {
@@ -428,7 +430,7 @@ mod tests {
                 serial: "".into(),
                 byte_args: true,
             },
-            stdin: "{\"x\":1}".into(),
+            stdin: b"{\"x\":1}\n\xff\0".into(),
             started: "2026-01-01T00:00:00Z".into(),
             runs_dir: "/var/runs".into(),
             executor: None,

@@ -1,6 +1,7 @@
 //! Connections: who may connect, and what is read from them (agent.md §1).
 
 use super::Server;
+use super::live::Answer;
 use crate::handlers::{self, Call, Peer, Reply};
 use crate::rate_limit::{Reason, Verdict};
 use ctrl_exec_host::syslog::Level;
@@ -41,6 +42,10 @@ pub(super) struct Conn {
     rated: Rated,
     /// Seconds of the monotonic clock at which it last asked.
     since: u32,
+    /// It reads bodies in chunks.
+    pub(super) chunks: bool,
+    /// Its answer is under way while the script runs.
+    pub(super) live: Option<Box<Answer>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +78,18 @@ impl Conn {
         Peer {
             ip: self.ip,
             serial: Rc::clone(&self.serial),
+        }
+    }
+
+    /// Notes that its answer is given; what becomes of it then.
+    pub(super) fn answered(&mut self, stopping: bool) -> Then {
+        self.kept = self.stage == Stage::Busy(true) && !stopping;
+        if self.kept {
+            self.stage = Stage::Idle;
+            Then::KeepAlive
+        } else {
+            self.stage = Stage::Over;
+            Then::Close
         }
     }
 }
@@ -112,6 +129,8 @@ impl Server {
             kept: false,
             rated,
             since: now,
+            chunks: false,
+            live: None,
         };
         if !self.conns.insert(conn, entry) {
             self.log_overload(ip);
@@ -284,6 +303,7 @@ impl Server {
         }
         entry.stage = Stage::Busy(request.keep_alive && !self.stopping);
         entry.since = now;
+        entry.chunks = !request.is_http_10();
         let peer = entry.peer();
         let call = Call {
             method: &request.method(),
@@ -313,11 +333,12 @@ impl Server {
         let Some(entry) = self.conns.get_mut(conn) else {
             return;
         };
-        let keep = entry.stage == Stage::Busy(true) && !self.stopping;
-        entry.stage = if keep { Stage::Idle } else { Stage::Over };
-        entry.kept = keep;
-        let bytes = http::into_response(reply.status, reply.body, keep);
-        let then = if keep { Then::KeepAlive } else { Then::Close };
+        if let Some(live) = &mut entry.live {
+            live.end = Some(reply.body);
+            return self.go_on(conn);
+        }
+        let then = entry.answered(self.stopping);
+        let bytes = http::into_response(reply.status, reply.body, then == Then::KeepAlive);
         self.reactor.send(conn, bytes, then);
     }
 

@@ -1,6 +1,7 @@
 //! The server: one thread, one loop, everything bounded.
 
 mod conns;
+mod live;
 mod steps;
 
 use crate::admission::{self, Admission};
@@ -103,6 +104,8 @@ struct Server {
     /// Hooks whose question nobody asks any more.
     gone_hooks: Table<ChildId, (), { in_flight::MOST }>,
     runs: InFlight,
+    /// It will be looked who has to be shown that his script still runs.
+    showing_life: bool,
     stopping: bool,
 }
 
@@ -155,6 +158,7 @@ impl Server {
             hooks: Table::new(),
             gone_hooks: Table::new(),
             runs: InFlight::new(budget),
+            showing_life: false,
             stopping: false,
         })
     }
@@ -189,10 +193,16 @@ impl Server {
             Event::Request { conn, request } => self.request(conn, &request),
             Event::BadRequest { conn, error } => self.bad_request(conn, error),
             Event::Closed { conn, reason } => self.closed(conn, &reason),
-            Event::Received { conn, bytes } => {
-                let conf = &self.state.loaded.conf;
-                self.runs.received(&self.reactor, conf, conn, &bytes);
-            }
+            Event::Received { conn, bytes } => self.executor_says(conn, &bytes),
+            Event::Output {
+                child,
+                stream,
+                bytes,
+            } => self.script_says(child, stream, &bytes),
+            Event::Sent { conn } => self.sent(conn),
+            Event::Timer {
+                token: live::TOKEN, ..
+            } => self.show_life(),
             Event::Child { child, result } => self.child_ended(child, *result),
             Event::Signal(Signal::Hup) => self.reload(),
             Event::Signal(_) => self.stop(),

@@ -37,7 +37,14 @@ impl Server {
             Step::Cancel(dispatcher, which) => {
                 return self.cancel(conn, peer, &dispatcher, &which);
             }
-            Step::Run(run) => self.runs.start(&mut self.reactor, conf, conn, run),
+            Step::Run(run) => {
+                let live = run.request.stream;
+                let over = self.runs.start(&mut self.reactor, conf, conn, run);
+                if live && over.is_none() {
+                    self.begin_live(conn);
+                }
+                over
+            }
             Step::RunAsync(run) => {
                 let dir = self.state.paths.runs(conf);
                 self.runs.detach(&mut self.reactor, conf, &dir, conn, *run)

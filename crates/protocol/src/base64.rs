@@ -33,7 +33,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
         count += 6;
         if count >= 8 {
             count -= 8;
-            bytes.push((bits >> count) as u8);
+            bytes.push((bits >> count).to_be_bytes()[3]);
             bits &= (1 << count) - 1;
         }
     }

@@ -307,6 +307,7 @@ impl Reply {
 
 pub fn request(script: &str, stdin: &[u8], args: &[&str]) -> Request {
     Request {
+        live: false,
         reqid: b"r".to_vec(),
         dispatcher: b"d".to_vec(),
         script: script.as_bytes().to_vec(),
