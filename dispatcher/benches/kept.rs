@@ -53,6 +53,7 @@ fn main() {
                 serial_status: SerialStatus::Current,
                 perl: false,
                 executor: None,
+                features: None,
                 rate: None,
                 obstacle: None,
             };

@@ -38,6 +38,7 @@ fn call(identity: &Identity, address: SocketAddr) -> Call {
         serial_status: SerialStatus::Current,
         perl: false,
         executor: None,
+        features: None,
         rate: None,
     };
     Call::post(target, identity.clone(), "/run", "{}")

@@ -33,6 +33,8 @@ pub struct Target {
     pub perl: bool,
     /// Whether it has an executor, where that is known.
     pub executor: Option<bool>,
+    /// What it can do beyond release 0.12.3, words with spaces between; `None` when it has not told.
+    pub features: Option<String>,
     /// The pace set for it; `None`: the usual one.
     pub rate: Option<Rate>,
     /// Why it must not be called, or cannot be: the call ends with this before it begins.
@@ -44,6 +46,13 @@ impl Target {
     pub fn address(&self) -> &str {
         let Route::Dial { address, .. } = &self.route;
         address
+    }
+
+    /// Whether it can do something beyond release 0.12.3, such as `cancel`; `None` when it has not
+    /// told.
+    pub fn can(&self, feature: &str) -> Option<bool> {
+        let words = self.features.as_ref()?;
+        Some(words.split(' ').any(|word| word == feature))
     }
 
     /// The TCP port.

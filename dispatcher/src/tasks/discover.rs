@@ -9,7 +9,9 @@ use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control, Identity, Target};
 use crate::model::json::{self, Object};
 use crate::model::{AppError, Capabilities, HostResult, Outcome};
-use crate::store::files::registry::{AGENT_VERSION, MAX_TAG, MAX_TAGS, Registry, bounded_tags};
+use crate::store::files::registry::{
+    AGENT_VERSION, FEATURES, MAX_TAG, MAX_TAGS, Registry, bounded_tags,
+};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use std::collections::{HashMap, HashSet};
@@ -27,6 +29,7 @@ pub struct Discover {
     tags: HashMap<String, Object>,
     /// Versions of agents of the reference, and of those that were.
     versions: HashMap<String, String>,
+    features: HashMap<String, String>,
     kept: bool,
 }
 
@@ -59,6 +62,7 @@ pub fn start(
         warnings: identities.warning.into_iter().collect(),
         tags: HashMap::new(),
         versions: HashMap::new(),
+        features: HashMap::new(),
         kept: false,
     })
 }
@@ -69,6 +73,10 @@ impl Discover {
             let call = self.fanout.call(index);
             if let Some(version) = ping::noted_version(call, result.reply.version.as_ref()) {
                 self.versions.insert(call.target.name.clone(), version);
+            }
+            let told = json::texts_of(&result.more, "features");
+            if let Some(features) = ping::noted_features(result.outcome, &told) {
+                self.features.insert(call.target.name.clone(), features);
             }
             if let Some(tags) = &result.reply.tags {
                 let (tags, dropped) = bounded_tags(tags);
@@ -99,17 +107,22 @@ impl Discover {
     /// Only changed records are written. Those who may only read the registry still see answers.
     fn keep_tags(&mut self) {
         if std::mem::replace(&mut self.kept, true)
-            || (self.tags.is_empty() && self.versions.is_empty())
+            || (self.tags.is_empty() && self.versions.is_empty() && self.features.is_empty())
         {
             return;
         }
-        let names: HashSet<&String> = self.tags.keys().chain(self.versions.keys()).collect();
+        let told = self.tags.keys().chain(self.versions.keys());
+        let names: HashSet<&String> = told.chain(self.features.keys()).collect();
         let names: Vec<&String> = names.into_iter().collect();
         let written = self.agents.update_many(&names, |record| {
             let mut changed = false;
             if let Some(version) = self.versions.get(record.name()) {
                 changed = record.text(AGENT_VERSION) != version;
                 record.set(AGENT_VERSION, version.as_str());
+            }
+            if let Some(features) = self.features.get(record.name()) {
+                changed |= record.text(FEATURES) != features;
+                record.set(FEATURES, features.as_str());
             }
             let Some(tags) = self.tags.get(record.name()) else {
                 return changed;

@@ -267,6 +267,7 @@ pub(crate) mod testing {
             serial_status: SerialStatus::Current,
             perl: false,
             executor: None,
+            features: None,
             rate: None,
             obstacle: None,
         };

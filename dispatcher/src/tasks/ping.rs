@@ -11,7 +11,9 @@ use crate::fleet::{Answer, Call, Control, Identity, Target};
 use crate::model::json;
 use crate::model::{AppError, HostResult, Outcome, Pong, Reply};
 use crate::store::files::issued::{Issued, IssuedCert};
-use crate::store::files::registry::{AGENT_VERSION, Record, Registry, is_perl_version};
+use crate::store::files::registry::{
+    self, AGENT_VERSION, FEATURES, Record, Registry, is_perl_version,
+};
 use crate::store::files::revoked;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::HookRequest;
@@ -143,9 +145,15 @@ impl Ping {
         }
         // Only agents of the reference, and those that were, need a note of the version.
         let version = noted_version(call, result.reply.version.as_ref());
-        if version.is_some() || shown.is_some() {
+        let features = noted_features(result.outcome, &result.reply.features);
+        if version.is_some() || shown.is_some() || features.is_some() {
             let name = call.target.name.clone();
-            self.told.insert(name, Told { version, shown });
+            let told = Told {
+                version,
+                features,
+                shown,
+            };
+            self.told.insert(name, told);
         }
         let line = Line::new("ping")
             .field("AGENT", &result.host)
@@ -207,6 +215,11 @@ pub(super) fn noted_version(call: &Call, told: Option<&String>) -> Option<String
     version.cloned()
 }
 
+/// What a record is to say of the features that an agent told, if it told any or could have.
+pub(super) fn noted_features(outcome: Outcome, told: &[String]) -> Option<String> {
+    (outcome == Outcome::Ok).then(|| registry::noted_features(told))
+}
+
 /// Longest version that is kept of an agent.
 const MAX_VERSION: usize = 64;
 
@@ -214,6 +227,7 @@ const MAX_VERSION: usize = 64;
 #[derive(Debug)]
 struct Told {
     version: Option<String>,
+    features: Option<String>,
     shown: Option<CertFacts>,
 }
 
@@ -229,6 +243,9 @@ impl Told {
         };
         if let Some(version) = &self.version {
             set(record, AGENT_VERSION, version);
+        }
+        if let Some(features) = &self.features {
+            set(record, FEATURES, features);
         }
         // Another agent may answer at that address: its certificate is not this one's.
         if let Some(shown) = self.shown_of(record) {

@@ -5,8 +5,8 @@ mod record;
 mod repair;
 
 pub use record::{
-    AGENT_VERSION, EXECUTOR, LookupBy, MAX_TAG, MAX_TAGS, RATE, Rate, Record, SOME_PERL_VERSION,
-    SerialStatus, bounded_tags, is_perl_version,
+    AGENT_VERSION, EXECUTOR, FEATURES, LookupBy, MAX_TAG, MAX_TAGS, RATE, Rate, Record,
+    SOME_PERL_VERSION, SerialStatus, bounded_tags, is_perl_version, noted_features,
 };
 pub use repair::{Repaired, salvage};
 

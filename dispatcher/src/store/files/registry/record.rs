@@ -14,6 +14,31 @@ pub const SOME_PERL_VERSION: &str = "0.12";
 /// it: `yes` or `no`; ours only.
 pub const EXECUTOR: &str = "executor";
 
+/// Field with what the agent can do beyond release 0.12.3, as its answers told: words with spaces
+/// between, `-` for nothing; ours only.
+pub const FEATURES: &str = "features";
+/// Most of these words that are kept, and the longest.
+const MAX_FEATURES: usize = 32;
+const MAX_FEATURE: usize = 32;
+
+/// What [`FEATURES`] is to say of an agent that told these.
+pub fn noted_features(told: &[String]) -> String {
+    let is_word = |word: &&String| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        !word.is_empty() && word.len() <= MAX_FEATURE && word.bytes().all(plain)
+    };
+    let words: Vec<&str> = told
+        .iter()
+        .filter(is_word)
+        .take(MAX_FEATURES)
+        .map(String::as_str)
+        .collect();
+    if words.is_empty() {
+        return "-".to_owned();
+    }
+    words.join(" ")
+}
+
 /// Field with the pace at which the agent may be called: `N/SECONDS` or `off`; ours only.
 pub const RATE: &str = "rate";
 
@@ -267,6 +292,18 @@ impl Record {
             "yes" => Some(true),
             "no" => Some(false),
             _ => None,
+        }
+    }
+
+    /// What the agent can do beyond release 0.12.3, words with spaces between; `None` when it has
+    /// not told.
+    pub fn features(&self) -> Option<&str> {
+        if self.is_perl() {
+            return Some("");
+        }
+        match self.text(FEATURES) {
+            "" => None,
+            words => Some(words),
         }
     }
 
