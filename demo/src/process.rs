@@ -132,8 +132,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             let _ = self.signal(Signal::TERM);
-            if self.wait(Duration::from_secs(6)).is_err() {
-                let _ = self.child.kill();
+            let deadline = Instant::now() + Duration::from_secs(6);
+            // Its output is not waited for: what it has started may hold that open.
+            while matches!(self.child.try_wait(), Ok(None)) {
+                if Instant::now() >= deadline {
+                    let _ = self.child.kill();
+                    break;
+                }
+                std::thread::sleep(STEP);
             }
         }
         let _ = self.child.wait();

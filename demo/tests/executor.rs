@@ -3,12 +3,8 @@
 
 mod common;
 
-use common::{exits, paired, results, stage, succeed, text};
-use ctrl_exec_demo::World;
-use ctrl_exec_demo::process::{Running, wait_until};
-use ctrl_exec_demo::world::PATIENCE;
+use common::{executor_stage, exits, paired, results, stage, succeed, text};
 use std::fs;
-use std::process::Command;
 
 /// Tells whom it runs as, what it reads and which variables it sees, and fails.
 const WHO: (&str, &str) = (
@@ -23,7 +19,7 @@ const WAIT: (&str, &str) = (
 
 #[test]
 fn a_script_runs_through_the_executor_at_once_and_detached() {
-    let (mut world, executor) = executor_stage("exec");
+    let (mut world, executor) = executor_stage("exec", &[WHO, WAIT]);
 
     let output = exits(&world, &["run", "alpha", "who", "--json", "--", "ż ó"], 1);
     let result = &results(&output.stdout)[0];
@@ -95,28 +91,4 @@ fn a_detached_run_survives_a_restart_of_the_agent() {
         String::from_utf8_lossy(&waited.stdout).contains("done at last"),
         "{waited:?}"
     );
-}
-
-/// A stage with one agent in executor mode and its executor; without root, in the executor's test
-/// mode.
-fn executor_stage(label: &str) -> (World, Running) {
-    let mut world = stage(label);
-    let socket = world.dir.join("exec.sock");
-    let extra = format!("executor_socket = {}", socket.display());
-    paired(&mut world, "alpha", &[WHO, WAIT], &extra);
-    let etc = world.agent_dir("alpha").join("etc/ctrl-exec-agent");
-    let user = Command::new("id").arg("-un").output().unwrap();
-    let user = String::from_utf8(user.stdout).unwrap();
-    let executor = Running::start(
-        Command::new(&world.binaries.executor)
-            // The stage is below /tmp, where everybody may write.
-            .args(["--root", "alpha", "--unsafe-paths", "serve"])
-            .args([&socket, &etc.join("agent.conf"), &etc.join("scripts.conf")])
-            .arg(user.trim())
-            .current_dir(&world.dir)
-            .env("CTRL_EXEC_EXEC_ALLOW_UNPRIV", "1"),
-    )
-    .unwrap();
-    wait_until("the executor's socket", PATIENCE, || socket.exists()).unwrap();
-    (world, executor)
 }

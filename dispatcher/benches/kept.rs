@@ -54,6 +54,7 @@ fn main() {
                 perl: false,
                 executor: None,
                 features: None,
+                paired: None,
                 rate: None,
                 obstacle: None,
             };

@@ -96,7 +96,13 @@ fn a_router_that_is_gone_is_revoked_by_name() {
     // And back.
     assert_eq!(root.run(&["unrevoke", "lost"]).exit, 0);
     assert_eq!(text(&root.record("lost"), "revoked"), "");
-    assert!(root.run(&["run", "thief", "s"]).stdout.contains("fine"));
+    let named = root.run(&["run", "thief", "s"]);
+    assert!(
+        named.stdout.contains("shows the certificate of 'lost'"),
+        "{named:?}"
+    );
+    let accepted = root.run(&["run", "thief", "s", "--accept-name"]);
+    assert!(accepted.stdout.contains("fine"), "{accepted:?}");
     assert_eq!(root.run(&["unrevoke", "lost"]).exit, 3);
 }
 

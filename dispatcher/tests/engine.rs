@@ -39,6 +39,7 @@ fn call(identity: &Identity, address: SocketAddr) -> Call {
         perl: false,
         executor: None,
         features: None,
+        paired: None,
         rate: None,
     };
     Call::post(target, identity.clone(), "/run", "{}")

@@ -516,7 +516,8 @@ fn ipv6_and_names_are_reached() {
         Act::Answer(200, r#"{"exit":0}"#.into())
     });
     root.register("six", agent.address);
-    root.json(&["run", "six", "s", "--json"]);
+    // Both have the certificate of the recorded agent, which is registered as well.
+    root.json(&["run", "six", "s", "--json", "--accept-name"]);
     assert!(
         agent.seen()[0]
             .head
@@ -529,7 +530,7 @@ fn ipv6_and_names_are_reached() {
         "localhost",
         &format!(r#"{{"port":{}}}"#, agent.address.port()),
     );
-    root.json(&["run", "localhost", "s", "--json"]);
+    root.json(&["run", "localhost", "s", "--json", "--accept-name"]);
     root.register_json("no.such.host.invalid", "{}");
     let ended = root.run(&["ping", "no.such.host.invalid", "--json"]);
     let results = object(&ended.stdout);

@@ -1,10 +1,11 @@
 //! What the end-to-end tests share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ctrl_exec_demo::world::Script;
+use ctrl_exec_demo::process::{Running, wait_until};
+use ctrl_exec_demo::world::{PATIENCE, Script};
 use ctrl_exec_demo::{Binaries, World};
 use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// A script that prints its arguments, its context and something on standard error, and fails.
@@ -78,4 +79,35 @@ pub fn results(output: &[u8]) -> Vec<Object> {
 /// A member of a result as text.
 pub fn text(object: &Object, key: &str) -> String {
     json::text_of(object, key)
+}
+
+/// A stage with one agent in executor mode and its executor; without root, in the executor's test
+/// mode.
+pub fn executor_stage(label: &str, scripts: &[Script<'_>]) -> (World, Running) {
+    let mut world = stage(label);
+    let socket = world.dir.join("exec.sock");
+    let extra = format!("executor_socket = {}", socket.display());
+    paired(&mut world, "alpha", scripts, &extra);
+    let executor = start_executor(&world);
+    (world, executor)
+}
+
+/// Starts the executor of such a stage.
+pub fn start_executor(world: &World) -> Running {
+    let socket = world.dir.join("exec.sock");
+    let etc = world.agent_dir("alpha").join("etc/ctrl-exec-agent");
+    let user = Command::new("id").arg("-un").output().unwrap();
+    let user = String::from_utf8(user.stdout).unwrap();
+    let executor = Running::start(
+        Command::new(&world.binaries.executor)
+            // The stage is below /tmp, where everybody may write.
+            .args(["--root", "alpha", "--unsafe-paths", "serve"])
+            .args([&socket, &etc.join("agent.conf"), &etc.join("scripts.conf")])
+            .arg(user.trim())
+            .current_dir(&world.dir)
+            .env("CTRL_EXEC_EXEC_ALLOW_UNPRIV", "1"),
+    )
+    .unwrap();
+    wait_until("the executor's socket", PATIENCE, || socket.exists()).unwrap();
+    executor
 }

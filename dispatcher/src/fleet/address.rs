@@ -44,6 +44,7 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
         serial_status: record.serial_status(),
         perl: record.is_perl(),
         executor: record.executor(),
+        paired: record.noted_cn().map(str::to_owned),
         features: record.features().map(str::to_owned),
         rate: record.rate(),
         obstacle: record

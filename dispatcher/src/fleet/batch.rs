@@ -1,6 +1,7 @@
 //! A number of calls that were handed over together: what their owner sees and steers.
 
 use super::call::{Answer, Call};
+use crate::store::files::registry::Registry;
 use ctrl_exec_reactor::Waker;
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -20,6 +21,10 @@ pub struct Plan {
     pub max_answer: usize,
     /// When every call that is not over ends, with [`Fault::OutOfTime`](super::Fault::OutOfTime).
     pub deadline: Option<Instant>,
+    /// Agents may show a certificate with another name than the one paired.
+    pub any_name: bool,
+    /// The agents that are registered, to tell another agent by its certificate's name.
+    pub agents: Option<Registry>,
     /// Serials of certificates that no agent may show
     /// ([`crate::store::files::revoked::normal`]); nothing is sent to one that does.
     pub revoked: Arc<HashSet<String>>,
@@ -34,6 +39,8 @@ impl Plan {
             max_failures: usize::MAX,
             max_answer: super::MAX_ANSWER,
             deadline: None,
+            any_name: false,
+            agents: None,
             revoked: Arc::default(),
         }
     }

@@ -33,6 +33,8 @@ pub struct Target {
     pub perl: bool,
     /// Whether it has an executor, where that is known.
     pub executor: Option<bool>,
+    /// The name in the certificate that was paired; `None` where the record does not say.
+    pub paired: Option<String>,
     /// What it can do beyond release 0.12.3, words with spaces between; `None` when it has not told.
     pub features: Option<String>,
     /// The pace set for it; `None`: the usual one.

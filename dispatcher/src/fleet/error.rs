@@ -47,6 +47,22 @@ pub enum Fault {
     Barred(String),
     /// Its record cannot be read, in words.
     Record(String),
+    /// It shows a certificate of this CA with another name than the one that was paired.
+    WrongName {
+        /// The name it shows.
+        shown: String,
+        /// The one that was paired.
+        paired: String,
+        /// The agent's registry name.
+        name: String,
+    },
+    /// It cannot do what is asked, or is not known to be able to: it is not called.
+    Lacks {
+        /// What it cannot do.
+        what: &'static str,
+        /// Whether that is known.
+        known: bool,
+    },
     /// The peer closed before it sent anything.
     NoAnswer,
     /// The connection broke in the middle of the answer.
@@ -92,6 +108,7 @@ impl CallError {
             Fault::Tls(_)
             | Fault::TlsTimeout
             | Fault::Revoked
+            | Fault::WrongName { .. }
             | Fault::ForeignCa
             | Fault::Expired { .. } => Phase::Tls,
             Fault::ReadTimeout(_)
@@ -104,9 +121,11 @@ impl CallError {
             | Fault::TooLarge
             | Fault::BadAnswer(_)
             | Fault::Interrupted => Phase::Http,
-            Fault::NotStarted | Fault::PerlLimit(_) | Fault::Barred(_) | Fault::Record(_) => {
-                return None;
-            }
+            Fault::NotStarted
+            | Fault::PerlLimit(_)
+            | Fault::Barred(_)
+            | Fault::Lacks { .. }
+            | Fault::Record(_) => return None,
         })
     }
 }
@@ -185,6 +204,26 @@ impl fmt::Display for CallError {
                 f,
                 "not called: its certificates were revoked here ({since}); 'ced unrevoke' takes \
                  that back"
+            ),
+            Fault::WrongName {
+                shown,
+                paired,
+                name,
+            } => write!(
+                f,
+                "host '{address}' shows the certificate of '{shown}', and '{name}' was paired as \
+                 '{paired}': nothing was sent. Another host at that address? If it is the right \
+                 one: --accept-name for once, or 'ced edit-agent {name} --cert-name {shown}'"
+            ),
+            Fault::Lacks { what, known: true } => write!(
+                f,
+                "nothing was sent: this agent cannot {what} (release 0.12.3, or older than this \
+                 dispatcher)"
+            ),
+            Fault::Lacks { what, known: false } => write!(
+                f,
+                "nothing was sent: it is not known whether this agent can {what}, and it did not \
+                 answer a ping"
             ),
             Fault::Record(text) => f.write_str(text),
             Fault::NoAnswer => {

@@ -13,6 +13,8 @@ pub enum Kind {
     Denied,
     /// A lock is held.
     Locked,
+    /// It is over already.
+    Ended,
     /// It collides with what is there.
     Conflict,
     /// Configuration or certificates do not do.
@@ -25,7 +27,7 @@ impl Kind {
     /// Exit status of a command that ends so (dispatcher.md §4).
     pub fn exit(self) -> u8 {
         match self {
-            Self::Denied | Self::Locked => 1,
+            Self::Denied | Self::Locked | Self::Ended => 1,
             _ => 3,
         }
     }
@@ -36,7 +38,7 @@ impl Kind {
             Self::Usage => 400,
             Self::Denied => 403,
             Self::NotFound => 404,
-            Self::Locked | Self::Conflict => 409,
+            Self::Locked | Self::Conflict | Self::Ended => 409,
             Self::Setup | Self::System => 500,
         }
     }

@@ -1,5 +1,6 @@
 //! What the dispatcher knows, as types: results, records, errors. JSON is made and read here only.
 
+mod control;
 mod entry;
 mod error;
 pub mod host_word;
@@ -9,6 +10,7 @@ mod record;
 mod reply;
 mod result;
 
+pub use control::{Cancelled, Running, RunningScript};
 pub use entry::{EntryState, HostEntry};
 pub use error::{AppError, Kind};
 pub use outcome::{Outcome, Phase, Problem};

@@ -221,6 +221,21 @@ impl RunRecord {
         }
     }
 
+    /// The hosts whose end is not known, as host words: the run may go on there.
+    pub fn unended_words(&self) -> Vec<String> {
+        match &self.mode {
+            Mode::Async { .. } => self.open_hosts().into_iter().map(str::to_owned).collect(),
+            Mode::Sync { words, results } => {
+                let mut ends: BTreeMap<&str, bool> = BTreeMap::new();
+                for result in results {
+                    ends.insert(&result.host, result.outcome != Outcome::Unknown);
+                }
+                let open = |word: &&String| ends.get(split(word).0) != Some(&true);
+                words.iter().filter(open).cloned().collect()
+            }
+        }
+    }
+
     /// Names of the hosts where it failed, each once. Hosts that may still run it are not among
     /// them.
     pub fn failed_hosts(&self) -> Vec<String> {
@@ -302,6 +317,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!(sync.failed_hosts(), ["b", "c"]);
+        assert!(sync.unended_words().is_empty());
+        let cut = br#"{"mode":"sync","hosts":["a","b:1","c"],"results":[{"host":"b","exit":-1,
+            "outcome":"unknown"},{"host":"c","exit":0}]}"#;
+        let cut = RunRecord::parse("r", cut).unwrap();
+        assert_eq!(cut.unended_words(), ["a", "b:1"]);
         assert!(sync.has_failure());
     }
 

@@ -81,6 +81,8 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// When everything that is not over ends.
     pub deadline: Option<Instant>,
+    /// Agents may show a certificate with another name than the one paired.
+    pub any_name: bool,
     /// Remember TLS sessions, which pays when agents are called again and again.
     pub resumption: bool,
     /// Called from the engine's threads when the task has something to tell after it had nothing:
@@ -232,6 +234,8 @@ impl Dispatcher {
                 .max_failures
                 .map_or(usize::MAX, |most| most.of(hosts)),
             deadline: limits.deadline,
+            any_name: limits.any_name,
+            agents: Some(self.agents()),
             ..Plan::new(parallel, step)
         })
     }

@@ -113,7 +113,7 @@ impl Failure {
     pub fn transport(error: &CallError) -> Self {
         let outcome = match error.fault {
             Fault::NotStarted => Outcome::Skipped,
-            Fault::PerlLimit(_) | Fault::Barred(_) => Outcome::Refused,
+            Fault::PerlLimit(_) | Fault::Barred(_) | Fault::Lacks { .. } => Outcome::Refused,
             _ => Outcome::Unreached,
         };
         Self {
@@ -268,6 +268,7 @@ pub(crate) mod testing {
             perl: false,
             executor: None,
             features: None,
+            paired: None,
             rate: None,
             obstacle: None,
         };

@@ -4,6 +4,7 @@
 //! `docs/design/MODULES.md` shows who uses whom.
 
 pub mod auth;
+pub mod cancel;
 pub mod discover;
 mod dispatcher;
 pub mod doctor;
@@ -17,6 +18,7 @@ pub mod renew;
 pub mod revoke;
 pub mod rotate;
 pub mod run;
+pub mod running;
 mod select;
 
 pub use dispatcher::{Dispatcher, Identities, Limits, Portion, new_reqid};

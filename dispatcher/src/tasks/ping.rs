@@ -20,7 +20,7 @@ use ctrl_exec_protocol::hook::HookRequest;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,6 +149,7 @@ impl Ping {
         if version.is_some() || shown.is_some() || features.is_some() {
             let name = call.target.name.clone();
             let told = Told {
+                target: result.target.clone(),
                 version,
                 features,
                 shown,
@@ -166,6 +167,30 @@ impl Ping {
         }
     }
 
+    /// One certificate at two addresses is a copy of an agent.
+    fn warn_of_clones(&mut self) {
+        let mut by_serial: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+        for (name, told) in &self.told {
+            if let Some(shown) = &told.shown {
+                let places = by_serial.entry(&shown.serial_hex).or_default();
+                places.entry(&told.target).or_insert(name);
+            }
+        }
+        for (serial, places) in by_serial.iter().filter(|(_, places)| places.len() > 1) {
+            let mut places: Vec<String> = places
+                .iter()
+                .map(|(target, name)| format!("'{name}' ({target})"))
+                .collect();
+            places.sort();
+            self.warnings.push(format!(
+                "one certificate at {} addresses: {} show serial {serial}. A router that was \
+                 copied has to be paired again, and 'ced revoke --serial {serial}' bars the copy",
+                places.len(),
+                places.join(", "),
+            ));
+        }
+    }
+
     /// Keeps what pings told: versions, so that requests can be made to fit them, and the
     /// certificates that agents show. A certificate that was not noted when it was given away is
     /// noted now.
@@ -173,6 +198,7 @@ impl Ping {
         if std::mem::replace(&mut self.noted, true) || self.told.is_empty() {
             return;
         }
+        self.warn_of_clones();
         let told = &self.told;
         let mut changed = Vec::new();
         let mut certs = Vec::new();
@@ -226,6 +252,8 @@ const MAX_VERSION: usize = 64;
 /// What a ping told of an agent that its record should say.
 #[derive(Debug)]
 struct Told {
+    /// Address and port.
+    target: String,
     version: Option<String>,
     features: Option<String>,
     shown: Option<CertFacts>,

@@ -62,7 +62,11 @@ impl Worker {
         let call = &shared.calls[which.1];
         let route = &call.target.route;
         let limits = self.limits(&shared, call);
-        let kept = self.pool.take(route, &call.identity, &limits);
+        // One that must not be called is not, over whichever connection; `dial` says why.
+        let kept = match call.target.obstacle {
+            None => self.pool.take(route, &call.identity, &limits),
+            Some(_) => None,
+        };
         if kept.is_none() {
             match self.pacing.connect(route, call.target.rate, Instant::now()) {
                 Leave::Now => {}

@@ -1,12 +1,15 @@
 //! One exchange over a connection that stands: request, answer, end.
 
-use super::super::batch::Shared;
+use super::super::batch::{Plan, Shared};
+use super::super::call::{Call, Target};
 use super::super::close::{fault_of, is_sent};
 use super::super::error::Fault;
 use super::super::pacing::Leave;
 use super::super::pool::Kept;
 use super::state::Worker;
+use crate::store::files::registry::Registry;
 use crate::store::files::revoked;
+use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_reactor::http::Response;
 use ctrl_exec_reactor::{CloseReason, ConnId};
@@ -17,6 +20,9 @@ use std::time::{Duration, Instant};
 /// within these bounds.
 const HEAR_OUT: Duration = Duration::from_millis(25);
 const HEAR_OUT_MOST: Duration = Duration::from_millis(250);
+
+/// Longest name of a certificate that is shown.
+const MAX_NAME: usize = 253;
 
 impl Worker {
     /// A connection stands: asks, at once or after the agent had the time to refuse us.
@@ -76,6 +82,14 @@ impl Worker {
         }
         if call.want_certificate {
             flight.certificate = certificate.map(<[u8]>::to_vec);
+        }
+        if let Some(fault) = wrong_name(call, &shared.plan, certificate) {
+            let flight = entry.flight.take();
+            self.reactor.close(conn);
+            if let Some(flight) = flight {
+                self.end(flight, Err(fault));
+            }
+            return;
         }
         let keep = (self.keep.is_some() && !call.target.perl)
             || self.pacing.is_awaited(&call.target.route);
@@ -162,6 +176,31 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether the certificate carries another name than the one paired.
+///
+/// Records that release 0.12.3 made do not say which that was, and it may be another than the
+/// agent's registry name. There a name is another's only when an agent of that name is registered.
+fn wrong_name(call: &Call, plan: &Plan, certificate: Option<&[u8]>) -> Option<Fault> {
+    if plan.any_name {
+        return None;
+    }
+    let facts = certificate.and_then(|der| cert::facts(der).ok());
+    let shown = facts.and_then(|facts| facts.subject_cn).unwrap_or_default();
+    let Target { name, paired, .. } = &call.target;
+    let differs = match paired {
+        Some(paired) => *paired != shown,
+        None => {
+            let others = |agents: &Registry| matches!(agents.load(&shown), Ok(Some(_)));
+            shown != *name && plan.agents.as_ref().is_some_and(others)
+        }
+    };
+    differs.then(|| Fault::WrongName {
+        shown: Untrusted::new(&shown).at_most(MAX_NAME).to_string(),
+        paired: paired.as_ref().unwrap_or(name).clone(),
+        name: name.clone(),
+    })
 }
 
 fn is_revoked(der: &[u8], revoked: &HashSet<String>) -> bool {

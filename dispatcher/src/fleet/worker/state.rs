@@ -177,7 +177,10 @@ impl Worker {
                 result: Ok(response),
                 certificate: flight.certificate,
             },
-            Err(fault) => part.shared.calls[index].failed(fault, flight.sent, rtt),
+            Err(fault) => Answer {
+                certificate: flight.certificate,
+                ..part.shared.calls[index].failed(fault, flight.sent, rtt)
+            },
         };
         part.running -= 1;
         part.left -= 1;

@@ -3,8 +3,8 @@
 use super::args::Args;
 use super::ctx::Ctx;
 use super::flags::{
-    ALL, BATCH, EXCLUDE, FAILED_OF, Flag, HOSTS_FILE, JSON, LIST, MAX_FAILURES, PARALLEL, PORT,
-    TAGS, TIMEOUT, TOKEN, USERNAME,
+    ACCEPT_NAME, ALL, BATCH, EXCLUDE, FAILED_OF, Flag, HOSTS_FILE, JSON, LIST, MAX_FAILURES,
+    PARALLEL, PORT, TAGS, TIME_LIMIT, TIMEOUT, TOKEN, USERNAME,
 };
 use super::{hosts, out};
 use crate::fleet::Target;
@@ -16,6 +16,9 @@ use crate::tasks::{Choice, Inquiry, Limits, Portion};
 use ctrl_exec_host::bounded::Bounded;
 use std::path::Path;
 use std::time::Duration;
+
+/// Longest time limit of a run, in seconds.
+const MAX_TIME_LIMIT: u32 = 30 * 86_400;
 
 /// Where orders of a command line come from.
 const HERE: &str = "127.0.0.1";
@@ -73,7 +76,33 @@ pub fn limits(args: &Args) -> Result<Limits, AppError> {
         batch: portion(&BATCH)?,
         max_failures: portion(&MAX_FAILURES)?,
         timeout: args.number(&TIMEOUT).map(Duration::from_secs),
+        any_name: args.has(&ACCEPT_NAME),
         ..Limits::default()
+    })
+}
+
+/// `--time-limit`, in seconds.
+pub fn time_limit(args: &Args) -> Result<Option<u32>, AppError> {
+    let Some(text) = args.value(&TIME_LIMIT) else {
+        return Ok(None);
+    };
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3_600),
+        Some((at, 'd')) => (&text[..at], 86_400),
+        _ => (text, 1),
+    };
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.parse::<u32>().ok().filter(|_| plain);
+    let limit = number
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|seconds| (1..=MAX_TIME_LIMIT).contains(seconds));
+    limit.map(Some).ok_or_else(|| {
+        AppError::usage(format!(
+            "option --time-limit: '{}' is no time from 1s to 30d, such as 30s, 10m or 2h",
+            text.escape_debug()
+        ))
     })
 }
 

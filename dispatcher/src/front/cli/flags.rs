@@ -211,6 +211,34 @@ flag!(
     "Show who would be reached, and stop."
 );
 flag!(
+    TIME_LIMIT,
+    "time-limit",
+    Takes::Text("TIME"),
+    false,
+    "The agents end the script after this time: 30s, 10m, 2h, or seconds."
+);
+flag!(
+    ALL_RUNS,
+    "all",
+    Takes::Nothing,
+    false,
+    "Every run of this dispatcher on these hosts."
+);
+flag!(
+    ACCEPT_NAME,
+    "accept-name",
+    Takes::Nothing,
+    false,
+    "Also where a certificate has another name than the one paired; for this once."
+);
+flag!(
+    CERT_NAME,
+    "cert-name",
+    Takes::Text("NAME"),
+    false,
+    "The name that the agent's certificate has."
+);
+flag!(
     JSON_LINES,
     "json-lines",
     Takes::Nothing,

@@ -67,6 +67,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     match command {
         Command::Approve => verbs::pairing::approve(ctx, args),
+        Command::Cancel => verbs::control::cancel(ctx, args),
         Command::Completions => verbs::shell::completions(args),
         Command::Deny => verbs::pairing::deny(ctx, args),
         Command::Discover => verbs::discover::discover(ctx, args),
@@ -85,6 +86,7 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::Revoke => verbs::revoke::revoke(ctx, args),
         Command::RotateCert => verbs::maintain::rotate_cert(ctx, args),
         Command::Run => verbs::run::run(ctx, args),
+        Command::Running => verbs::control::running(ctx, args),
         Command::Runs => verbs::history::runs(ctx, args),
         Command::Show => verbs::history::show(ctx, args),
         Command::SerialStatus => verbs::maintain::serial_status(ctx, args),

@@ -3,8 +3,8 @@
 use super::out::{self, clean, script_output};
 use crate::fleet::hostlist;
 use crate::model::{
-    Capabilities, EntryState, HostResult, Mode, Outcome, Pong, Problem, RunEnd, RunRecord,
-    Submission, Submitted, json,
+    Cancelled, Capabilities, EntryState, HostResult, Mode, Outcome, Pong, Problem, RunEnd,
+    RunRecord, Running, Submission, Submitted, json,
 };
 use std::fmt::Write;
 
@@ -120,6 +120,53 @@ pub fn async_result(result: &HostResult<Submission>) -> String {
         }
         (Submitted::No, _) => format!("==> {host}  [ERROR: {error}]\n"),
     }
+}
+
+/// The head of the table of what runs.
+pub fn running_head() -> String {
+    let head = running_row("HOST", "REQID", "SCRIPT", "SECONDS", "MODE");
+    format!("{head}{}\n", "-".repeat(85))
+}
+
+/// What an agent runs, a line each; nothing when it runs nothing.
+pub fn running(result: &HostResult<Running>) -> String {
+    let host = host(result);
+    if let Some(problem) = &result.problem {
+        let error = clean(&problem.error);
+        return format!("{host:<30}  {error}{}\n", note(result.outcome, problem));
+    }
+    let runs = result.reply.runs.iter().flatten();
+    let rows = runs.map(|run| {
+        running_row(
+            &host,
+            &clean(&run.reqid),
+            &clean(&run.script),
+            &run.seconds.to_string(),
+            if run.run_async { "async" } else { "sync" },
+        )
+    });
+    rows.collect()
+}
+
+fn running_row(host: &str, reqid: &str, script: &str, seconds: &str, mode: &str) -> String {
+    format!("{host:<30}  {reqid:<16}  {script:<20}  {seconds:<7}  {mode}\n")
+}
+
+/// What an agent ends.
+pub fn cancelled(result: &HostResult<Cancelled>) -> String {
+    let host = host(result);
+    if let Some(problem) = &result.problem {
+        let error = clean(&problem.error);
+        return format!(
+            "==> {host}  [NOT CANCELLED]\n    ERROR: {error}{}\n",
+            note(result.outcome, problem)
+        );
+    }
+    let ids = result.reply.cancelled.as_deref().unwrap_or_default();
+    if ids.is_empty() {
+        return format!("==> {host}  [nothing ran]\n");
+    }
+    format!("==> {host}  [cancelled: {}]\n", clean(&ids.join(", ")))
 }
 
 /// The head of the ping table.

@@ -21,6 +21,7 @@ pub enum Words {
 #[allow(missing_docs, reason = "the table says what each does")]
 pub enum Command {
     Approve,
+    Cancel,
     Completions,
     Deny,
     Discover,
@@ -39,6 +40,7 @@ pub enum Command {
     Revoke,
     RotateCert,
     Run,
+    Running,
     Runs,
     SerialStatus,
     SetupCa,
@@ -99,6 +101,8 @@ pub static VERBS: &[Verb] = &[
             &TOKEN,
             &ASYNC,
             &TIMEOUT,
+            &TIME_LIMIT,
+            &ACCEPT_NAME,
             &ALL,
             &TAGS,
             &FAILED_OF,
@@ -140,6 +144,64 @@ pub static VERBS: &[Verb] = &[
         command: Command::Wait,
     },
     Verb {
+        name: "running",
+        usage: "[<host>[:<port>]...]",
+        words: (0, MANY),
+        complete: Words::Agents,
+        summary: "Show what agents run for this dispatcher now.",
+        detail: "Without hosts, every registered agent is asked. Agents of release 0.12.3 cannot \
+                 tell, and it is said of them. Exit status 1 when an agent did not tell.",
+        flags: &[
+            &JSON,
+            &JSON_LINES,
+            &PORT,
+            &USERNAME,
+            &TOKEN,
+            &TIMEOUT,
+            &ACCEPT_NAME,
+            &ALL,
+            &TAGS,
+            &EXCLUDE,
+            &HOSTS_FILE,
+            &LIST,
+            &SORT,
+            &PARALLEL,
+            &STRICT,
+            &QUIET,
+        ],
+        command: Command::Running,
+    },
+    Verb {
+        name: "cancel",
+        usage: "<reqid> [<host>...] | <host>... --all",
+        words: (1, MANY),
+        complete: Words::Agents,
+        summary: "End runs on agents.",
+        detail: "With a request id, that run on every host where its end is not known, or on the \
+                 hosts named. With --all, every run of this dispatcher on the hosts named. The agent \
+                 sends TERM to the script and all that it started, and KILL after 5 s; whoever waits \
+                 for the run gets its result as cancelled.\n\n\
+                 Exit status 0 when every host has ended something or had nothing to end with --all; \
+                 1 when a host had no such run (any more), cannot end runs (release 0.12.3) or was \
+                 not reached.",
+        flags: &[
+            &JSON,
+            &JSON_LINES,
+            &PORT,
+            &USERNAME,
+            &TOKEN,
+            &TIMEOUT,
+            &ACCEPT_NAME,
+            &ALL_RUNS,
+            &EXCLUDE,
+            &SORT,
+            &PARALLEL,
+            &STRICT,
+            &QUIET,
+        ],
+        command: Command::Cancel,
+    },
+    Verb {
         name: "runs",
         usage: "",
         words: (0, 0),
@@ -176,6 +238,7 @@ pub static VERBS: &[Verb] = &[
             &USERNAME,
             &TOKEN,
             &TIMEOUT,
+            &ACCEPT_NAME,
             &ALL,
             &TAGS,
             &FAILED_OF,
@@ -203,6 +266,7 @@ pub static VERBS: &[Verb] = &[
             &USERNAME,
             &TOKEN,
             &TIMEOUT,
+            &ACCEPT_NAME,
             &ALL,
             &TAGS,
             &EXCLUDE,
@@ -298,7 +362,15 @@ pub static VERBS: &[Verb] = &[
         complete: Words::Agents,
         summary: "Change how an agent is reached or named.",
         detail: "",
-        flags: &[&JSON, &RENAME, &IP, &AGENT_PORT, &LOOKUP_BY, &RATE],
+        flags: &[
+            &JSON,
+            &RENAME,
+            &IP,
+            &AGENT_PORT,
+            &LOOKUP_BY,
+            &RATE,
+            &CERT_NAME,
+        ],
         command: Command::EditAgent,
     },
     Verb {
@@ -366,7 +438,7 @@ pub static VERBS: &[Verb] = &[
         summary: "Renew the certificates of agents now.",
         detail: "With --allow-expired also that of an agent whose certificate has run out; it is \
                  still checked to be the one this CA made.",
-        flags: &[&JSON, &PORT, &EXPIRED],
+        flags: &[&JSON, &PORT, &EXPIRED, &ACCEPT_NAME],
         command: Command::Renew,
     },
     Verb {

@@ -6,9 +6,10 @@ use super::report::{Grade, Report};
 use crate::fleet::Call;
 use crate::fleet::address;
 use crate::model::AppError;
-use crate::store::files::registry::{Registry, SerialStatus};
+use crate::store::files::registry::{Record, Registry, SerialStatus};
 use ctrl_exec_protocol::time::{DAY, Utc};
 use ctrl_exec_protocol::x509::cert;
+use std::collections::HashMap;
 
 pub(super) fn agents(report: &mut Report, registry: &Registry, now: Utc) {
     let listing = match registry.list() {
@@ -23,6 +24,7 @@ pub(super) fn agents(report: &mut Report, registry: &Registry, now: Utc) {
     for damaged in &listing.damaged {
         report.add("registry", Grade::Fault, damaged.to_string());
     }
+    clones(report, &records);
     for record in &records {
         let name = record.name();
         if let Some(since) = record.revoked() {
@@ -123,4 +125,35 @@ pub fn reach(dispatcher: &Dispatcher, report: &mut Report) -> Result<(), AppErro
         format!("{reached} of {total} agent(s) answer"),
     );
     Ok(())
+}
+
+/// One certificate that agents at different addresses have shown.
+fn clones(report: &mut Report, records: &[Record]) {
+    let mut by_serial: HashMap<&str, &Record> = HashMap::new();
+    for record in records {
+        let serial = record.cert_serial();
+        if serial.is_empty() || record.revoked().is_some() {
+            continue;
+        }
+        let place = |record: &Record| {
+            let target = address::target(record, None, None);
+            (target.address().to_owned(), target.port())
+        };
+        match by_serial.get(serial) {
+            Some(first) if place(first) != place(record) => report.add(
+                "agents",
+                Grade::Warning,
+                format!(
+                    "'{}' and '{}' show one certificate, with serial {serial}: a router that was \
+                     copied has to be paired again",
+                    first.name(),
+                    record.name()
+                ),
+            ),
+            Some(_) => {}
+            None => {
+                by_serial.insert(serial, record);
+            }
+        }
+    }
 }

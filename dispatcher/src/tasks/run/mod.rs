@@ -9,5 +9,5 @@ mod sync;
 
 pub use answer::{async_result, run_result};
 pub use detached::{AsyncRun, submit};
-pub use order::RunOrder;
+pub use order::{RunOrder, must_ask};
 pub use sync::{Run, start};

@@ -1,8 +1,8 @@
 //! What is to be run, and the locks and targets it needs.
 
 use super::super::dispatcher::{Dispatcher, new_reqid};
-use crate::fleet::Target;
 use crate::fleet::address;
+use crate::fleet::{Fault, Target};
 use crate::model::{AppError, Origin};
 use crate::store::locks::{Held, LockError};
 use ctrl_exec_host::syslog::Level;
@@ -22,6 +22,8 @@ pub struct RunOrder {
     pub script: String,
     /// Its arguments.
     pub args: Vec<String>,
+    /// The agents end the script after so many seconds.
+    pub time_limit: Option<u32>,
     /// Who asks; advisory.
     pub username: String,
     /// Token for hooks and scripts.
@@ -49,6 +51,26 @@ impl RunOrder {
     }
 }
 
+/// What an agent must be able to do for a time limit.
+const TIME_LIMIT: &str = "time_limit";
+
+/// The words of the agents of which it is not known whether they can do what an order wants of
+/// them. A [ping](super::super::ping) of these finds out; without it they are refused.
+///
+/// # Errors
+/// Unknown agents, or the registry's.
+pub fn must_ask(dispatcher: &Dispatcher, order: &RunOrder) -> Result<Vec<String>, AppError> {
+    if order.time_limit.is_none() {
+        return Ok(Vec::new());
+    }
+    let targets = address::resolve(&dispatcher.agents(), &order.words, order.port)?;
+    let unknown = targets
+        .iter()
+        .zip(&order.words)
+        .filter(|(target, _)| target.obstacle.is_none() && target.can(TIME_LIMIT).is_none());
+    Ok(unknown.map(|(_, word)| word.clone()).collect())
+}
+
 /// A run that has its locks and targets.
 pub(super) struct Ready {
     pub(super) words: Vec<String>,
@@ -73,7 +95,18 @@ pub(super) fn prepare(
             return Err(error.into());
         }
     };
-    let targets = address::resolve(&dispatcher.agents(), &order.words, order.port)?;
+    let mut targets = address::resolve(&dispatcher.agents(), &order.words, order.port)?;
+    if order.time_limit.is_some() {
+        for target in &mut targets {
+            let can = target.can(TIME_LIMIT);
+            if target.obstacle.is_none() && can != Some(true) {
+                target.obstacle = Some(Fault::Lacks {
+                    what: "end a script after a time (--time-limit)",
+                    known: can.is_some(),
+                });
+            }
+        }
+    }
     Ok(Ready {
         targets,
         request: RunRequest {
@@ -83,6 +116,7 @@ pub(super) fn prepare(
             username: order.username,
             token: order.token,
             run_async,
+            time_limit: order.time_limit,
             ..RunRequest::default()
         },
         words: order.words,

@@ -3,7 +3,7 @@
 use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
-use crate::front::cli::flags::{AGENT_PORT, IP, JSON, LOOKUP_BY, RATE, RENAME, REVOKE};
+use crate::front::cli::flags::{AGENT_PORT, CERT_NAME, IP, JSON, LOOKUP_BY, RATE, RENAME, REVOKE};
 use crate::front::cli::out;
 use crate::model::AppError;
 use crate::model::json as jval;
@@ -98,11 +98,18 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         args.number::<u16>(&AGENT_PORT),
         args.value(&LOOKUP_BY),
     );
-    let rate = args.value(&RATE);
-    if rename.is_none() && ip.is_none() && port.is_none() && lookup.is_none() && rate.is_none() {
+    let (rate, cert_name) = (args.value(&RATE), args.value(&CERT_NAME));
+    let changes = [rename, ip, lookup, rate, cert_name];
+    if port.is_none() && changes.iter().all(Option::is_none) {
         return Err(AppError::usage(
-            "edit-agent needs at least one of --rename, --ip, --agent-port, --lookup-by, --rate"
+            "edit-agent needs at least one of --rename, --ip, --agent-port, --lookup-by, --rate, \
+             --cert-name"
                 .to_owned(),
+        ));
+    }
+    if cert_name.is_some_and(str::is_empty) {
+        return Err(AppError::usage(
+            "option --cert-name: a name must not be empty".to_owned(),
         ));
     }
     if ip.is_some_and(str::is_empty) {
@@ -125,6 +132,9 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
                 record.set(registry::RATE, rate);
             }
             None => {}
+        }
+        if let Some(name) = cert_name {
+            record.set("paired_cn", name);
         }
         if let Some(ip) = ip {
             record.set("ip", ip);
@@ -151,7 +161,12 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     if rename.is_some_and(|new| new != name) {
         line = line.field("RENAMED_FROM", name);
     }
-    for (key, value) in [("IP", ip), ("LOOKUP_BY", lookup), ("RATE", rate)] {
+    for (key, value) in [
+        ("IP", ip),
+        ("LOOKUP_BY", lookup),
+        ("RATE", rate),
+        ("CERT_NAME", cert_name),
+    ] {
         if let Some(value) = value {
             line = line.field(key, value);
         }
@@ -171,6 +186,9 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let _ = writeln!(text, "  ip:           {}", out::clean(record.ip()));
     let _ = writeln!(text, "  port:         {}", record.port());
     let _ = writeln!(text, "  lookup_by:    {}", record.lookup_by().word());
+    if let Some(name) = cert_name {
+        let _ = writeln!(text, "  cert-name:    {}", out::clean(name));
+    }
     let rate = record.text(registry::RATE);
     if !rate.is_empty() {
         let _ = writeln!(text, "  rate:         {}", out::clean(rate));

@@ -15,8 +15,12 @@ use crate::model::host_word;
 use crate::model::{AppError, HostResult, Kind, Reply, RunEnd, Submission, Submitted, json};
 use crate::tasks::auth;
 use crate::tasks::run::{self, RunOrder};
-use crate::tasks::{Dispatcher, Limits};
+use crate::tasks::{Dispatcher, Inquiry, Limits, Task, ping};
 use ctrl_exec_protocol::names;
+use std::time::Duration;
+
+/// How long one look at pings under way lasts.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Most output kept for folding and sorting what was printed already.
 const MAX_KEPT: usize = 16 << 20;
@@ -53,6 +57,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         port: args.number(&PORT),
         script: script.clone(),
         args: args.rest.clone().unwrap_or_default(),
+        time_limit: ask::time_limit(args)?,
         by: ask::origin(&inquiry.username),
         username: inquiry.username,
         token: inquiry.token,
@@ -61,6 +66,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let limits = ask::limits(args)?;
     let most = progress::max_failures(&limits, order.words.len());
     let permit = auth::authorise(&dispatcher, &order.hook_request())?;
+    learn(&dispatcher, &order, &permit, args).map_err(hint)?;
     if args.has(&ASYNC) {
         return submit(&dispatcher, args, order, &permit, limits, most).map_err(hint);
     }
@@ -121,6 +127,30 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     } else {
         u8::from(!results.results.iter().all(good))
     })
+}
+
+/// Pings the agents of which it is not known whether they can do what is asked of them. What they
+/// tell is kept; one that does not answer is told of as the run is refused to it.
+fn learn(
+    dispatcher: &Dispatcher,
+    order: &RunOrder,
+    permit: &auth::Permit,
+    args: &Args,
+) -> Result<(), AppError> {
+    let words = run::must_ask(dispatcher, order)?;
+    if words.is_empty() {
+        return Ok(());
+    }
+    let inquiry = Inquiry {
+        words,
+        port: order.port,
+        ..Inquiry::default()
+    };
+    let mut task = ping::start(dispatcher, &inquiry, permit, ask::limits(args)?)?;
+    while task.left() > 0 {
+        task.next(LOOK);
+    }
+    Ok(())
 }
 
 /// Ways of showing output that exclude each other.

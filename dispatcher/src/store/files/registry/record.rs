@@ -253,6 +253,11 @@ impl Record {
         }
     }
 
+    /// The same where the record says it; those that release 0.12.3 made do not.
+    pub fn noted_cn(&self) -> Option<&str> {
+        Some(self.text("paired_cn")).filter(|name| !name.is_empty())
+    }
+
     /// Since when the agent's certificates are barred, if they are. Ours only; the record stays, so
     /// that nobody takes the name for a free one.
     pub fn revoked(&self) -> Option<&str> {
