@@ -53,12 +53,16 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Vec::new(),
             other => other.map_err(|error| ConfigError::Read(path.clone(), error))?,
         };
-        let settings = Settings::parse(&String::from_utf8_lossy(&bytes));
-        Ok(Self {
+        Ok(Self::of_bytes(root, path, &bytes))
+    }
+
+    /// The configuration that a file at `path` with this content is.
+    pub fn of_bytes(root: &Root, path: PathBuf, bytes: &[u8]) -> Self {
+        Self {
             path,
             root: root.clone(),
-            settings,
-        })
+            settings: Settings::parse(&String::from_utf8_lossy(bytes)),
+        }
     }
 
     /// The file it came from.
@@ -100,6 +104,18 @@ impl Config {
             Some(dir) => PathBuf::from(dir),
             None => self.root.path(DEFAULT_DIR),
         }
+    }
+
+    /// Prefix of default paths.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// Whether `maintain` and `doctor` say when a backup is due (`backup_reminder`, yes).
+    pub fn backup_reminder(&self) -> bool {
+        self.settings
+            .text("backup_reminder")
+            .is_none_or(|text| !matches!(text, "no" | "off" | "0" | "false"))
     }
 
     /// The rotation state file.

@@ -12,9 +12,11 @@ mod output_dir;
 mod parse;
 mod progress;
 mod render;
+mod secret;
 mod table;
 mod verbs;
 
+use crate::backup;
 use crate::model::AppError;
 use args::Args;
 use ctrl_exec_host::paths::Root;
@@ -65,14 +67,21 @@ fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
+    let speaks_only = matches!(command, Command::Help | Command::Man | Command::Completions);
+    if !speaks_only && backup::finish_interrupted(&ctx.root)?.is_some() {
+        out::error("A restore that was interrupted is complete now.");
+    }
     match command {
         Command::Approve => verbs::pairing::approve(ctx, args),
         Command::Cancel => verbs::control::cancel(ctx, args),
+        Command::Backup => verbs::backup::backup(ctx, args),
         Command::Completions => verbs::shell::completions(args),
         Command::Deny => verbs::pairing::deny(ctx, args),
         Command::Discover => verbs::discover::discover(ctx, args),
         Command::Doctor => verbs::doctor::doctor(ctx, args),
         Command::EditAgent => verbs::agents::edit_agent(ctx, args),
+        Command::ExportCa => verbs::backup::export_ca(ctx, args),
+        Command::JoinCa => verbs::backup::join_ca(ctx, args),
         Command::Help => verbs::shell::help(args),
         Command::ListAgents => verbs::agents::list_agents(ctx, args),
         Command::ListLocks => verbs::agents::list_locks(ctx, args),
@@ -83,6 +92,7 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::PairingMode => verbs::pairing::pairing_mode(ctx, args),
         Command::Ping => verbs::ping::ping(ctx, args),
         Command::Renew => verbs::maintain::renew(ctx, args),
+        Command::Restore => verbs::backup::restore(ctx, args),
         Command::Revoke => verbs::revoke::revoke(ctx, args),
         Command::RotateCert => verbs::maintain::rotate_cert(ctx, args),
         Command::Run => verbs::run::run(ctx, args),
