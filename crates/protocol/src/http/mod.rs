@@ -119,6 +119,13 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
+impl Response {
+    /// Whether the status line names HTTP/1.0.
+    pub fn is_http_10(&self) -> bool {
+        self.headers.first_line_word(0) == b"HTTP/1.0"
+    }
+}
+
 /// Why a message was refused. Once a parser has refused, it refuses all that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpError {

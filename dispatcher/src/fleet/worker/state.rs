@@ -39,6 +39,8 @@ pub(super) struct Flight {
     pub(super) sent: bool,
     /// The connection had served another call before.
     pub(super) reused: bool,
+    /// An agent of 0.12.3 hung up on the request: this connection only hears why.
+    pub(super) listening: bool,
 }
 
 /// A connection, from its making to its end.
