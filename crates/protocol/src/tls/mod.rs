@@ -249,9 +249,13 @@ fn provider() -> Arc<CryptoProvider> {
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
             cipher_suite::TLS13_AES_128_GCM_SHA256,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
         ],
         kx_groups: vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
