@@ -214,6 +214,12 @@ impl Config {
         Ok((seconds > 0).then(|| Duration::from_secs(u64::from(seconds))))
     }
 
+    /// Whether callers of the HTTP API are let in where no hook is configured.
+    pub fn api_auth_default(&self) -> bool {
+        let word = self.settings.text("api_auth_default");
+        word.is_some_and(|word| word.eq_ignore_ascii_case("allow"))
+    }
+
     /// Days of certificates made at renewal, if configured.
     pub fn cert_days(&self) -> Result<Option<u32>, ConfigError> {
         match self.settings.text("cert_days") {

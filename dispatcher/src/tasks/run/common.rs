@@ -52,6 +52,9 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         let request = &ready.request;
         let mut record = RunRecord::new(&request.reqid, &request.script, mode, Utc::now().0);
         record.note_order(&request.args, &ready.by);
+        if let Some(submitter) = &ready.submitter {
+            record.note_submitter(submitter);
+        }
         let store = dispatcher.runs();
         let mut warnings: Vec<String> = identities.warning.iter().cloned().collect();
         let log = Arc::clone(&dispatcher.log);

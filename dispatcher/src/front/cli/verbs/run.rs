@@ -62,6 +62,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         username: inquiry.username,
         token: inquiry.token,
         source_ip: inquiry.source_ip,
+        submitter: None,
     };
     let limits = ask::limits(args)?;
     let most = progress::max_failures(&limits, order.words.len());
