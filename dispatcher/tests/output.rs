@@ -59,6 +59,61 @@ fn output_that_is_lost_is_told() {
     }
 }
 
+const GAP: &str = r#"{"script":"s","exit":0,"stdout":"beginend\n","stderr":"","stdout_truncated":7,"stdout_gap":5,"reqid":"r"}"#;
+
+/// Head and tail are never joined within a line, and the gap is said where it is.
+#[test]
+fn a_gap_is_marked_where_it_is() {
+    let root = Root::new();
+    let _one = agent(&root, "r1", GAP);
+    let line = "[ctrl-exec: 7 bytes are missing here]";
+    let dir = root.path("out").display().to_string();
+    for (flags, expected) in [
+        (&[][..], format!("begin\n{line}\nend\n")),
+        (&["--fold"], format!("begin\n{line}\nend\n")),
+        (&["--prefix"], format!("r1: begin\nr1: {line}\nr1: end\n")),
+        (&["--follow"], format!("r1: begin\nr1: {line}\nr1: end\n")),
+        (&["--json"], r#""stdout_gap":5,"#.to_owned()),
+        (&["--output-dir", &dir], String::new()),
+    ] {
+        let ended = root.run(&[&["run", "r1", "s"], flags].concat());
+        assert!(ended.stdout.contains(&expected), "{flags:?}: {ended:?}");
+        // Where the output is elsewhere, so is the mark.
+        assert_eq!(
+            ended.stdout.contains("in the middle"),
+            flags[..].first() == Some(&"--output-dir"),
+            "{flags:?}: {ended:?}"
+        );
+        // This agent answered at once.
+        let late = ended
+            .stderr
+            .contains("r1: NOTE: its output came at the end");
+        assert_eq!(late, flags == ["--follow"], "{flags:?}: {ended:?}");
+    }
+    let kept = fs::read_to_string(root.path("out/r1.stdout")).unwrap();
+    assert_eq!(kept, format!("begin\n{line}\nend\n"));
+}
+
+/// An agent that does not know the path of runs with input has run nothing.
+#[test]
+fn agents_that_give_no_input_are_told_from_others() {
+    let root = Root::new();
+    let (identity, _) = root.agent_identity("old", 825);
+    let old = Agent::start(&identity, &root.ca_pem(), |_| {
+        Act::Answer(404, r#"{"error":"not found"}"#.into())
+    });
+    root.register("old", old.address);
+    let ended = root.run(&["run", "old", "s", "--stdin", "--json"]);
+    assert_eq!(ended.exit, 1);
+    assert!(
+        ended.stdout.contains("cannot give input to a script"),
+        "{ended:?}"
+    );
+    assert!(ended.stdout.contains(r#""outcome":"refused""#), "{ended:?}");
+    assert_eq!(old.seen()[0].path, "/run-input");
+    assert!(old.seen()[0].body.contains(r#""stdin_data":"#));
+}
+
 #[test]
 fn every_line_has_its_host() {
     let root = Root::new();

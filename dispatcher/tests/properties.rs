@@ -97,6 +97,7 @@ proptest! {
             rtt: std::time::Duration::ZERO,
             result: Ok(response),
             certificate: None,
+            output: None,
         };
         let call = call();
         let lines = [

@@ -249,13 +249,11 @@ impl Conn {
         if self.state != State::Incoming {
             return false;
         }
-        let mut server = Server::new(limits.clone());
-        let first = server.begin(now);
-        self.role = Role::Server(server);
+        self.role = Role::Server(Server::new(limits.clone()));
         match tls.map(Stream::server) {
             None => {
                 self.state = State::Reading;
-                self.deadline = Some(first);
+                self.deadline = Some(now + limits.request);
             }
             Some(Ok(stream)) => {
                 self.stream = stream;

@@ -2,8 +2,9 @@
 
 use super::call::{Answer, Call};
 use crate::store::files::registry::Registry;
+use ctrl_exec_protocol::live::{Found, Live, Piece};
 use ctrl_exec_reactor::Waker;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ impl Plan {
 pub enum Report<T> {
     /// This call has begun.
     Begun(usize),
+    /// Its script wrote this, or so much was lost of what it wrote.
+    Output(usize, Piece),
     /// This call is over.
     Ended(usize, T),
 }
@@ -58,6 +61,7 @@ pub enum Report<T> {
 /// Who is told what happens to calls, on whichever loop it happens.
 pub(super) trait Sink: Send + Sync {
     fn begun(&self, index: usize);
+    fn output(&self, index: usize, found: Found<'_>);
     /// `count` is called first when this end is a failure.
     fn ended(&self, index: usize, answer: Answer, count: &dyn Fn());
 }
@@ -213,7 +217,7 @@ impl<T> Batch<T> {
 
     /// What happened next, if something has.
     pub fn try_next(&mut self) -> Option<Report<T>> {
-        let (report, size) = lock(&self.mailbox.reports).pop_front()?;
+        let (report, size) = lock(&self.mailbox.reports).pop()?;
         Some(self.pulled(report, size))
     }
 
@@ -226,7 +230,7 @@ impl<T> Batch<T> {
         let until = Instant::now() + timeout;
         let mut reports = lock(&self.mailbox.reports);
         loop {
-            if let Some((report, size)) = reports.pop_front() {
+            if let Some((report, size)) = reports.pop() {
                 drop(reports);
                 return Some(self.pulled(report, size));
             }
@@ -267,18 +271,82 @@ impl<T> std::fmt::Debug for Batch<T> {
 
 /// Reports not pulled yet.
 pub(super) struct Mailbox<T> {
-    /// Each with the bytes of the answer behind it.
-    reports: Mutex<VecDeque<(Report<T>, usize)>>,
+    reports: Mutex<Reports<T>>,
     pending: Arc<AtomicUsize>,
     more: Condvar,
     notify: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
+/// In the order in which they came.
+struct Reports<T> {
+    queue: VecDeque<Queued<T>>,
+    /// Output that its owner has not pulled, by call.
+    output: HashMap<usize, Live>,
+    /// Bytes of it.
+    held: usize,
+}
+
+enum Queued<T> {
+    /// With the bytes of the answer behind it.
+    Report(Report<T>, usize),
+    /// There is output of this call.
+    Output(usize),
+}
+
+impl<T> Reports<T> {
+    fn pop(&mut self) -> Option<(Report<T>, usize)> {
+        loop {
+            let index = match self.queue.pop_front()? {
+                Queued::Report(report, size) => return Some((report, size)),
+                Queued::Output(index) => index,
+            };
+            let Some(mut live) = self.output.remove(&index) else {
+                continue;
+            };
+            self.held -= live.held();
+            if let Some(piece) = live.pop() {
+                self.held += live.held();
+                if !live.is_empty() {
+                    self.output.insert(index, live);
+                    self.queue.push_front(Queued::Output(index));
+                }
+                return Some((Report::Output(index, piece), 0));
+            }
+        }
+    }
+
+    /// Adds output. An owner that is slow to pull misses the middle of it.
+    fn push_output(&mut self, index: usize, found: Found<'_>) {
+        let live = self.output.entry(index).or_insert_with(|| {
+            self.queue.push_back(Queued::Output(index));
+            Live::default()
+        });
+        let limit = OUTPUT_HELD.min((ALL_OUTPUT_HELD.saturating_sub(self.held)).max(OUTPUT_LEAST));
+        self.held -= live.held();
+        match found {
+            Found::Bytes(stream, bytes) => live.push(stream, bytes, limit),
+            Found::Gap(stream, missing) => live.skip(stream, missing),
+            Found::End(_) => {}
+        }
+        self.held += live.held();
+    }
+}
+
+/// Bytes of output that may wait for the owner of a batch: of one call, of all, and of one call
+/// whatever the others have.
+const OUTPUT_HELD: usize = 512 << 10;
+const ALL_OUTPUT_HELD: usize = 64 << 20;
+const OUTPUT_LEAST: usize = 8 << 10;
+
 impl<T> Mailbox<T> {
     /// `notify` is called whenever the first report comes in: the owner's loop is to look.
     pub fn new(notify: Option<Box<dyn Fn() + Send + Sync>>, pending: Arc<AtomicUsize>) -> Self {
         Self {
-            reports: Mutex::default(),
+            reports: Mutex::new(Reports {
+                queue: VecDeque::new(),
+                output: HashMap::new(),
+                held: 0,
+            }),
             pending,
             more: Condvar::new(),
             notify,
@@ -286,9 +354,13 @@ impl<T> Mailbox<T> {
     }
 
     fn put(&self, report: Report<T>, size: usize) {
+        self.add(|reports| reports.queue.push_back(Queued::Report(report, size)));
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Reports<T>)) {
         let mut reports = lock(&self.reports);
-        let first = reports.is_empty();
-        reports.push_back((report, size));
+        let first = reports.queue.is_empty();
+        add(&mut reports);
         drop(reports);
         if first {
             self.more.notify_one();
@@ -303,7 +375,11 @@ impl<T> Drop for Mailbox<T> {
     fn drop(&mut self) {
         // An owner that went away looks at nothing more.
         let reports = lock(&self.reports);
-        let unseen: usize = reports.iter().map(|(_, size)| size).sum();
+        let size = |queued: &Queued<T>| match queued {
+            Queued::Report(_, size) => *size,
+            Queued::Output(_) => 0,
+        };
+        let unseen: usize = reports.queue.iter().map(size).sum();
         self.pending.fetch_sub(unseen, Ordering::Relaxed);
     }
 }
@@ -322,6 +398,11 @@ where
 {
     fn begun(&self, index: usize) {
         self.mailbox.put(Report::Begun(index), 0);
+    }
+
+    fn output(&self, index: usize, found: Found<'_>) {
+        self.mailbox
+            .add(|reports| reports.push_output(index, found));
     }
 
     fn ended(&self, index: usize, answer: Answer, count: &dyn Fn()) {

@@ -2,6 +2,7 @@
 
 use super::error::{CallError, Fault};
 use crate::store::files::registry::{Rate, SerialStatus};
+use ctrl_exec_protocol::capture::Captured;
 use ctrl_exec_reactor::http::{Response, render_request};
 use rustls::ClientConfig;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub struct Call {
     /// Whether the request may be sent a second time when a kept connection turns out to have
     /// been closed: it changes nothing, or the same thing again.
     pub repeatable: bool,
+    /// Whether the answer may come in pieces, while the script runs.
+    pub stream: bool,
 }
 
 impl Call {
@@ -110,6 +113,7 @@ impl Call {
             want_certificate: false,
             small_answer: false,
             repeatable: true,
+            stream: false,
         }
     }
 
@@ -159,12 +163,21 @@ impl Call {
         Answer {
             rtt,
             result: Err(CallError {
-                fault,
                 sent,
-                address: self.target.address().to_owned(),
-                port: self.target.port(),
+                ..self.refusal(fault)
             }),
             certificate: None,
+            output: None,
+        }
+    }
+
+    /// Why this call was not made, or led to nothing.
+    pub fn refusal(&self, fault: Fault) -> CallError {
+        CallError {
+            fault,
+            sent: false,
+            address: self.target.address().to_owned(),
+            port: self.target.port(),
         }
     }
 }
@@ -178,21 +191,19 @@ pub struct Answer {
     pub result: Result<Response, CallError>,
     /// The agent's certificate, if it was wanted and the handshake got so far.
     pub certificate: Option<Vec<u8>>,
+    /// Standard output and standard error, where the answer came in pieces: what was kept of them,
+    /// also when it broke off.
+    pub output: Option<Box<[Captured; 2]>>,
 }
 
 impl Answer {
-    /// Whether it shows an agent of 0.12.3 that was not known as one: those speak HTTP/1.0. Ours,
-    /// asked to keep the connection, answer in HTTP/1.1, but for what they say when they stop.
-    pub fn shows_perl(&self, call: &Call) -> bool {
-        let answered = self.result.as_ref();
-        !call.target.perl
-            && answered.is_ok_and(|response| response.status / 100 == 2 && response.is_http_10())
-    }
-
     /// Bytes of the response.
     pub(super) fn size(&self) -> usize {
-        self.result
-            .as_ref()
-            .map_or(0, |response| response.body.len())
+        let body = self.result.as_ref();
+        let outputs = self.output.iter().flat_map(|outputs| outputs.iter());
+        body.map_or(0, |response| response.body.len())
+            + outputs
+                .map(|output| output.head.len() + output.tail.len())
+                .sum::<usize>()
     }
 }

@@ -21,6 +21,7 @@ mod worker;
 
 pub use batch::{Batch, Control, Plan, Report};
 pub use call::{Answer, Call, Identity, Route, Target};
+pub use ctrl_exec_protocol::live::{Piece, Stream};
 pub use engine::Engine;
 pub use error::{CallError, Fault, PERL_REQUEST};
 pub use options::EngineOptions;

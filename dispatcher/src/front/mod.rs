@@ -1,5 +1,3 @@
-//! The ways in: each parses what is asked, calls the tasks and renders what came of them.
+//! Front ends: parse what is asked, render what came of it, nothing else.
 
-pub mod api;
 pub mod cli;
-mod file_limit;

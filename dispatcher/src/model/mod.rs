@@ -15,5 +15,7 @@ pub use entry::{EntryState, HostEntry};
 pub use error::{AppError, Kind};
 pub use outcome::{Outcome, Phase, Problem};
 pub use record::{Mode, Origin, RunRecord};
-pub use reply::{Capabilities, Pong, Rotation, RunEnd, Script, Submission, Submitted};
+pub use reply::{
+    Capabilities, Parts, Pong, Rotation, RunEnd, Script, Submission, Submitted, gap_line,
+};
 pub use result::{HostResult, Reply};

@@ -2,6 +2,7 @@
 
 use super::json::{self, Object, Value};
 use super::result::Reply;
+use ctrl_exec_protocol::capture::Captured;
 
 /// The end of a run.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -18,6 +19,10 @@ pub struct RunEnd {
     pub stdout_truncated: Option<i64>,
     /// Bytes missing in the middle of standard error.
     pub stderr_truncated: Option<i64>,
+    /// Where they are missing in standard output: the length of the text before the gap.
+    pub stdout_gap: Option<i64>,
+    /// The same of standard error.
+    pub stderr_gap: Option<i64>,
     /// The run's request id.
     pub reqid: Option<String>,
     /// The signal that ended it.
@@ -30,6 +35,9 @@ pub struct RunEnd {
     pub cancelled: bool,
     /// The kind of a refusal, such as `busy`.
     pub code: Option<String>,
+    /// Bytes of standard output and standard error that were told while the script ran; `None` where
+    /// all came at the end. Not in JSON.
+    pub told: Option<(usize, usize)>,
 }
 
 impl RunEnd {
@@ -52,10 +60,63 @@ impl RunEnd {
         mapped
     }
 
+    /// Adds what came of the outputs while the script ran: the result has what it tells beyond that.
+    pub fn add_output(&mut self, [stdout, stderr]: [Captured; 2]) {
+        let mut told = (0, 0);
+        for (output, told, text, truncated, gap) in [
+            (
+                stdout,
+                &mut told.0,
+                &mut self.stdout,
+                &mut self.stdout_truncated,
+                &mut self.stdout_gap,
+            ),
+            (
+                stderr,
+                &mut told.1,
+                &mut self.stderr,
+                &mut self.stderr_truncated,
+                &mut self.stderr_gap,
+            ),
+        ] {
+            let mut all = String::from_utf8_lossy(&output.head).into_owned();
+            if output.dropped > 0 {
+                *gap = i64::try_from(all.len()).ok();
+                let dropped = i64::try_from(output.dropped).unwrap_or(i64::MAX);
+                *truncated = Some(truncated.unwrap_or(0).saturating_add(dropped));
+            }
+            all.push_str(&String::from_utf8_lossy(&output.tail));
+            *told = all.len();
+            let rest = text.as_deref().unwrap_or_default();
+            if all.is_empty() {
+                continue;
+            }
+            if !rest.is_empty() && !all.ends_with('\n') {
+                all.push('\n');
+            }
+            all.push_str(rest);
+            *text = Some(all);
+        }
+        self.told = Some(told);
+    }
+
+    /// Standard output in parts: what came, and before each further part how many bytes are missing.
+    /// A part that follows a gap of unknown place is missing: it is said beside the output.
+    pub fn stdout_parts(&self) -> Parts<'_> {
+        Parts::of(&self.stdout, self.stdout_truncated, self.stdout_gap)
+    }
+
+    /// As [`stdout_parts`](Self::stdout_parts).
+    pub fn stderr_parts(&self) -> Parts<'_> {
+        Parts::of(&self.stderr, self.stderr_truncated, self.stderr_gap)
+    }
+
     /// Drops both outputs.
     pub fn drop_output(&mut self) {
         self.stdout = None;
         self.stderr = None;
+        self.stdout_gap = None;
+        self.stderr_gap = None;
     }
 
     /// Drops both outputs and says how much was dropped.
@@ -88,6 +149,65 @@ impl RunEnd {
     }
 }
 
+/// An output and its gap.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Parts<'a> {
+    /// What is before the gap; everything where there is none, or nobody knows where.
+    pub head: &'a str,
+    /// How many bytes are missing, where it is known where: between the two.
+    pub gap: Option<i64>,
+    /// What is after it.
+    pub tail: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a Option<String>, truncated: Option<i64>, gap: Option<i64>) -> Self {
+        let text = text.as_deref().unwrap_or_default();
+        let at = gap.and_then(|gap| usize::try_from(gap).ok());
+        let parts = at
+            .filter(|_| truncated.is_some_and(|truncated| truncated > 0))
+            .and_then(|at| text.split_at_checked(at));
+        match parts {
+            Some((head, tail)) => Self {
+                head,
+                gap: truncated,
+                tail,
+            },
+            None => Self {
+                head: text,
+                gap: None,
+                tail: "",
+            },
+        }
+    }
+
+    /// The output with a line of its own where bytes are missing.
+    pub fn marked(self) -> std::borrow::Cow<'a, str> {
+        self.map(std::borrow::Cow::Borrowed)
+    }
+
+    /// As [`marked`](Self::marked), where `shown` makes of each part what is to be shown of it.
+    pub fn map(
+        self,
+        shown: impl Fn(&'a str) -> std::borrow::Cow<'a, str>,
+    ) -> std::borrow::Cow<'a, str> {
+        let head = shown(self.head);
+        let Some(missing) = self.gap else { return head };
+        let end = if head.is_empty() || head.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        };
+        let line = gap_line(missing);
+        format!("{head}{end}{line}\n{}", shown(self.tail)).into()
+    }
+}
+
+/// What stands in an output where bytes are missing.
+pub fn gap_line(missing: impl std::fmt::Display) -> String {
+    format!("[ctrl-exec: {missing} bytes are missing here]")
+}
+
 impl Reply for RunEnd {
     fn take(answer: &mut Object) -> Self {
         Self {
@@ -97,12 +217,15 @@ impl Reply for RunEnd {
             stderr: json::take_text(answer, "stderr"),
             stdout_truncated: json::take_integer(answer, "stdout_truncated"),
             stderr_truncated: json::take_integer(answer, "stderr_truncated"),
+            stdout_gap: json::take_integer(answer, "stdout_gap"),
+            stderr_gap: json::take_integer(answer, "stderr_gap"),
             reqid: json::take_text(answer, "reqid"),
             signal: json::take_integer(answer, "signal"),
             oom: json::take_true(answer, "oom"),
             time_limit: json::take_true(answer, "time_limit"),
             cancelled: json::take_true(answer, "cancelled"),
             code: json::take_text(answer, "code"),
+            told: None,
         }
     }
 
@@ -120,6 +243,8 @@ impl Reply for RunEnd {
             ("exit", self.exit),
             ("stdout_truncated", self.stdout_truncated),
             ("stderr_truncated", self.stderr_truncated),
+            ("stdout_gap", self.stdout_gap),
+            ("stderr_gap", self.stderr_gap),
             ("signal", self.signal),
         ] {
             json::put_integer(object, key, number);
@@ -370,5 +495,61 @@ impl Reply for Rotation {
     fn put(&self, object: &mut Object) {
         json::put_text(object, "status", self.status.as_deref());
         json::put_integer(object, "exit", self.exit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_marked_where_they_are() {
+        let marked = |text: &str, truncated, gap| {
+            let end = RunEnd {
+                stdout: Some(text.to_owned()),
+                stdout_truncated: truncated,
+                stdout_gap: gap,
+                ..RunEnd::default()
+            };
+            end.stdout_parts().marked().into_owned()
+        };
+        assert_eq!(marked("ab", None, None), "ab");
+        assert_eq!(marked("ab", None, Some(1)), "ab", "nothing is missing");
+        assert_eq!(marked("ab", Some(5), None), "ab", "nobody knows where");
+        let line = "[ctrl-exec: 5 bytes are missing here]";
+        assert_eq!(marked("ab", Some(5), Some(1)), format!("a\n{line}\nb"));
+        assert_eq!(marked("a\nb", Some(5), Some(2)), format!("a\n{line}\nb"));
+        assert_eq!(marked("ab", Some(5), Some(0)), format!("{line}\nab"));
+        // What an agent says is not believed.
+        for gap in [-1, 3, 99, i64::MAX] {
+            assert_eq!(marked("\u{e9}", Some(5), Some(gap)), "\u{e9}");
+        }
+        assert_eq!(
+            marked("\u{e9}", Some(5), Some(1)),
+            "\u{e9}",
+            "within a character"
+        );
+    }
+
+    #[test]
+    fn what_came_while_it_ran_and_what_came_at_the_end_are_one() {
+        let mut end = RunEnd {
+            stdout: Some(String::new()),
+            stderr: Some("agent: ended by signal 9\n".to_owned()),
+            ..RunEnd::default()
+        };
+        let cut = Captured {
+            head: b"caf\xc3".to_vec(),
+            tail: b"\xa9 end".to_vec(),
+            dropped: 7,
+        };
+        end.add_output([cut, Captured::whole(*b"warn")]);
+        assert_eq!(end.stdout.as_deref(), Some("caf\u{fffd}\u{fffd} end"));
+        assert_eq!((end.stdout_truncated, end.stdout_gap), (Some(7), Some(6)));
+        assert_eq!(
+            end.stderr.as_deref(),
+            Some("warn\nagent: ended by signal 9\n")
+        );
+        assert_eq!((end.told, end.stderr_gap), (Some((13, 4)), None));
     }
 }

@@ -8,14 +8,12 @@
 mod file_key;
 mod header;
 mod keys;
-mod stanza;
 mod stream;
 
 pub use keys::{PublicKey, SecretKey};
 
 use file_key::FileKey;
-use header::Header;
-use stanza::Stanza;
+use header::{Header, Stanza};
 use std::fmt;
 use zeroize::Zeroizing;
 

@@ -112,6 +112,7 @@ impl Task for Cancel {
     fn next(&mut self, timeout: Duration) -> Option<Event<Cancelled>> {
         Some(match self.fanout.next(timeout)? {
             Step::Begun(name) => Event::Begun(name),
+            Step::Output(host, piece) => Event::Output { host, piece },
             Step::Ended(_, result, ()) => {
                 let ids = match (&self.reqid, &result.reply.cancelled) {
                     (Some(reqid), _) => reqid.clone(),

@@ -147,6 +147,7 @@ impl Task for Discover {
         let event = match self.fanout.next(timeout) {
             None => None,
             Some(Step::Begun(name)) => Some(Event::Begun(name)),
+            Some(Step::Output(host, piece)) => Some(Event::Output { host, piece }),
             Some(Step::Ended(index, result, ())) => {
                 self.ended(index, &result);
                 Some(Event::Ended(Box::new(result)))

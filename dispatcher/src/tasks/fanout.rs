@@ -1,6 +1,6 @@
 //! What tasks over many hosts have in common: calls under way, of which each end is a result.
 
-use crate::fleet::{Answer, Batch, Call, CallError, Control, Engine, Fault, Plan, Report};
+use crate::fleet::{Answer, Batch, Call, CallError, Control, Engine, Fault, Piece, Plan, Report};
 use crate::model::json::{self, Object};
 use crate::model::{HostResult, Outcome, Problem, Reply};
 use ctrl_exec_protocol::names;
@@ -21,6 +21,14 @@ const MAX_ERROR: usize = 4096;
 pub enum Event<T> {
     /// The call to this host (by registry name) has begun.
     Begun(String),
+    /// Its script wrote something, in a run that is followed.
+    Output {
+        /// Registry name.
+        host: String,
+        /// What it wrote, as raw bytes that may end within a character or a line; or how much is
+        /// missing here.
+        piece: Piece,
+    },
     /// It is over.
     Ended(Box<HostResult<T>>),
 }
@@ -56,6 +64,7 @@ pub(super) struct Fanout<T, X> {
 /// What happened in a [`Fanout`]: as [`Event`], with the call and what was found out.
 pub(super) enum Step<T, X> {
     Begun(String),
+    Output(String, Piece),
     Ended(usize, HostResult<T>, X),
 }
 
@@ -81,6 +90,9 @@ impl<T: Send + 'static, X: Send + 'static> Fanout<T, X> {
     pub fn next(&mut self, timeout: Duration) -> Option<Step<T, X>> {
         Some(match self.batch.next(timeout)? {
             Report::Begun(index) => Step::Begun(self.call(index).target.name.clone()),
+            Report::Output(index, piece) => {
+                Step::Output(self.call(index).target.name.clone(), piece)
+            }
             Report::Ended(index, (result, more)) => Step::Ended(index, result, more),
         })
     }
@@ -293,6 +305,7 @@ pub(crate) mod testing {
             rtt: Duration::from_millis(5),
             result: Ok(response),
             certificate: None,
+            output: None,
         }
     }
 
@@ -307,6 +320,7 @@ pub(crate) mod testing {
             rtt: Duration::from_millis(5),
             result: Err(error),
             certificate: None,
+            output: None,
         }
     }
 }

@@ -302,6 +302,7 @@ impl Task for Ping {
         let event = match self.fanout.next(timeout) {
             None => None,
             Some(Step::Begun(name)) => Some(Event::Begun(name)),
+            Some(Step::Output(host, piece)) => Some(Event::Output { host, piece }),
             Some(Step::Ended(index, result, found)) => {
                 self.ended(index, &result, found);
                 Some(Event::Ended(Box::new(result)))

@@ -71,6 +71,7 @@ impl Task for RunningOn {
     fn next(&mut self, timeout: Duration) -> Option<Event<Running>> {
         Some(match self.fanout.next(timeout)? {
             Step::Begun(name) => Event::Begun(name),
+            Step::Output(host, piece) => Event::Output { host, piece },
             Step::Ended(_, result, ()) => {
                 let line = Line::new("runs")
                     .field("AGENT", &result.host)

@@ -98,7 +98,7 @@ impl Worker {
             certificate: None,
             sent: false,
             reused: kept.is_some(),
-            listening: false,
+            incoming: None,
         };
         match kept {
             Some(conn) => {

@@ -2,6 +2,7 @@
 
 mod begin;
 mod exchange;
+mod live;
 mod names;
 mod part;
 mod state;

@@ -7,6 +7,7 @@ use super::super::error::Fault;
 use super::super::options::EngineOptions;
 use super::super::pacing::Pacing;
 use super::super::pool::Pool;
+use super::live::Incoming;
 use super::part::Part;
 use ctrl_exec_reactor::http::Response;
 use ctrl_exec_reactor::{ClientLimits, Config, ConnId, QueryId, Reactor, SLOWEST, Waker};
@@ -39,8 +40,8 @@ pub(super) struct Flight {
     pub(super) sent: bool,
     /// The connection had served another call before.
     pub(super) reused: bool,
-    /// An agent of 0.12.3 hung up on the request: this connection only hears why.
-    pub(super) listening: bool,
+    /// What has come of an answer in pieces.
+    pub(super) incoming: Option<Box<Incoming>>,
 }
 
 /// A connection, from its making to its end.
@@ -71,6 +72,9 @@ pub struct Worker {
     pub(super) pool: Pool,
     /// By step and largest answer.
     pub(super) limits: HashMap<(Duration, usize), Arc<ClientLimits>>,
+    /// Output kept of answers in pieces, and how much may be.
+    pub(super) kept_output: usize,
+    pub(super) keep_output: usize,
     /// Calls under way.
     pub(super) active: usize,
     /// Something has ended or come free, so that a call may be begun.
@@ -104,6 +108,8 @@ impl Worker {
             hearing: BTreeMap::new(),
             pool: Pool::new(KEPT.min(most)),
             limits: HashMap::new(),
+            kept_output: 0,
+            keep_output: MAX_PENDING / 4 / options.loops.max(1),
             active: 0,
             may_begin: false,
             looked: Instant::now(),
@@ -158,32 +164,32 @@ impl Worker {
         }
     }
 
-    pub(super) fn end(&mut self, flight: Flight, result: Result<Response, Fault>) {
+    pub(super) fn end(&mut self, mut flight: Flight, result: Result<Response, Fault>) {
         let (id, index) = flight.which;
+        let (result, output) = self.gather(&mut flight, result);
         let Some(part) = self.parts.get_mut(&id) else {
             return;
         };
         let rtt = flight.begun.elapsed();
-        let result = result.and_then(|response| {
-            let size = response.body.len();
-            let pending = &part.shared.pending;
-            if pending.fetch_add(size, Ordering::Relaxed) + size > MAX_PENDING {
-                pending.fetch_sub(size, Ordering::Relaxed);
-                return Err(Fault::NoRoom);
-            }
-            Ok(response)
-        });
-        let answer = match result {
+        let call = &part.shared.calls[index];
+        let mut answer = match result {
             Ok(response) => Answer {
                 rtt,
                 result: Ok(response),
                 certificate: flight.certificate,
+                output,
             },
             Err(fault) => Answer {
                 certificate: flight.certificate,
-                ..part.shared.calls[index].failed(fault, flight.sent, rtt)
+                output,
+                ..call.failed(fault, flight.sent, rtt)
             },
         };
+        let (size, pending) = (answer.size(), &part.shared.pending);
+        if pending.fetch_add(size, Ordering::Relaxed) + size > MAX_PENDING {
+            pending.fetch_sub(size, Ordering::Relaxed);
+            answer = call.failed(Fault::NoRoom, flight.sent, rtt);
+        }
         part.running -= 1;
         part.left -= 1;
         self.active -= 1;

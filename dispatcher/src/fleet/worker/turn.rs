@@ -87,6 +87,7 @@ impl Worker {
         match event {
             Event::Resolved { query, result } => self.resolved(query, result),
             Event::Handshaken { conn } => self.handshaken(conn),
+            Event::Part { conn, bytes } => self.piece(conn, &bytes),
             Event::Response { conn, response } => self.answered(conn, response),
             Event::Closed { conn, reason } => self.closed(conn, &reason),
             _ => {}

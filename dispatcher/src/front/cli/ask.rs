@@ -4,7 +4,7 @@ use super::args::Args;
 use super::ctx::Ctx;
 use super::flags::{
     ACCEPT_NAME, ALL, BATCH, EXCLUDE, FAILED_OF, Flag, HOSTS_FILE, JSON, LIST, MAX_FAILURES,
-    PARALLEL, PORT, TAGS, TIME_LIMIT, TIMEOUT, TOKEN, USERNAME,
+    PARALLEL, PORT, STDIN, TAGS, TIME_LIMIT, TIMEOUT, TOKEN, USERNAME,
 };
 use super::{hosts, out};
 use crate::fleet::Target;
@@ -14,6 +14,8 @@ use crate::model::json;
 use crate::model::{AppError, Origin};
 use crate::tasks::{Choice, Inquiry, Limits, Portion};
 use ctrl_exec_host::bounded::Bounded;
+use ctrl_exec_protocol::wire::messages::MAX_INPUT;
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -104,6 +106,50 @@ pub fn time_limit(args: &Args) -> Result<Option<u32>, AppError> {
             text.escape_debug()
         ))
     })
+}
+
+/// Standard input serves one purpose only.
+///
+/// # Errors
+/// It is to be a list of hosts and the scripts' input.
+pub fn check_input(args: &Args) -> Result<(), AppError> {
+    if !args.has(&STDIN) {
+        return Ok(());
+    }
+    let lists = args.values(&HOSTS_FILE).chain(args.values(&EXCLUDE));
+    if lists
+        .chain(args.words.iter().map(String::as_str))
+        .any(|word| word == "-")
+    {
+        return Err(AppError::usage(
+            "standard input is a list of hosts (-) or the scripts' input (--stdin), not both",
+        ));
+    }
+    Ok(())
+}
+
+/// `--stdin`: what the scripts are to read.
+pub fn input(args: &Args) -> Result<Option<Vec<u8>>, AppError> {
+    if !args.has(&STDIN) {
+        return Ok(None);
+    }
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        out::error("Reading the scripts' input; Ctrl-D ends it.");
+    }
+    let mut bytes = Vec::new();
+    stdin
+        .lock()
+        .take(MAX_INPUT as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| AppError::system(format!("cannot read standard input: {error}")))?;
+    if bytes.len() > MAX_INPUT {
+        return Err(AppError::usage(format!(
+            "standard input has more than {MAX_INPUT} bytes, which is the most that scripts can be \
+             given; nothing ran"
+        )));
+    }
+    Ok(Some(bytes))
 }
 
 /// Who asks, for the hook and for agents: `--username`, else `$USER`; `--token`, else

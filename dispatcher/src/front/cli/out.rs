@@ -3,7 +3,7 @@
 
 use super::args::Args;
 use super::flags::JSON;
-use crate::model::{AppError, Kind, json};
+use crate::model::{AppError, Kind, Parts, json};
 use crate::store::files::registry::Damaged;
 use ctrl_exec_protocol::text::Untrusted;
 use std::borrow::Cow;
@@ -97,13 +97,13 @@ pub fn set_raw(raw: bool) {
 }
 
 /// Output of a script with `head` before every line, for standard output or standard error.
-pub fn prefixed(head: &str, text: &str, errors: bool) -> String {
+pub fn prefixed(head: &str, parts: Parts<'_>, errors: bool) -> String {
     let filter = if errors { &ERRORS_FILTERED } else { &FILTERED };
-    let shown = if filter.load(Ordering::Relaxed) {
-        Cow::Owned(Untrusted::new(text).lines().to_string())
-    } else {
-        Cow::Borrowed(text)
-    };
+    let filtered = filter.load(Ordering::Relaxed);
+    let shown = parts.map(|text| match filtered {
+        true => Cow::Owned(Untrusted::new(text).lines().to_string()),
+        false => Cow::Borrowed(text),
+    });
     let mut out = String::with_capacity(shown.len());
     for line in shown.split_inclusive('\n') {
         out.push_str(head);
@@ -117,16 +117,22 @@ pub fn prefixed(head: &str, text: &str, errors: bool) -> String {
 }
 
 /// The output of a script as it is to be shown.
-pub fn script_output(text: &str) -> Cow<'_, str> {
-    if FILTERED.load(Ordering::Relaxed) {
-        Cow::Owned(filtered(text))
-    } else {
-        Cow::Borrowed(text)
-    }
+pub fn script_output(parts: Parts<'_>) -> Cow<'_, str> {
+    let filter = FILTERED.load(Ordering::Relaxed);
+    parts.map(|text| match filter {
+        true => Cow::Owned(filtered(text)),
+        false => Cow::Borrowed(text),
+    })
 }
 
 /// What our own lines begin with, behind which a script's output is not allowed to hide.
-const OURS: [&str; 4] = ["==>", "    ERROR:", "    STDERR:", "    NOTE:"];
+const OURS: [&str; 5] = [
+    "==>",
+    "    ERROR:",
+    "    STDERR:",
+    "    NOTE:",
+    "[ctrl-exec:",
+];
 
 /// Output of a script for a terminal: nothing in it is obeyed, and a line that could pass for one
 /// of ours is marked.

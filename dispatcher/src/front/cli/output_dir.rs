@@ -40,14 +40,15 @@ impl OutputDir {
     /// is known has none.
     pub fn keep(&self, result: &HostResult<RunEnd>) {
         let name = file_name::sanitise(&result.host);
+        let reply = &result.reply;
         let outputs = [
-            ("stdout", &result.reply.stdout),
-            ("stderr", &result.reply.stderr),
+            ("stdout", &reply.stdout, reply.stdout_parts()),
+            ("stderr", &reply.stderr, reply.stderr_parts()),
         ];
-        for (stream, text) in outputs {
+        for (stream, text, parts) in outputs {
             let path = self.path.join(format!("{name}.{stream}"));
             let done = match text {
-                Some(text) => write(&path, text),
+                Some(_) => write(&path, &parts.marked()),
                 None => fs::remove_file(&path).or_else(|error| match error.kind() {
                     io::ErrorKind::NotFound => Ok(()),
                     _ => Err(error),

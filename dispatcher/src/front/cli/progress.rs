@@ -3,6 +3,7 @@
 
 use super::args::Args;
 use super::flags::QUIET;
+use super::follow::Follow;
 use super::out;
 use crate::fleet::Control;
 use crate::model::{AppError, HostResult, Outcome};
@@ -58,6 +59,7 @@ pub fn drive<K: Task>(
     let said = task.warnings().len();
     let total = task.total();
     let mut progress = Progress::new(total, args.has(&QUIET));
+    let mut follow = Follow::new(args);
     let mut results = Vec::with_capacity(total);
     // A host given twice may run twice.
     let mut running: BTreeMap<String, usize> = BTreeMap::new();
@@ -67,6 +69,10 @@ pub fn drive<K: Task>(
     while task.left() > 0 {
         match task.next(TICK) {
             Some(Event::Begun(name)) => *running.entry(name).or_default() += 1,
+            Some(Event::Output { host, piece }) => {
+                progress.clear();
+                follow.show(&host, piece);
+            }
             Some(Event::Ended(mut result)) => {
                 if let Some(count) = running.get_mut(&result.host) {
                     *count -= 1;
@@ -77,6 +83,7 @@ pub fn drive<K: Task>(
                 let failed = result.outcome.is_failure();
                 failures += usize::from(failed);
                 progress.clear();
+                follow.end(&result.host);
                 arrived(&mut result);
                 results.push(*result);
                 if failed && failures == max_failures {

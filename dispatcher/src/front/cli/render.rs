@@ -23,32 +23,39 @@ pub fn run_result(result: &HostResult<RunEnd>) -> String {
 /// A result with the host before every line: for standard output, and for standard error.
 pub fn prefixed(result: &HostResult<RunEnd>) -> (String, String) {
     let (name, end) = (clean(&result.host), &result.reply);
-    let text = |text: &Option<String>, errors| {
-        out::prefixed(&name, text.as_deref().unwrap_or_default(), errors)
-    };
-    let (stdout, mut stderr) = (text(&end.stdout, false), text(&end.stderr, true));
-    if let Some(problem) = &result.problem {
-        let note = note(result.outcome, problem);
-        let _ = writeln!(stderr, "{name}: ERROR: {}{note}", clean(&problem.error));
-    }
-    for note in notes(end) {
-        let _ = writeln!(stderr, "{name}: NOTE: {note}");
-    }
-    if let Some(status) = end.exit.filter(|status| *status > 0) {
-        let _ = writeln!(stderr, "{name}: exit {status}");
-    }
+    let stdout = out::prefixed(&name, end.stdout_parts(), false);
+    let mut stderr = out::prefixed(&name, end.stderr_parts(), true);
+    stderr.push_str(&prefixed_end(result));
     (stdout, stderr)
 }
 
-/// What is to be said of an output beside it.
+/// What a result says beside its output, with the host before every line: for standard error.
+pub fn prefixed_end(result: &HostResult<RunEnd>) -> String {
+    let (name, end) = (clean(&result.host), &result.reply);
+    let mut text = String::new();
+    if let Some(problem) = &result.problem {
+        let note = note(result.outcome, problem);
+        let _ = writeln!(text, "{name}: ERROR: {}{note}", clean(&problem.error));
+    }
+    for note in notes(end) {
+        let _ = writeln!(text, "{name}: NOTE: {note}");
+    }
+    if let Some(status) = end.exit.filter(|status| *status > 0) {
+        let _ = writeln!(text, "{name}: exit {status}");
+    }
+    text
+}
+
+/// What is to be said of an output beside it: a gap of which the place is known is marked in it.
 fn notes(end: &RunEnd) -> Vec<String> {
     let cut = [
-        ("stdout", end.stdout_truncated),
-        ("stderr", end.stderr_truncated),
+        ("stdout", end.stdout_truncated, end.stdout_parts()),
+        ("stderr", end.stderr_truncated, end.stderr_parts()),
     ];
     let mut notes: Vec<String> = cut
         .iter()
-        .filter_map(|(stream, dropped)| {
+        .filter(|(_, _, parts)| parts.gap.is_none())
+        .filter_map(|(stream, dropped, _)| {
             let dropped = (*dropped)?;
             Some(format!(
                 "{dropped} bytes are missing in the middle of {stream}"
@@ -91,14 +98,14 @@ fn note(outcome: Outcome, problem: &Problem) -> String {
 /// terminal, what would steer it is shown instead of obeyed.
 fn outputs(end: &RunEnd) -> String {
     let mut text = String::new();
-    let stdout = &*script_output(end.stdout.as_deref().unwrap_or_default());
+    let stdout = &*script_output(end.stdout_parts());
     if !stdout.trim().is_empty() {
         text.push_str(stdout);
         if !stdout.ends_with('\n') {
             text.push('\n');
         }
     }
-    let stderr = &*script_output(end.stderr.as_deref().unwrap_or_default());
+    let stderr = &*script_output(end.stderr_parts());
     if !stderr.trim().is_empty() {
         let _ = writeln!(text, "    STDERR: {stderr}");
     }

@@ -1,13 +1,17 @@
 //! What an agent's answer to a run means.
 
 use super::super::fanout::{Failure, answered, failed, is_success};
+use super::call::input_lacks;
 use crate::fleet::{Answer, Call};
 use crate::model::json;
 use crate::model::{EntryState, HostEntry, HostResult, Outcome, RunEnd, Submission, Submitted};
+use ctrl_exec_protocol::wire::messages::RUN_INPUT;
+use ctrl_exec_reactor::http::Response;
 
 /// The result of a sync run.
 pub fn run_result(call: &Call, script: &str, reqid: &str, answer: Answer) -> HostResult<RunEnd> {
     let rtt = answer.rtt;
+    let output = answer.output;
     let mut result = match answer.result {
         Ok(response) if is_success(&response) => match json::parse_object(&response.body) {
             Some(body) => answered(call, rtt, body, outcome),
@@ -20,7 +24,7 @@ pub fn run_result(call: &Call, script: &str, reqid: &str, answer: Answer) -> Hos
         },
         other => {
             let failure = match &other {
-                Ok(response) => Failure::status(response),
+                Ok(response) => of_status(call, response),
                 Err(error) => Failure::of_run(error),
             };
             let mut result: HostResult<RunEnd> = failed(call, rtt, failure);
@@ -29,9 +33,21 @@ pub fn run_result(call: &Call, script: &str, reqid: &str, answer: Answer) -> Hos
             result
         }
     };
+    if let Some(output) = output {
+        result.reply.add_output(*output);
+    }
     // Ours, whatever the agent says: it is the key of records and logs.
     result.reply.reqid = Some(reqid.to_owned());
     result
+}
+
+/// What a status other than 2xx means of a run. Agents that know no input do not know its path.
+fn of_status(call: &Call, response: &Response) -> Failure {
+    if response.status == 404 && call.path == RUN_INPUT {
+        let error = call.refusal(input_lacks());
+        return Failure::transport(&error);
+    }
+    Failure::status(response)
 }
 
 /// The result of an async submission. One without `status` is the agent's refusal.
@@ -70,7 +86,7 @@ pub fn async_result(
                 .unwrap_or_else(|| "script already running".to_owned());
             without_answer(Failure::refused(error), "busy", Submitted::Busy)
         }
-        Ok(response) => without_answer(Failure::status(response), "error", Submitted::No),
+        Ok(response) => without_answer(of_status(call, response), "error", Submitted::No),
         Err(error) => without_answer(Failure::of_run(error), "error", Submitted::No),
     };
     result.reply.reqid = Some(reqid.to_owned());

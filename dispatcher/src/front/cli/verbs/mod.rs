@@ -1,7 +1,6 @@
 //! The verbs.
 
 pub mod agents;
-pub mod backup;
 pub mod control;
 pub mod discover;
 pub mod doctor;

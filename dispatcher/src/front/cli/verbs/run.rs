@@ -5,8 +5,8 @@ use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{
-    ALL, ASYNC, FAILED_OF, FOLD, HOSTS_FILE, JSON, JSON_LINES, OUTPUT_DIR, PORT, PREFIX, QUIET,
-    SORT, STRICT, TAGS,
+    ALL, ASYNC, FAILED_OF, FOLD, FOLLOW, HOSTS_FILE, JSON, JSON_LINES, OUTPUT_DIR, PORT, PREFIX,
+    QUIET, SORT, STRICT, TAGS,
 };
 use crate::front::cli::output_dir::OutputDir;
 use crate::front::cli::progress::{self, Results};
@@ -41,6 +41,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             "run needs at least one host and a script: run <host>... <script> [-- <arg>...]",
         ));
     }
+    ask::check_input(args)?;
     let dispatcher = ctx.dispatcher()?;
     let hint = |error| script_among_hosts(&dispatcher, args, error);
     let words = ask::choice(args, hosts)
@@ -62,9 +63,14 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         username: inquiry.username,
         token: inquiry.token,
         source_ip: inquiry.source_ip,
-        submitter: None,
+        ..RunOrder::default()
     };
     let limits = ask::limits(args)?;
+    let order = RunOrder {
+        follow: args.has(&FOLLOW),
+        input: ask::input(args)?,
+        ..order
+    };
     let most = progress::max_failures(&limits, order.words.len());
     let permit = auth::authorise(&dispatcher, &order.hook_request())?;
     learn(&dispatcher, &order, &permit, args).map_err(hint)?;
@@ -74,7 +80,8 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let mut task = run::start(&dispatcher, order, &permit, limits).map_err(hint)?;
     let shown = Shown::of(args);
     let (mut kept, mut held, mut told) = (0, 0, false);
-    let prefix = args.has(&PREFIX);
+    let follow = args.has(&FOLLOW);
+    let prefix = args.has(&PREFIX) && !follow;
     let mut results = progress::drive(&mut task, args, most, |result| {
         if let Some(dir) = &dir {
             dir.keep(result);
@@ -82,10 +89,13 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
                 result.reply.drop_output();
             }
         }
-        if prefix && shown == Shown::Streamed {
+        let streamed = shown == Shown::Streamed;
+        if follow && streamed {
+            show_followed(result);
+        } else if prefix && streamed {
             show_prefixed(result);
         }
-        if prefix && shown == Shown::Streamed || shown.arrived(result, render::run_result) {
+        if (prefix || follow) && streamed || shown.arrived(result, render::run_result) {
             // What was printed is not needed again; the record has it.
             kept += result.reply.output_size();
             if kept > MAX_KEPT {
@@ -158,6 +168,7 @@ fn learn(
 fn check_output(args: &Args) -> Result<(), AppError> {
     for (one, others) in [
         (&PREFIX, &[&FOLD, &JSON, &JSON_LINES, &ASYNC][..]),
+        (&FOLLOW, &[&FOLD, &JSON, &SORT, &ASYNC]),
         (&OUTPUT_DIR, &[&FOLD, &PREFIX, &ASYNC]),
     ] {
         if let Some(other) = others.iter().find(|other| args.has(one) && args.has(other)) {
@@ -168,6 +179,36 @@ fn check_output(args: &Args) -> Result<(), AppError> {
         }
     }
     Ok(())
+}
+
+/// What is to be shown of a result whose output was, as far as it came.
+fn show_followed(result: &mut HostResult<RunEnd>) {
+    let reply = &mut result.reply;
+    let ended = reply.exit.is_some_and(|exit| exit >= 0);
+    let late = reply.told.is_none() && ended && reply.output_size() > 0;
+    let (stdout, stderr) = reply.told.unwrap_or_default();
+    let rest = |text: &Option<String>, told: usize| {
+        text.as_deref()
+            .and_then(|text| text.get(told..))
+            .map(str::to_owned)
+    };
+    let untold = RunEnd {
+        stdout: rest(&reply.stdout, stdout),
+        stderr: rest(&reply.stderr, stderr),
+        // What is missing was said where it is.
+        stdout_truncated: reply.stdout_truncated.filter(|_| stdout == 0),
+        stderr_truncated: reply.stderr_truncated.filter(|_| stderr == 0),
+        ..reply.clone()
+    };
+    let whole = std::mem::replace(reply, untold);
+    show_prefixed(result);
+    result.reply = whole;
+    if late {
+        let host = out::clean(&result.host);
+        out::error(format_args!(
+            "{host}: NOTE: its output came at the end: this agent does not send it before"
+        ));
+    }
 }
 
 fn show_prefixed(result: &HostResult<RunEnd>) {
