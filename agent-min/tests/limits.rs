@@ -181,33 +181,22 @@ fn a_peer_that_finds_the_agents_certificate_expired_is_no_prober() {
     let mut host = Host::with(&ca.pem, agent, dispatcher, "ab01 disp\n");
     host.configure(RATES);
     host.start();
-    // A dispatcher looks at dates, and says so in an alert before it shows a certificate.
-    let alert = [21, 3, 3, 0, 2, 2, 45];
-    let hello = client_hello(&host);
-    for round in 1..=6 {
-        let mut socket = tcp(host.port, None).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.write_all(&hello).unwrap();
-        assert!(socket.read(&mut [0; 8192]).unwrap() > 0);
-        socket.write_all(&alert).unwrap();
-        wait_for("the failure", || {
-            failures(&host, Ipv4Addr::LOCALHOST) == round
-        });
+    let mut round = 0;
+    for version in versions_of_agent() {
+        let expired = rustls::CertificateError::Expired;
+        let mut caller = host.caller();
+        caller.config = client_config_that(Some(expired), Some(&host.dispatcher), &[version]);
+        for _ in 0..4 {
+            round += 1;
+            // A dispatcher looks at dates, and says so in an alert before it shows a certificate.
+            caller.connect().unwrap_err();
+            wait_for("the failure", || {
+                failures(&host, Ipv4Addr::LOCALHOST) == round
+            });
+        }
     }
     assert!(!host.log().contains("rate-block"), "{}", host.log());
     assert_eq!(ping(&host.caller()), Some(200), "renewal is possible");
-}
-
-/// The first flight of a TLS 1.2 client.
-fn client_hello(host: &Host) -> Vec<u8> {
-    let config = client_config(Some(&host.dispatcher), &[&rustls::version::TLS12]);
-    let name = rustls::pki_types::ServerName::try_from("agent.invalid").unwrap();
-    let mut conn = rustls::ClientConnection::new(config, name).unwrap();
-    let mut hello = Vec::new();
-    while conn.wants_write() {
-        conn.write_tls(&mut hello).unwrap();
-    }
-    hello
 }
 
 #[test]

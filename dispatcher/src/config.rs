@@ -53,12 +53,16 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Vec::new(),
             other => other.map_err(|error| ConfigError::Read(path.clone(), error))?,
         };
-        let settings = Settings::parse(&String::from_utf8_lossy(&bytes));
-        Ok(Self {
+        Ok(Self::of_bytes(root, path, &bytes))
+    }
+
+    /// The configuration that a file at `path` with this content is.
+    pub fn of_bytes(root: &Root, path: PathBuf, bytes: &[u8]) -> Self {
+        Self {
             path,
             root: root.clone(),
-            settings,
-        })
+            settings: Settings::parse(&String::from_utf8_lossy(bytes)),
+        }
     }
 
     /// The file it came from.
@@ -100,6 +104,18 @@ impl Config {
             Some(dir) => PathBuf::from(dir),
             None => self.root.path(DEFAULT_DIR),
         }
+    }
+
+    /// Prefix of default paths.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// Whether `maintain` and `doctor` say when a backup is due (`backup_reminder`, yes).
+    pub fn backup_reminder(&self) -> bool {
+        self.settings
+            .text("backup_reminder")
+            .is_none_or(|text| !matches!(text, "no" | "off" | "0" | "false"))
     }
 
     /// The rotation state file.
@@ -196,6 +212,12 @@ impl Config {
     pub fn auth_hook_timeout(&self) -> Result<Option<Duration>, ConfigError> {
         let seconds = self.number("auth_hook_timeout", 10, (0, 86_400), SECONDS)?;
         Ok((seconds > 0).then(|| Duration::from_secs(u64::from(seconds))))
+    }
+
+    /// Whether callers of the HTTP API are let in where no hook is configured.
+    pub fn api_auth_default(&self) -> bool {
+        let word = self.settings.text("api_auth_default");
+        word.is_some_and(|word| word.eq_ignore_ascii_case("allow"))
     }
 
     /// Days of certificates made at renewal, if configured.

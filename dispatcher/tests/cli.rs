@@ -7,6 +7,7 @@ use ctrl_exec_dispatcher::model::json as jval;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use support::agent::{Act, Agent};
 use support::{Ended, Root, items, object, text};
@@ -116,10 +117,16 @@ fn the_hook_sees_the_words_and_goes_first() {
 fn locks_are_honoured_and_held() {
     let root = Root::new();
     let (identity, _) = root.agent_identity("vm", 825);
-    let slow = Agent::start(&identity, &root.ca_pem(), |_| {
-        std::thread::sleep(Duration::from_secs(3));
-        Act::Answer(200, OK.into())
-    });
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let slow = {
+        let gate = Arc::clone(&gate);
+        Agent::start(&identity, &root.ca_pem(), move |_| {
+            let (open, opened) = &*gate;
+            let closed = open.lock().unwrap();
+            drop(opened.wait_while(closed, |open| !*open).unwrap());
+            Act::Answer(200, OK.into())
+        })
+    };
     root.register("vm", slow.address);
     let mut first = root
         .command(&["run", "vm", "s"])
@@ -133,13 +140,15 @@ fn locks_are_honoured_and_held() {
     assert_eq!(text_of_locks(&root), "vm:s");
     assert!(root.run(&["list-locks"]).stdout.contains("vm:s"));
     let second = root.run(&["run", "vm:7443", "s", "--json"]);
-    assert_eq!(second.exit, 1);
+    assert_eq!(second.exit, 1, "{second:?}");
     assert_eq!(
         second.stdout,
         "{\"code\":4,\"conflicts\":[\"vm:s\"],\"error\":\"locked\",\"ok\":0}\n"
     );
     assert!(root.run(&["run", "vm", "s"]).stderr.contains("vm:s"));
     assert_eq!(slow.connections(), 1);
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
     assert!(first.wait().unwrap().success());
     assert_eq!(
         root.run(&["list-locks"]).stdout,
@@ -166,7 +175,8 @@ fn a_foreign_process_that_holds_the_lock_blocks_the_run() {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
     assert_eq!(root.run(&["run", "vm", "s"]).exit, 1);
     assert_eq!(root.run(&["run", "vm", "other"]).exit, 0);
-    drop(file);
+    // Not by closing it: a child of another test that is not its program yet has a copy.
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock).unwrap();
     assert_eq!(root.run(&["run", "vm", "s"]).exit, 0);
     assert_eq!(agent.connections(), 2);
 }

@@ -75,7 +75,10 @@ fn its_refusal_is_heard_before_the_request_is_sent() {
         for _ in 0..3 {
             let ended = root.run(command);
             let all = format!("{}{}", ended.stdout, ended.stderr);
-            assert!(all.contains("revoked") || all.contains("403"), "{all}");
+            assert!(
+                all.contains("certificate revoked") || all.contains("403 Forbidden"),
+                "{all}"
+            );
             assert!(!all.contains("reset"), "{all}");
         }
     }
@@ -103,7 +106,8 @@ fn a_close_without_a_word_names_what_may_have_been_the_cause() {
             "{ended:?}"
         );
     }
-    assert_eq!(agent.connections(), 4);
+    // Each call was made again, in vain: its limit says nothing to anybody.
+    assert_eq!(agent.connections(), 6);
 }
 
 /// What comes in more than one TLS record is cut at the first, so nothing is sent that is longer.
@@ -195,6 +199,23 @@ fn discover_tells_what_it_is_and_what_it_has_become() {
     assert_eq!(text(&root.record("vm"), "agent_version"), "0.13.0");
 }
 
+/// The first answer tells: asked to keep the connection, 0.12.3 closes it. What the answer holds is
+/// read accordingly.
+#[test]
+fn the_first_run_tells_what_it_is() {
+    let root = Root::new();
+    let agent = builder(&root).executor().start();
+    root.register("vm", agent.address);
+    let result = root.json(&["run", "vm", "utf8", "--json"]);
+    assert_eq!(text(items(&result, "results")[0], "stdout"), UTF8);
+    let record = root.record("vm");
+    assert_eq!(text(&record, "agent_version"), "0.12");
+    assert_eq!(text(&record, "executor"), "yes");
+    let ended = root.run(&["run", "vm", "quiet", "--", "grün€"]);
+    assert_eq!(ended.exit, 0, "{ended:?} {:?}", root.record("vm"));
+    assert_eq!(agent.ran()[1], ["grün€".as_bytes()]);
+}
+
 /// Nothing that we do ends its process: each connection brings a handshake.
 #[test]
 fn no_command_ends_its_process() {
@@ -257,4 +278,50 @@ fn a_pace_can_be_set_and_waiting_is_told() {
     );
     set("default");
     assert!(!root.record("vm0").contains_key("rate"));
+}
+
+/// An agent that tells that it does not limit a trusted dispatcher is not waited for: as soon as
+/// `discover`, or a ping, has told it. What the operator has set goes before it.
+#[test]
+fn what_an_agent_tells_of_its_limit_overrides_the_default() {
+    let root = Root::new();
+    let (identity, _) = root.agent_identity("vm", 825);
+    let agent = Agent::start(&identity, &root.ca_pem(), |request| {
+        let features = r#""features":["runs","unpaced"]"#;
+        Act::Answer(
+            200,
+            match request.path().as_ref() {
+                "/run" => r#"{"script":"s","exit":0,"stdout":"","stderr":""}"#.into(),
+                _ => format!(r#"{{"status":"ok","version":"0.13.0","scripts":[],{features}}}"#),
+            },
+        )
+    });
+    let words = ["vm0", "vm1", "vm2", "vm3"];
+    for name in words {
+        root.register(name, agent.address);
+    }
+    for command in ["discover", "ping"] {
+        let mut args = vec![command];
+        args.extend(words);
+        assert_eq!(root.run(&args).exit, 0);
+    }
+    let mut args = vec!["run"];
+    args.extend(words);
+    args.push("s");
+    for _ in 0..4 {
+        let ended = root.run(&args);
+        assert!(
+            ended.exit == 0 && !ended.stderr.contains("no more connections"),
+            "{ended:?}"
+        );
+    }
+    // The same agents, limited by the operator: a call waits, and says so.
+    for name in words {
+        root.run(&["edit-agent", name, "--rate", "2/3"]);
+    }
+    let ended = root.run(&args);
+    assert!(
+        ended.exit == 0 && ended.stderr.contains(" takes no more connections for"),
+        "{ended:?}"
+    );
 }

@@ -78,10 +78,10 @@ def build(target, cross, root):
     profile, flags = makefile()
     env["RUSTFLAGS"] = " ".join([env["RUSTFLAGS"], *flags])
     env["CARGO_UNSTABLE_BUILD_STD"] = "std,panic_abort"
-    paths = re.findall(r"^\t\$\(call Build/Compile/Cargo,([a-z-]+)\)$", (PACKAGE / "Makefile").read_text(), re.M)
-    expect(len(paths) == 2, paths)
-    for path in paths:
-        command = ["cargo-zigbuild", "install", "--profile", profile, "--root", str(root), "--path", path, "--locked", "--force"]
+    calls = re.findall(r"^\t\$\(call Build/Compile/Cargo,([a-z-]+)(?:,([a-z -]+))?\)$", (PACKAGE / "Makefile").read_text(), re.M)
+    expect(len(calls) == 2, calls)
+    for path, more in calls:
+        command = ["cargo-zigbuild", "install", "--profile", profile, "--root", str(root), "--path", path, "--locked", "--force", *more.split()]
         done = subprocess.run([*command, "--target", target["rust"]], cwd=bench.REPO, env=env, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise Failed(done.stderr[-6000:])

@@ -75,7 +75,7 @@ def build(target, env, arguments):
     """Test programs by crate: [(name, path, directory of the crate)]."""
     command = ["cargo", "zigbuild", "--locked", "--tests", "--target", target["rust"], *arguments]
     command += [word for crate in CRATES for word in ("--package", crate)]
-    command += ["--features", ",".join(f"ctrl-exec-protocol/{f}" for f in ("json", "http", "tls", "rsa-keygen"))]
+    command += ["--features", ",".join(f"ctrl-exec-protocol/{f}" for f in ("json", "http", "tls12", "rsa-keygen"))]
     command += ["--message-format", "json-render-diagnostics"]
     done = subprocess.run(command, cwd=bench.REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode:
@@ -99,6 +99,7 @@ def environment(target, programs):
     env = dict(os.environ)
     env["CTRL_EXEC_AGENT_BIN"] = str(programs / "ctrl-exec-agent")
     env["CTRL_EXEC_EXEC_BIN"] = str(programs / "ctrl-exec-exec")
+    env["CTRL_EXEC_AGENT_HAS_NO_TLS12"] = "1"
     env["PROPTEST_CASES"] = "64"
     if target["qemu"]:
         env["CTRL_EXEC_NO_MOUNT_SETATTR"] = "1"  # one of the frames in the executor's replay

@@ -88,6 +88,7 @@ const FEATURES: Features = Features {
     runs: true,
     cancel: true,
     time_limit: true,
+    unpaced: true,
     stream: true,
     stdin: true,
 };

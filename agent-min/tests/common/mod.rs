@@ -2,7 +2,9 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses a part")]
 
 pub use ctrl_exec_testkit::ca::{Asked, Ca, Leaf};
-pub use ctrl_exec_testkit::client::{Caller, Stream, client_config, request, split, tcp};
+pub use ctrl_exec_testkit::client::{
+    Caller, Stream, client_config, client_config_that, request, split, tcp, versions_of_agent,
+};
 pub use ctrl_exec_testkit::json::{int, object, text};
 pub use ctrl_exec_testkit::temp::TempDir;
 pub use ctrl_exec_testkit::wait::{PATIENCE, wait_for};

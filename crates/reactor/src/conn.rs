@@ -249,11 +249,13 @@ impl Conn {
         if self.state != State::Incoming {
             return false;
         }
-        self.role = Role::Server(Server::new(limits.clone()));
+        let mut server = Server::new(limits.clone());
+        let first = server.begin(now);
+        self.role = Role::Server(server);
         match tls.map(Stream::server) {
             None => {
                 self.state = State::Reading;
-                self.deadline = Some(now + limits.request);
+                self.deadline = Some(first);
             }
             Some(Ok(stream)) => {
                 self.stream = stream;

@@ -35,6 +35,8 @@ pub struct ServerLimits {
     pub handshake: Duration,
     /// From the handshake, or from the first byte of a later request, to the end of the request.
     pub request: Duration,
+    /// The same to the end of its head, for servers whose bodies may take longer.
+    pub head: Option<Duration>,
     /// For each piece of a response that the peer has to take: 16 KiB, but a system that holds more
     /// for the peer tells of progress only in steps of about 50 KiB.
     pub write: Duration,
@@ -52,6 +54,7 @@ impl Default for ServerLimits {
         ServerLimits {
             handshake: Duration::from_secs(10),
             request: Duration::from_secs(30),
+            head: None,
             write: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             linger: Duration::from_secs(2),

@@ -114,6 +114,13 @@ impl Agent {
     }
 }
 
+/// An answer in HTTP/1.1, as agents of ours give it, after which the connection is closed.
+pub(crate) fn closing(status: u16, body: &str) -> Vec<u8> {
+    let kept = String::from_utf8(render_response(status, body, true)).unwrap();
+    kept.replacen("Connection: keep-alive", "Connection: close", 1)
+        .into_bytes()
+}
+
 fn serve(
     mut tcp: TcpStream,
     config: &Arc<ServerConfig>,
@@ -164,7 +171,7 @@ fn serve(
         let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
         match behaviour(&request, &client_serial) {
             Act::Answer(status, body) => {
-                let _ = stream.write_all(&render_response(status, &body, false));
+                let _ = stream.write_all(&closing(status, &body));
                 break;
             }
             Act::Keep(status, body) => {

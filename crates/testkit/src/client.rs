@@ -126,8 +126,25 @@ pub fn tcp(port: u16, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
     Ok(TcpStream::from(fd))
 }
 
+/// The TLS versions that the agent under test speaks: one that was built for routers has no TLS 1.2.
+pub fn versions_of_agent() -> &'static [&'static rustls::SupportedProtocolVersion] {
+    static BOTH: [&rustls::SupportedProtocolVersion; 2] =
+        [&rustls::version::TLS13, &rustls::version::TLS12];
+    let without = std::env::var_os("CTRL_EXEC_AGENT_HAS_NO_TLS12").is_some();
+    if without { &BOTH[..1] } else { &BOTH }
+}
+
 /// A configuration that takes any server, of these TLS versions (of all when none is named).
 pub fn client_config(
+    identity: Option<&Leaf>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    client_config_that(None, identity, versions)
+}
+
+/// [`client_config`] of a client that refuses the server's certificate, if a reason is given.
+pub fn client_config_that(
+    refuses: Option<rustls::CertificateError>,
     identity: Option<&Leaf>,
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> Arc<ClientConfig> {
@@ -141,7 +158,7 @@ pub fn client_config(
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider, refuses)));
     Arc::new(match identity {
         None => builder.with_no_client_auth(),
         Some(leaf) => {
@@ -155,7 +172,10 @@ pub fn client_config(
 }
 
 #[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+struct Anyone(
+    Arc<rustls::crypto::CryptoProvider>,
+    Option<rustls::CertificateError>,
+);
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -166,7 +186,10 @@ impl ServerCertVerifier for Anyone {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.1 {
+            None => Ok(ServerCertVerified::assertion()),
+            Some(refusal) => Err(refusal.clone().into()),
+        }
     }
 
     fn verify_tls12_signature(

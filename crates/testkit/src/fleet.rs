@@ -1,6 +1,7 @@
 //! Thousands of agents in one thread: a listener on every loopback address, told apart by the
 //! address that was called. Ports of their own for agents that hang and that answer garbage.
 
+use crate::agent::closing;
 use ctrl_exec_protocol::http::{Request, render_response};
 use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
@@ -58,7 +59,10 @@ impl Fleet {
                         let called = reactor.local_addr(conn).unwrap().ip();
                         let (status, body) = answer(called, &request);
                         let keep = keep_alive && request.keep_alive;
-                        let bytes = render_response(status, &body, keep);
+                        let bytes = match keep {
+                            true => render_response(status, &body, true),
+                            false => closing(status, &body),
+                        };
                         let then = if keep { Then::KeepAlive } else { Then::Close };
                         reactor.send(conn, bytes, then);
                     }

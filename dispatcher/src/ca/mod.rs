@@ -16,7 +16,7 @@ pub use authority::Authority;
 pub use issue::{DAYS_DEFAULT, DAYS_RENEWAL, Issued};
 pub use judge::WebPki;
 pub use pair::{IdentityFiles, Owner};
-pub use serial::{live_serial, trust_serial};
+pub use serial::{live_serial, new_counter, trust_serial};
 pub(crate) use setup::new_identity;
 pub use setup::{CaOptions, DISPATCHER_CN, setup_ca, setup_dispatcher};
 

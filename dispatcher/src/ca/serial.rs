@@ -86,6 +86,18 @@ pub(super) fn ensure(ca: &CaDir) -> Result<(), CaError> {
     }
 }
 
+/// Makes a new `ca.serial`, for a CA that was taken over from somewhere else: the one it had there
+/// may have counted on, and no serial is to be given out twice.
+///
+/// # Errors
+/// The operating system's.
+pub fn new_counter(ca: &CaDir) -> Result<(), CaError> {
+    let path = ca.serial();
+    let text = format!("{}\n", serial::live_hex(&mint()?).to_ascii_uppercase());
+    durable::write(&path, text.as_bytes(), &Perm::mode(0o600))
+        .map_err(|error| CaError::io("write", &path, error))
+}
+
 /// The live serial (even-length lower-case hex) of a certificate file.
 ///
 /// # Errors

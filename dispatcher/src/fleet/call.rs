@@ -197,6 +197,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Whether it shows an agent of 0.12.3 that was not known as one: those speak HTTP/1.0. Ours,
+    /// asked to keep the connection, answer in HTTP/1.1, but for what they say when they stop.
+    pub fn shows_perl(&self, call: &Call) -> bool {
+        let answered = self.result.as_ref();
+        !call.target.perl
+            && answered.is_ok_and(|response| response.status / 100 == 2 && response.is_http_10())
+    }
+
     /// Bytes of the response.
     pub(super) fn size(&self) -> usize {
         let body = self.result.as_ref();

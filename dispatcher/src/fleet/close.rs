@@ -35,7 +35,7 @@ pub(super) fn fault_of(reason: &CloseReason, step: Duration, call: &Call) -> Fau
         | CloseReason::PeerClosed
             if call.target.perl =>
         {
-            Fault::PerlClosed
+            Fault::PerlClosed(None)
         }
         CloseReason::Eof { partial: true, .. } | CloseReason::Http(HttpError::Truncated) => {
             Fault::Truncated

@@ -74,8 +74,8 @@ pub enum Fault {
     /// The request, of so many bytes, does not fit into the one TLS record that agents of the
     /// reference read.
     PerlLimit(usize),
-    /// An agent of 0.12.3 hung up on us.
-    PerlClosed,
+    /// An agent of 0.12.3 hung up on us; with what it said when it was called again.
+    PerlClosed(Option<String>),
     /// The operating system said no.
     Local(String),
     /// The operator stopped it while it was under way.
@@ -116,7 +116,7 @@ impl CallError {
             | Fault::OutOfTime
             | Fault::NoRoom
             | Fault::NoAnswer
-            | Fault::PerlClosed
+            | Fault::PerlClosed(_)
             | Fault::Truncated
             | Fault::TooLarge
             | Fault::BadAnswer(_)
@@ -232,7 +232,11 @@ impl fmt::Display for CallError {
                     "host '{address}' closed the connection without sending any data back"
                 )
             }
-            Fault::PerlClosed => write!(
+            Fault::PerlClosed(Some(reason)) => write!(
+                f,
+                "host '{address}' hung up on the request; called again, it says: {reason}"
+            ),
+            Fault::PerlClosed(None) => write!(
                 f,
                 "host '{address}' hung up on the request without an answer: with a Perl agent, this \
                  dispatcher's certificate is revoked there, or its rate limit is used up (by \

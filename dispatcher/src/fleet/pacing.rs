@@ -102,6 +102,13 @@ impl<W> Pacing<W> {
         }
     }
 
+    /// Takes back that one was gone.
+    pub fn reopen(&mut self, route: &Route) {
+        if let Some(lane) = self.lanes.get_mut(route) {
+            lane.open += 1;
+        }
+    }
+
     /// Notes that something waits for a connection to this agent to come free.
     pub fn wait(&mut self, route: &Route, what: W) {
         if let Some(lane) = self.lanes.get_mut(route) {

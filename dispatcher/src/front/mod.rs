@@ -1,3 +1,5 @@
-//! Front ends: parse what is asked, render what came of it, nothing else.
+//! The ways in: each parses what is asked, calls the tasks and renders what came of them.
 
+pub mod api;
 pub mod cli;
+mod file_limit;

@@ -55,6 +55,8 @@ pub struct AppError {
     pub code: Option<i32>,
     /// The locks that others hold, as `host:script`.
     pub conflicts: Vec<String>,
+    /// The host words that name no registered agent.
+    pub unknown: Vec<String>,
 }
 
 impl AppError {
@@ -65,6 +67,7 @@ impl AppError {
             message: message.into(),
             code: None,
             conflicts: Vec::new(),
+            unknown: Vec::new(),
         }
     }
 

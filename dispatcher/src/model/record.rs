@@ -6,6 +6,7 @@ use super::json::{self, Object, Value};
 use super::outcome::Outcome;
 use super::reply::RunEnd;
 use super::result::HostResult;
+use ctrl_exec_protocol::hook::Submitter;
 use std::collections::BTreeMap;
 
 /// Most output kept in the record of a sync run; beyond it the record has the ends only.
@@ -93,6 +94,33 @@ impl RunRecord {
         json::put_text(&mut who, "sudo_user", by.sudo_user.as_deref());
         json::put_integer(&mut who, "login_uid", by.login_uid.map(i64::from));
         self.more.insert("by".to_owned(), Value::Object(who));
+    }
+
+    /// Notes who gave the order over HTTP, as release 0.12.3 does.
+    pub fn note_submitter(&mut self, submitter: &Submitter) {
+        let who = json::object([
+            ("username", json::string(&*submitter.username)),
+            ("source_ip", json::string(&*submitter.source_ip)),
+        ]);
+        self.more.insert("submitter".to_owned(), Value::Object(who));
+    }
+
+    /// Who gave the order over HTTP, where somebody did.
+    pub fn submitter(&self) -> Option<Submitter> {
+        let who = json::sub_object(&self.more, "submitter")?;
+        Some(Submitter {
+            username: json::str_or_empty(who, "username").to_owned(),
+            source_ip: json::str_or_empty(who, "source_ip").to_owned(),
+        })
+    }
+
+    /// The record for others than the operator: neither who gave the order nor its arguments.
+    pub fn public_object(&self) -> Object {
+        let mut object = self.object();
+        for private in ["submitter", "by", "args"] {
+            object.remove(private);
+        }
+        object
     }
 
     /// The arguments of the script; `None` where the record does not say.

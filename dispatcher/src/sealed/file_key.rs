@@ -1,7 +1,7 @@
 //! The key of one file, and how it is wrapped.
 
-use super::header::Stanza;
 use super::keys::{PublicKey, SecretKey};
+use super::stanza::Stanza;
 use super::{MAX_WORK, SealError};
 use ctrl_exec_host::random;
 use data_encoding::BASE64_NOPAD;

@@ -2,28 +2,13 @@
 
 use super::SealError;
 use super::file_key::FileKey;
+use super::stanza::Stanza;
 use data_encoding::BASE64_NOPAD;
 
 const VERSION: &str = "age-encryption.org/v1\n";
 const COLUMNS: usize = 64;
 /// Largest header read: thousands of keys.
 const MAX_HEADER: usize = 1 << 20;
-
-/// The file's key, wrapped for one recipient.
-#[derive(Debug)]
-pub(super) struct Stanza {
-    /// Type and arguments.
-    pub args: Vec<String>,
-    /// The wrapped key.
-    pub body: Vec<u8>,
-}
-
-impl Stanza {
-    /// Whether it takes a passphrase.
-    pub fn is_passphrase(&self) -> bool {
-        self.args.first().is_some_and(|kind| kind == "scrypt")
-    }
-}
 
 /// A header as read.
 #[derive(Debug)]

@@ -8,12 +8,14 @@
 mod file_key;
 mod header;
 mod keys;
+mod stanza;
 mod stream;
 
 pub use keys::{PublicKey, SecretKey};
 
 use file_key::FileKey;
-use header::{Header, Stanza};
+use header::Header;
+use stanza::Stanza;
 use std::fmt;
 use zeroize::Zeroizing;
 

@@ -1,6 +1,10 @@
 //! The auth hook (dispatcher.md §14): asked before a command does anything, and anything but a
 //! clean exit 0 is a denial.
 
+mod api;
+
+pub use api::api_question;
+
 use super::dispatcher::Dispatcher;
 use crate::model::{AppError, Kind};
 use ctrl_exec_host::exec_bit;

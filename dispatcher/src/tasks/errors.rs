@@ -53,8 +53,11 @@ impl From<RegistryError> for AppError {
 impl From<AddressError> for AppError {
     fn from(error: AddressError) -> Self {
         match error {
-            AddressError::Unknown(_) => Self::new(Kind::NotFound, error.to_string()),
             AddressError::Registry(error) => error.into(),
+            AddressError::Unknown(ref words) => Self {
+                unknown: words.clone(),
+                ..Self::new(Kind::NotFound, error.to_string())
+            },
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use super::dispatcher::{Dispatcher, Limits};
 use super::fanout::{Event, Task};
-use super::{ping, renew, rotate};
+use super::{backup, ping, renew, rotate};
+use crate::backup::Places;
 use crate::fleet::address;
 use crate::model::{AppError, Outcome};
 use ctrl_exec_host::syslog::Level;
@@ -20,6 +21,8 @@ pub struct Report {
     pub pinged: usize,
     /// What could not be done.
     pub failed: Vec<Failure>,
+    /// Why a backup is due, if one is.
+    pub backup: Option<String>,
 }
 
 /// Something that could not be done.
@@ -70,13 +73,23 @@ pub fn maintain(
         dispatcher.runs().purge(SystemTime::now(), &keep)?;
         Ok(())
     });
-    let report = work.report;
+    let mut report = work.report;
+    report.backup = backup_due(dispatcher);
     let line = Line::new("maintain")
         .field("AGENTS", report.agents)
         .field("PINGED", report.pinged)
         .field("FAILED", report.failed.len());
     dispatcher.log.log(Level::Info, &line);
     report
+}
+
+/// Looks whether a backup is due, and logs it.
+fn backup_due(dispatcher: &Dispatcher) -> Option<String> {
+    let records = dispatcher.agents().list().ok()?.records;
+    let due = backup::reminder(&Places::of(dispatcher.config.clone()), &records)?;
+    let line = Line::new("backup-due").field("REASON", &due);
+    dispatcher.log.log(Level::Warning, &line);
+    Some(due)
 }
 
 struct Work<'a> {

@@ -4,6 +4,7 @@
 //! `docs/design/MODULES.md` shows who uses whom.
 
 pub mod auth;
+pub mod backup;
 pub mod cancel;
 pub mod discover;
 mod dispatcher;
@@ -11,10 +12,12 @@ pub mod doctor;
 mod errors;
 mod fanout;
 pub mod follow;
+pub mod join;
 mod log;
 pub mod maintain;
 pub mod ping;
 pub mod renew;
+pub mod restore;
 pub mod revoke;
 pub mod rotate;
 pub mod run;

@@ -179,6 +179,11 @@ impl<T: Transaction> Parser<T> {
         self.state == State::Complete
     }
 
+    /// The head of a message has been read; its body is on the way or complete.
+    pub fn is_past_head(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::Complete)
+    }
+
     /// Nothing of a message has been read yet.
     pub fn is_idle(&self) -> bool {
         self.state == State::Head && self.head.bytes().is_empty()

@@ -98,6 +98,11 @@ impl Request {
         self.headers.first_line_word(2) == b"HTTP/1.0"
     }
 
+    /// Whether the request line names HTTP/1.1, whose connections stay open unless said otherwise.
+    pub fn is_http_11(&self) -> bool {
+        self.headers.first_line_word(2) == b"HTTP/1.1"
+    }
+
     /// Second word of the request line, as sent; empty when there was none.
     pub fn path(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.headers.first_line_word(1))
@@ -117,6 +122,13 @@ pub struct Response {
     pub headers: Headers,
     /// The body, whole.
     pub body: Vec<u8>,
+}
+
+impl Response {
+    /// Whether the status line names HTTP/1.0.
+    pub fn is_http_10(&self) -> bool {
+        self.headers.first_line_word(0) == b"HTTP/1.0"
+    }
 }
 
 /// Why a message was refused. Once a parser has refused, it refuses all that follows.

@@ -197,6 +197,28 @@ pub fn pairing_server_config(
     Ok(Arc::new(config))
 }
 
+/// The HTTP API: without `clients` nobody is asked for a certificate, with it each client has to show
+/// one of that CA. No resumption, so that every connection is checked.
+///
+/// # Errors
+/// Never in practice; rustls' check of versions against suites.
+pub fn api_server_config(
+    identity: &Identity,
+    clients: Option<Arc<ChainVerifier>>,
+    clock: &Clock,
+) -> Result<Arc<ServerConfig>, Error> {
+    let builder = ServerConfig::builder_with_details(provider(), time(clock))
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)?;
+    let builder = match clients {
+        Some(trust) => builder.with_client_cert_verifier(Arc::new(PeerVerifier::new(trust))),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(identity.resolver());
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
 /// The pairing client: the server's certificate is **not** verified, since the agent has no CA
 /// yet; comparing the 6-digit code is what authenticates. The handshake still proves that the
 /// server holds the key of the certificate it shows ([`cert::facts`] tells its kind).
@@ -249,9 +271,13 @@ fn provider() -> Arc<CryptoProvider> {
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
             cipher_suite::TLS13_AES_128_GCM_SHA256,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            #[cfg(feature = "tls12")]
             cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
         ],
         kx_groups: vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],

@@ -13,6 +13,8 @@ pub struct Features {
     pub cancel: bool,
     /// `time_limit` in `POST /run`.
     pub time_limit: bool,
+    /// Connections of a trusted dispatcher do not count against the rate limit.
+    pub unpaced: bool,
     /// `stream` in `POST /run`.
     pub stream: bool,
     /// `POST /run-input`.
@@ -25,6 +27,7 @@ impl Features {
             ("runs", self.runs),
             ("cancel", self.cancel),
             ("time_limit", self.time_limit),
+            ("unpaced", self.unpaced),
             ("stream", self.stream),
             ("stdin", self.stdin),
         ];
@@ -45,6 +48,7 @@ impl Features {
                 "runs" => features.runs = true,
                 "cancel" => features.cancel = true,
                 "time_limit" => features.time_limit = true,
+                "unpaced" => features.unpaced = true,
                 "stream" => features.stream = true,
                 "stdin" => features.stdin = true,
                 _ => {}
@@ -265,6 +269,7 @@ mod tests {
         runs: true,
         cancel: true,
         time_limit: true,
+        unpaced: true,
         stream: true,
         stdin: true,
     };
@@ -289,9 +294,9 @@ mod tests {
         reply.features = ALL;
         reply.staged = true;
         assert!(
-            reply
-                .render()
-                .contains(r#""features":["runs","cancel","time_limit","stream","stdin"],"#)
+            reply.render().contains(
+                r#""features":["runs","cancel","time_limit","unpaced","stream","stdin"],"#
+            )
         );
         assert_eq!(PingReply::parse(reply.render().as_bytes()), Ok(Some(reply)));
         let perl =
@@ -337,7 +342,7 @@ mod tests {
                 "{}{}{}",
                 r#"{"status":"ok","host":"h","version":"1","tags":{"site":"a \"b\""},"scripts":[{"name":"s","path":"/s","executable":true,"profile":"full","schema":"#,
                 schema,
-                r#","schema_version":"v"},{"name":"t","path":"","executable":false,"profile":""}],"features":["runs","cancel","time_limit","stream","stdin"]}"#
+                r#","schema_version":"v"},{"name":"t","path":"","executable":false,"profile":""}],"features":["runs","cancel","time_limit","unpaced","stream","stdin"]}"#
             )
         );
         assert_eq!(CapabilitiesReply::parse(body.as_bytes()), Ok(Some(reply)));

@@ -18,6 +18,8 @@ pub(super) struct Server {
     pub parser: RequestParser,
     /// A response went out on this connection and nothing came since.
     pub kept: bool,
+    /// When the whole request has to be there, while its head has a deadline of its own.
+    whole_by: Option<Duration>,
     /// The request was bad: there will be no other.
     spoilt: bool,
     peer: Peer,
@@ -39,18 +41,31 @@ impl Server {
             limits,
             parser,
             kept: false,
+            whole_by: None,
             spoilt: false,
             peer: Peer::Open,
+        }
+    }
+
+    /// A request begins: the first deadline of it.
+    pub fn begin(&mut self, now: Duration) -> Duration {
+        let whole = now + self.limits.request;
+        match self.limits.head.map(|head| now + head) {
+            Some(head) if head < whole => {
+                self.whole_by = Some(whole);
+                head
+            }
+            _ => whole,
         }
     }
 }
 
 impl Conn {
     pub(super) fn server_established(&mut self, now: Duration) {
-        let Role::Server(server) = &self.role else {
+        let Role::Server(server) = &mut self.role else {
             return;
         };
-        self.deadline = Some(now + server.limits.request);
+        self.deadline = Some(server.begin(now));
         self.state = State::Reading;
     }
 
@@ -80,11 +95,14 @@ impl Conn {
             Chunk::Bytes(bytes) => {
                 if server.kept {
                     server.kept = false;
-                    self.deadline = Some(cx.now + server.limits.request);
+                    self.deadline = Some(server.begin(cx.now));
                 }
                 match server.parser.push(bytes) {
                     Ok(used) => self.stream.consume(used),
                     Err(error) => return self.bad_request(error, cx),
+                }
+                if server.whole_by.is_some() && server.parser.is_past_head() {
+                    self.deadline = server.whole_by.take();
                 }
                 if server.parser.buffered() > cx.room {
                     return self.bad_request(HttpError::Overloaded, cx);

@@ -98,6 +98,7 @@ impl Worker {
             certificate: None,
             sent: false,
             reused: kept.is_some(),
+            listening: false,
             incoming: None,
         };
         match kept {

@@ -1,7 +1,7 @@
 //! One exchange over a connection that stands: request, answer, end.
 
 use super::super::batch::{Plan, Shared};
-use super::super::call::{Call, Target};
+use super::super::call::{Call, Route, Target};
 use super::super::close::{fault_of, is_sent};
 use super::super::error::Fault;
 use super::super::pacing::Leave;
@@ -10,6 +10,7 @@ use super::state::Worker;
 use crate::store::files::registry::Registry;
 use crate::store::files::revoked;
 use ctrl_exec_protocol::text::Untrusted;
+use ctrl_exec_protocol::wire::messages::error_of;
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_reactor::http::Response;
 use ctrl_exec_reactor::{CloseReason, ConnId};
@@ -20,6 +21,10 @@ use std::time::{Duration, Instant};
 /// within these bounds.
 const HEAR_OUT: Duration = Duration::from_millis(25);
 const HEAR_OUT_MOST: Duration = Duration::from_millis(250);
+/// How long it has on a connection that is made for nothing else.
+const HEAR_WHY: Duration = Duration::from_secs(2);
+/// Longest reason of an agent that is told.
+const MAX_REASON: usize = 200;
 
 /// Longest name of a certificate that is shown.
 const MAX_NAME: usize = 253;
@@ -30,12 +35,15 @@ impl Worker {
         let flight = self.conns.get(&conn).and_then(|conn| conn.flight.as_ref());
         let known = flight.and_then(|flight| {
             let shared = self.shared_of(flight)?;
-            Some((shared, flight.which.1, flight.begun))
+            Some((shared, flight.which.1, flight.begun, flight.listening))
         });
-        let Some((shared, index, begun)) = known else {
+        let Some((shared, index, begun, listening)) = known else {
             return;
         };
-        if shared.calls[index].target.perl {
+        if listening {
+            // An end of any kind is an event.
+            self.reactor.await_response(conn, HEAR_WHY);
+        } else if shared.calls[index].target.perl {
             // It may refuse us unasked, and would lose its words if our request came in between.
             let pause = begun.elapsed().clamp(HEAR_OUT, HEAR_OUT_MOST);
             self.delays += 1;
@@ -91,8 +99,8 @@ impl Worker {
             }
             return;
         }
-        let keep = (self.keep.is_some() && !call.target.perl)
-            || self.pacing.is_awaited(&call.target.route);
+        // Also where the connection is of no more use: agents of 0.12.3 are known by not keeping it.
+        let keep = !call.target.perl || self.pacing.is_awaited(&call.target.route);
         // Where it is refused, the connection is about to end, and its event says how.
         let bytes = call.bytes(keep);
         flight.sent = if call.stream {
@@ -112,6 +120,12 @@ impl Worker {
         let Some(shared) = self.shared_of(&flight) else {
             return;
         };
+        if flight.listening {
+            self.reactor.close(conn);
+            let reason = reason_of(&response);
+            self.end(flight, Err(Fault::PerlClosed(Some(reason))));
+            return;
+        }
         let wanted = self.keep.is_some() || self.pacing.is_awaited(&route);
         if response.keep_alive && wanted {
             let call = &shared.calls[flight.which.1];
@@ -132,6 +146,17 @@ impl Worker {
         self.end(flight, Ok(response));
     }
 
+    /// Whether the agent of a connection that is gone takes another one for the same call.
+    fn may_dial_again(&mut self, route: &Route, call: &Call) -> bool {
+        self.pacing.closed(route);
+        let leave = self.pacing.connect(route, call.target.rate, Instant::now());
+        if leave != Leave::Now {
+            // It is still counted, for the end of the call.
+            self.pacing.reopen(route);
+        }
+        leave == Leave::Now
+    }
+
     pub(super) fn closed(&mut self, conn: ConnId, reason: &CloseReason) {
         let Some(entry) = self.conns.remove(&conn) else {
             return;
@@ -148,23 +173,26 @@ impl Worker {
         };
         let step = shared.plan.step;
         let call = &shared.calls[flight.which.1];
+        if flight.listening {
+            self.freed(&route);
+            self.end(flight, Err(Fault::PerlClosed(None)));
+            return;
+        }
         let fault = fault_of(reason, step, call);
         flight.sent &= is_sent(reason);
+        // It had closed before it read: its reason was lost with the connection, and is given again
+        // to who asks nothing.
+        if matches!(fault, Fault::PerlClosed(_)) && self.may_dial_again(&route, call) {
+            flight.listening = true;
+            self.dial(flight, &shared);
+            return;
+        }
         // The agent gave the kept connection up while the request was on its way.
         let stale = flight.reused && matches!(fault, Fault::NoAnswer | Fault::BadAnswer(_));
-        if stale && (call.repeatable || !flight.sent) {
-            self.pacing.closed(&route);
-            if self
-                .pacing
-                .connect(&route, call.target.rate, Instant::now())
-                == Leave::Now
-            {
-                flight.reused = false;
-                flight.sent = false;
-                self.dial(flight, &shared);
-                return;
-            }
-            self.end(flight, Err(fault));
+        if stale && (call.repeatable || !flight.sent) && self.may_dial_again(&route, call) {
+            flight.reused = false;
+            flight.sent = false;
+            self.dial(flight, &shared);
             return;
         }
         // Nothing was sent yet: the next address of the name may do better. However many there
@@ -206,6 +234,13 @@ fn wrong_name(call: &Call, plan: &Plan, certificate: Option<&[u8]>) -> Option<Fa
         paired: paired.as_ref().unwrap_or(name).clone(),
         name: name.clone(),
     })
+}
+
+/// What an agent says to who is refused: its own words where it has some.
+fn reason_of(response: &Response) -> String {
+    let status = format!("{} {}", response.status, response.reason);
+    let text = error_of(&response.body).unwrap_or(status);
+    Untrusted::new(&text).at_most(MAX_REASON).to_string()
 }
 
 fn is_revoked(der: &[u8], revoked: &HashSet<String>) -> bool {

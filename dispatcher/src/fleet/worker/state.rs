@@ -40,6 +40,8 @@ pub(super) struct Flight {
     pub(super) sent: bool,
     /// The connection had served another call before.
     pub(super) reused: bool,
+    /// An agent of 0.12.3 hung up on the request: this connection only hears why.
+    pub(super) listening: bool,
     /// What has come of an answer in pieces.
     pub(super) incoming: Option<Box<Incoming>>,
 }

@@ -409,3 +409,52 @@ impl Flag {
         }
     }
 }
+flag!(
+    TO,
+    "to",
+    Takes::Text("KEY"),
+    false,
+    "Encrypt to this public key (age1...) instead of a passphrase; may be given more than once."
+);
+flag!(
+    IDENTITY,
+    "identity",
+    Takes::File,
+    false,
+    "File of the secret key that opens it, as backup --new-key or age-keygen made it."
+);
+flag!(
+    PASSPHRASE_FILE,
+    "passphrase-file",
+    Takes::File,
+    false,
+    "Read the passphrase from the first line of this file."
+);
+flag!(
+    PASSPHRASE_FD,
+    "passphrase-fd",
+    Takes::Number("FD", 0, 1_000_000),
+    false,
+    "Read the passphrase from this file descriptor, to the end of a line."
+);
+flag!(
+    NO_RUNS,
+    "no-runs",
+    Takes::Nothing,
+    false,
+    "Leave the records of runs out."
+);
+flag!(
+    NEW_KEY,
+    "new-key",
+    Takes::File,
+    false,
+    "Make a key pair: write the secret key to this file, print the public one, and stop."
+);
+flag!(
+    OVERWRITE,
+    "force",
+    Takes::Nothing,
+    false,
+    "Replace a dispatcher that is here already; what is replaced is kept."
+);

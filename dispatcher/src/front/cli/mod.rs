@@ -13,9 +13,12 @@ mod output_dir;
 mod parse;
 mod progress;
 mod render;
+mod secret;
 mod table;
 mod verbs;
 
+use super::file_limit::raise_file_limit;
+use crate::backup;
 use crate::model::AppError;
 use args::Args;
 use ctrl_exec_host::paths::Root;
@@ -66,14 +69,21 @@ fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
+    let speaks_only = matches!(command, Command::Help | Command::Man | Command::Completions);
+    if !speaks_only && backup::finish_interrupted(&ctx.root)?.is_some() {
+        out::error("A restore that was interrupted is complete now.");
+    }
     match command {
         Command::Approve => verbs::pairing::approve(ctx, args),
         Command::Cancel => verbs::control::cancel(ctx, args),
+        Command::Backup => verbs::backup::backup(ctx, args),
         Command::Completions => verbs::shell::completions(args),
         Command::Deny => verbs::pairing::deny(ctx, args),
         Command::Discover => verbs::discover::discover(ctx, args),
         Command::Doctor => verbs::doctor::doctor(ctx, args),
         Command::EditAgent => verbs::agents::edit_agent(ctx, args),
+        Command::ExportCa => verbs::backup::export_ca(ctx, args),
+        Command::JoinCa => verbs::backup::join_ca(ctx, args),
         Command::Help => verbs::shell::help(args),
         Command::ListAgents => verbs::agents::list_agents(ctx, args),
         Command::ListLocks => verbs::agents::list_locks(ctx, args),
@@ -84,6 +94,7 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::PairingMode => verbs::pairing::pairing_mode(ctx, args),
         Command::Ping => verbs::ping::ping(ctx, args),
         Command::Renew => verbs::maintain::renew(ctx, args),
+        Command::Restore => verbs::backup::restore(ctx, args),
         Command::Revoke => verbs::revoke::revoke(ctx, args),
         Command::RotateCert => verbs::maintain::rotate_cert(ctx, args),
         Command::Run => verbs::run::run(ctx, args),
@@ -97,30 +108,5 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::Unrevoke => verbs::revoke::unrevoke(ctx, args),
         Command::Unpair => verbs::agents::unpair(ctx, args),
         Command::Wait => verbs::follow::wait(ctx, args),
-    }
-}
-
-/// Thousands of connections and locks need as many descriptors; soft limits are often 1,024. Root
-/// may go beyond the hard limit, others up to it.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    const WANTED: u64 = 1 << 20;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= WANTED) {
-        return;
-    }
-    let wanted = Rlimit {
-        current: Some(WANTED),
-        maximum: limit.maximum.map(|max| max.max(WANTED)),
-    };
-    if setrlimit(Resource::Nofile, wanted).is_err() {
-        // Staying with the old limit is no reason to stop; what needs more will say so.
-        let _ = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: limit.maximum,
-                ..limit
-            },
-        );
     }
 }

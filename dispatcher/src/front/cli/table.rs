@@ -22,12 +22,15 @@ pub enum Words {
 pub enum Command {
     Approve,
     Cancel,
+    Backup,
     Completions,
     Deny,
     Discover,
     Doctor,
     EditAgent,
+    ExportCa,
     Help,
+    JoinCa,
     ListAgents,
     ListLocks,
     ListRequests,
@@ -37,6 +40,7 @@ pub enum Command {
     PairingMode,
     Ping,
     Renew,
+    Restore,
     Revoke,
     RotateCert,
     Run,
@@ -489,6 +493,73 @@ pub static VERBS: &[Verb] = &[
                  given to the agent; the old file is kept beside it.",
         flags: &[&JSON, &OFFLINE, &REPAIR],
         command: Command::Doctor,
+    },
+    Verb {
+        name: "backup",
+        usage: "[<file>]",
+        words: (0, 1),
+        complete: Words::None,
+        summary: "Write everything that matters into one encrypted file.",
+        detail: "CA, keys, configuration, registry, rotation, revocations, what was issued, and the \
+                 records of runs (the newest 64 MiB), as they are at one moment. The file is encrypted \
+                 with a passphrase, or to public keys, so that what makes backups cannot read them. It \
+                 is replaced when the new one is whole. It has the format of age: 'age -d' opens it, \
+                 and what it holds is a tar archive.\n\n\
+                 Make one after each pairing and each rotation; maintain and doctor say when one is \
+                 due.",
+        flags: &[
+            &JSON,
+            &TO,
+            &PASSPHRASE_FILE,
+            &PASSPHRASE_FD,
+            &NO_RUNS,
+            &NEW_KEY,
+        ],
+        command: Command::Backup,
+    },
+    Verb {
+        name: "restore",
+        usage: "<file>",
+        words: (1, 1),
+        complete: Words::None,
+        summary: "Put a backup in place, here or on another host.",
+        detail: "Everything is checked first, and written aside; then it takes the place of what is \
+                 there as a whole, whatever happens meanwhile. Where a dispatcher is already it needs \
+                 --force, and keeps what it replaces in /var/lib/ctrl-exec/before-restore-TIME.tar. \
+                 What was revoked since the backup stays revoked. At the end it says what is known to \
+                 be newer than the backup, and asks the agents.",
+        flags: &[
+            &JSON,
+            &OVERWRITE,
+            &IDENTITY,
+            &PASSPHRASE_FILE,
+            &PASSPHRASE_FD,
+            &OFFLINE,
+        ],
+        command: Command::Restore,
+    },
+    Verb {
+        name: "export-ca",
+        usage: "<file>",
+        words: (1, 1),
+        complete: Words::None,
+        summary: "Write the CA into an encrypted file, for a second dispatcher.",
+        detail: "The CA's key and certificate, what was revoked, and what was issued. Whoever opens \
+                 the file can pose as any dispatcher and any agent.",
+        flags: &[&TO, &PASSPHRASE_FILE, &PASSPHRASE_FD],
+        command: Command::ExportCa,
+    },
+    Verb {
+        name: "join-ca",
+        usage: "<file>",
+        words: (1, 1),
+        complete: Words::None,
+        summary: "Become a second dispatcher of the CA in a file of export-ca.",
+        detail: "In place of setup-ca and setup-ctrl-exec: takes the CA over and makes a certificate of \
+                 this dispatcher's own. Then pair each agent with it too. Again with a newer file, it \
+                 learns what the other one revoked since.",
+        flags: &[&JSON, &IDENTITY, &PASSPHRASE_FILE, &PASSPHRASE_FD],
+        command: Command::JoinCa,
     },
     Verb {
         name: "completions",

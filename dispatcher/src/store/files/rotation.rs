@@ -44,6 +44,13 @@ impl RotationState {
         Ok(raw.map(|raw| Self { raw }))
     }
 
+    /// The state in a text; an empty one if it is none.
+    pub fn parse(text: &str) -> Self {
+        Self {
+            raw: jval::parse_object(text.as_bytes()).unwrap_or_default(),
+        }
+    }
+
     /// Writes the file (0640).
     ///
     /// # Errors

@@ -5,9 +5,11 @@ use super::certificates::{authority, certificates};
 use super::places::{directory, hook};
 use super::report::{Grade, Report};
 use super::serials::twins;
+use crate::backup::{LastBackup, Places};
 use crate::config::Config;
 use crate::store::files::registry::Registry;
 use crate::store::files::revoked;
+use crate::tasks::backup::reminder;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_protocol::time::Utc;
 
@@ -54,6 +56,7 @@ pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> R
     }
     agents(&mut report, registry, now);
     twins(&mut report, config, root, registry, now);
+    backup(&mut report, config, registry);
     if let Err(error) = revoked::load(root) {
         report.add(
             "revoked",
@@ -62,4 +65,24 @@ pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> R
         );
     }
     report
+}
+
+/// Whether a backup is due.
+fn backup(report: &mut Report, config: &Config, registry: &Registry) {
+    if !config.backup_reminder() {
+        return;
+    }
+    let places = Places::of(config.clone());
+    let records = registry.list().unwrap_or_default().records;
+    match reminder(&places, &records) {
+        Some(due) => report.add("backup", Grade::Warning, due),
+        None => {
+            let made = LastBackup::load(&places).map_or_else(String::new, |last| last.made.iso());
+            report.add(
+                "backup",
+                Grade::Ok,
+                format!("of {made}, and nothing has changed since"),
+            );
+        }
+    }
 }

@@ -63,12 +63,33 @@ pub(super) fn run_call(target: Target, identity: Identity, body: &RunBody) -> Ca
     }
 }
 
+/// What an answer has shown of an agent of 0.12.3.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shown {
+    /// That it is one, which was not known.
+    pub(super) perl: bool,
+    /// Whether it has an executor.
+    pub(super) executor: Option<bool>,
+}
+
+impl Shown {
+    /// What an answer shows of who gave it; `mode` looks at the result of an agent of 0.12.3.
+    pub(super) fn of(call: &Call, perl: bool, mode: impl FnOnce() -> Option<bool>) -> Self {
+        let executor = if perl || call.target.perl {
+            mode()
+        } else {
+            None
+        };
+        Self {
+            perl,
+            executor: executor.filter(|_| executor != call.target.executor),
+        }
+    }
+}
+
 /// What the output of an agent of 0.12.3 shows of its mode: with an executor, characters stand for
 /// bytes, and are taken for them. Plain ASCII shows nothing.
-pub(super) fn executor_shown_by_output(call: &Call, reply: &mut RunEnd) -> Option<bool> {
-    if !call.target.perl {
-        return None;
-    }
+pub(super) fn executor_shown_by_output(reply: &mut RunEnd) -> Option<bool> {
     if reply.unmap_output() {
         return Some(true);
     }
@@ -78,13 +99,7 @@ pub(super) fn executor_shown_by_output(call: &Call, reply: &mut RunEnd) -> Optio
 }
 
 /// What its answer to a submission shows: it takes none where it has an executor.
-pub(super) fn executor_shown_by_submission(
-    call: &Call,
-    result: &HostResult<Submission>,
-) -> Option<bool> {
-    if !call.target.perl {
-        return None;
-    }
+pub(super) fn executor_shown_by_submission(result: &HostResult<Submission>) -> Option<bool> {
     match result.reply.submitted {
         Submitted::Accepted => Some(false),
         Submitted::Busy => None,

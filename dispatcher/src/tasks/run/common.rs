@@ -3,11 +3,11 @@
 use super::super::dispatcher::{Dispatcher, Limits};
 use super::super::fanout::{Event, Fanout, Step};
 use super::super::log::Log;
-use super::call::{RunBody, run_call};
+use super::call::{RunBody, Shown, run_call};
 use super::order::Ready;
 use crate::fleet::{Answer, Call, Target};
 use crate::model::{AppError, HostResult, Mode, RunRecord};
-use crate::store::files::registry::{EXECUTOR, Registry};
+use crate::store::files::registry::{AGENT_VERSION, EXECUTOR, Registry, SOME_PERL_VERSION};
 use crate::store::locks::Held;
 use crate::store::runs::{RunStoreError, Runs};
 use ctrl_exec_host::syslog::Level;
@@ -26,10 +26,10 @@ const WRITE_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Common<T> {
     pub(super) record: RunRecord,
     pub(super) store: Arc<dyn Runs>,
-    pub(super) fanout: Fanout<T, Option<bool>>,
+    pub(super) fanout: Fanout<T, Shown>,
     pub(super) agents: Registry,
-    /// Agents of the reference that have shown whether they have an executor.
-    pub(super) executors: HashMap<String, bool>,
+    /// What agents have shown of themselves.
+    pub(super) shown: HashMap<String, Shown>,
     /// Until the last host has ended.
     pub(super) held: Option<Held>,
     pub(super) log: Arc<Log>,
@@ -45,13 +45,16 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         ready: Ready,
         mode: Mode,
         limits: Limits,
-        judge: impl Fn(&Call, Answer) -> (HostResult<T>, Option<bool>) + Send + Sync + 'static,
+        judge: impl Fn(&Call, Answer) -> (HostResult<T>, Shown) + Send + Sync + 'static,
     ) -> Result<Self, AppError> {
         let identities = dispatcher.identities(limits.resumption)?;
         let plan = dispatcher.plan(&limits, ready.targets.len())?;
         let request = &ready.request;
         let mut record = RunRecord::new(&request.reqid, &request.script, mode, Utc::now().0);
         record.note_order(&request.args, &ready.by);
+        if let Some(submitter) = &ready.submitter {
+            record.note_submitter(submitter);
+        }
         let store = dispatcher.runs();
         let mut warnings: Vec<String> = identities.warning.iter().cloned().collect();
         if request.stream {
@@ -89,7 +92,7 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
             store,
             fanout,
             agents: dispatcher.agents(),
-            executors: HashMap::new(),
+            shown: HashMap::new(),
             held: Some(ready.held),
             log,
             warnings,
@@ -111,8 +114,8 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
             Step::Output(host, piece) => Event::Output { host, piece },
             Step::Ended(index, result, shown) => {
                 let target = &self.fanout.call(index).target;
-                if let Some(executor) = shown.filter(|_| shown != target.executor) {
-                    self.executors.insert(target.name.clone(), executor);
+                if shown.perl || shown.executor.is_some() {
+                    self.shown.insert(target.name.clone(), shown);
                 }
                 note(&mut self.record, &result);
                 self.unwritten = true;
@@ -150,22 +153,25 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         }
         self.write();
         self.held = None;
-        self.note_executors();
+        self.note_shown();
     }
 
     /// Keeps what agents have shown, so that the next run's arguments fit them.
-    fn note_executors(&self) {
-        let names: Vec<&String> = self.executors.keys().collect();
+    fn note_shown(&self) {
+        let names: Vec<&String> = self.shown.keys().collect();
         if names.is_empty() {
             return;
         }
         let updated = self.agents.update_many(&names, |record| {
-            let word = match self.executors.get(record.name()) {
-                Some(true) => "yes",
-                Some(false) => "no",
-                None => return false,
+            let Some(shown) = self.shown.get(record.name()) else {
+                return false;
             };
-            record.set(EXECUTOR, word);
+            if shown.perl && !record.is_perl() {
+                record.set(AGENT_VERSION, SOME_PERL_VERSION);
+            }
+            if let Some(executor) = shown.executor {
+                record.set(EXECUTOR, if executor { "yes" } else { "no" });
+            }
             true
         });
         // Whoever may not write the registry can still run.

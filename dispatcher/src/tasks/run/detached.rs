@@ -4,7 +4,7 @@ use super::super::auth::Permit;
 use super::super::dispatcher::{Dispatcher, Limits};
 use super::super::fanout::{Event, Task};
 use super::answer::{async_result, entry};
-use super::call::executor_shown_by_submission;
+use super::call::{Shown, executor_shown_by_submission};
 use super::common::Common;
 use super::order::{RunOrder, prepare};
 use crate::fleet::{Answer, Call, Control};
@@ -43,8 +43,9 @@ pub fn submit(
     let mode = Mode::Async { entries };
     let (script, reqid) = (ready.request.script.clone(), ready.request.reqid.clone());
     let judge = move |call: &Call, answer: Answer| {
+        let perl = answer.shows_perl(call);
         let result = async_result(call, &script, &reqid, answer);
-        let shown = executor_shown_by_submission(call, &result);
+        let shown = Shown::of(call, perl, || executor_shown_by_submission(&result));
         (result, shown)
     };
     Ok(AsyncRun {

@@ -1,12 +1,12 @@
 //! What is to be run, and the locks and targets it needs.
 
 use super::super::dispatcher::{Dispatcher, new_reqid};
-use crate::fleet::address;
+use crate::fleet::address::{self, AddressError};
 use crate::fleet::{Fault, Target};
 use crate::model::{AppError, Origin};
 use crate::store::locks::{Held, LockError};
 use ctrl_exec_host::syslog::Level;
-use ctrl_exec_protocol::hook::HookRequest;
+use ctrl_exec_protocol::hook::{HookRequest, Submitter};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::{MAX_INPUT, RunRequest};
@@ -32,6 +32,8 @@ pub struct RunOrder {
     pub source_ip: String,
     /// Who gave it, for the record.
     pub by: Origin,
+    /// Who gave it over HTTP, for the record.
+    pub submitter: Option<Submitter>,
     /// Whether output is wanted while it comes ([`Event::Output`](crate::tasks::Event::Output)).
     pub follow: bool,
     /// What the scripts are to read behind their context, at most
@@ -82,6 +84,7 @@ pub(super) struct Ready {
     pub(super) targets: Vec<Target>,
     pub(super) request: RunRequest,
     pub(super) by: Origin,
+    pub(super) submitter: Option<Submitter>,
     pub(super) held: Held,
 }
 
@@ -99,7 +102,17 @@ pub(super) fn prepare(
             "the input has more than {MAX_INPUT} bytes"
         )));
     }
-    let held = match dispatcher.locks().acquire(&order.words, &order.script) {
+    // A held lock is told before an unknown agent; but no lock file is made for a name that no agent
+    // has.
+    let targets = address::resolve(&dispatcher.agents(), &order.words, order.port);
+    let words = match &targets {
+        Err(AddressError::Unknown(unknown)) => {
+            let known = order.words.iter().filter(|word| !unknown.contains(word));
+            known.cloned().collect()
+        }
+        _ => order.words.clone(),
+    };
+    let held = match dispatcher.locks().acquire(&words, &order.script) {
         Ok(held) => held,
         Err(error) => {
             if let LockError::Held(pairs) = &error {
@@ -109,7 +122,7 @@ pub(super) fn prepare(
             return Err(error.into());
         }
     };
-    let mut targets = address::resolve(&dispatcher.agents(), &order.words, order.port)?;
+    let mut targets = targets?;
     if order.time_limit.is_some() {
         for target in &mut targets {
             let can = target.can(TIME_LIMIT);
@@ -136,6 +149,7 @@ pub(super) fn prepare(
         },
         words: order.words,
         by: order.by,
+        submitter: order.submitter,
         held,
     })
 }

@@ -4,7 +4,7 @@ use super::super::auth::Permit;
 use super::super::dispatcher::{Dispatcher, Limits};
 use super::super::fanout::{Event, Task};
 use super::answer::run_result;
-use super::call::executor_shown_by_output;
+use super::call::{Shown, executor_shown_by_output};
 use super::common::Common;
 use super::order::{RunOrder, prepare};
 use crate::fleet::{Answer, Call, Control};
@@ -37,8 +37,9 @@ pub fn start(
     };
     let (script, reqid) = (ready.request.script.clone(), ready.request.reqid.clone());
     let judge = move |call: &Call, answer: Answer| {
+        let perl = answer.shows_perl(call);
         let mut result = run_result(call, &script, &reqid, answer);
-        let shown = executor_shown_by_output(call, &mut result.reply);
+        let shown = Shown::of(call, perl, || executor_shown_by_output(&mut result.reply));
         (result, shown)
     };
     Ok(Run {

@@ -208,6 +208,9 @@ pub fn maintain(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         }
     });
     let complete = report.failed.is_empty();
+    if let Some(due) = &report.backup {
+        out::error(format_args!("maintain: backup: {}", out::clean(due)));
+    }
     if args.has(&JSON) {
         let failures = report.failed.iter().map(|failure| {
             jval::object([
@@ -216,12 +219,14 @@ pub fn maintain(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
                 ("error", jval::string(failure.error.as_str())),
             ])
         });
-        out::line(jval::line(&jval::object([
+        let mut result = jval::object([
             ("ok", jval::int(i64::from(complete))),
             ("agents", jval::count(report.agents)),
             ("pinged", jval::count(report.pinged)),
             ("failed", jval::objects(failures)),
-        ])));
+        ]);
+        jval::put_text(&mut result, "backup_due", report.backup.as_deref());
+        out::line(jval::line(&result));
     } else {
         out::line(format_args!(
             "Maintenance {}: pinged {}/{} agents.",

@@ -1,6 +1,7 @@
 //! The verbs.
 
 pub mod agents;
+pub mod backup;
 pub mod control;
 pub mod discover;
 pub mod doctor;

@@ -17,6 +17,8 @@ pub const EXECUTOR: &str = "executor";
 /// Field with what the agent can do beyond release 0.12.3, as its answers told: words with spaces
 /// between, `-` for nothing; ours only.
 pub const FEATURES: &str = "features";
+/// The word for an agent whose rate limit does not count a trusted dispatcher's connections.
+const UNPACED: &str = "unpaced";
 /// Most of these words that are kept, and the longest.
 const MAX_FEATURES: usize = 32;
 const MAX_FEATURE: usize = 32;
@@ -312,9 +314,17 @@ impl Record {
         }
     }
 
-    /// The pace set for the agent; `None` where there is none, or none that can be read.
+    /// The pace set for the agent, else what it has told of its limit; `None` where nothing is
+    /// known, or what is set cannot be read.
     pub fn rate(&self) -> Option<Rate> {
-        Rate::parse(self.text(RATE))
+        let told = || {
+            let mut words = self.features()?.split(' ');
+            words.any(|word| word == UNPACED).then_some(Rate::Off)
+        };
+        match self.text(RATE) {
+            "" => told(),
+            set => Rate::parse(set),
+        }
     }
 
     /// Cached tags: string to string.

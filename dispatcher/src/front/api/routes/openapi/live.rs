@@ -1,0 +1,141 @@
+//! The document with the hosts and scripts that there are (api.md §11.2).
+
+use super::object;
+use crate::front::api::app::VERSION;
+use crate::front::api::call::Call;
+use crate::front::api::reply::Reply;
+use crate::front::api::routes::discovery;
+use crate::front::api::step::Step;
+use crate::model::json::{self, Object, Value};
+use crate::model::{Capabilities, HostResult, Script};
+use crate::tasks::ping::Inquiry;
+use ctrl_exec_protocol::time::Utc;
+use std::collections::BTreeMap;
+
+/// The schemas whose hosts are told.
+const WITH_HOSTS: [&str; 3] = ["PingRequest", "RunRequest", "DiscoveryRequest"];
+
+/// By script, then by version of its schema (none first): who has it, and that schema.
+type Scripts = BTreeMap<String, BTreeMap<Option<String>, Variant>>;
+
+#[derive(Default)]
+struct Variant {
+    hosts: Vec<String>,
+    schema: Option<Value>,
+}
+
+/// `GET /openapi-live.json` (api.md §6.8). Only the gate is asked, as in the reference.
+pub fn live(call: Call) -> Step {
+    let Some(permit) = call.permit else {
+        return Step::Answer(Reply::error(500, "server error", "no permit"));
+    };
+    let inquiry = Inquiry {
+        token: call.token,
+        source_ip: call.peer.to_string(),
+        ..Inquiry::default()
+    };
+    Step::work(move |app| {
+        let names = app.dispatcher.agents().names()?;
+        let mut scripts = Scripts::new();
+        if !names.is_empty() {
+            let words = names.clone();
+            let inquiry = Inquiry { words, ..inquiry };
+            discovery::each(app, &inquiry, &permit, |result| note(&mut scripts, result))?;
+        }
+        Ok(Reply::json(200, &filled_in(&names, scripts)))
+    })
+}
+
+fn note(scripts: &mut Scripts, result: &HostResult<Capabilities>) {
+    if result.reply.status.as_deref() != Some("ok") {
+        return;
+    }
+    for script in result.reply.scripts.iter().flatten() {
+        let Some(name) = &script.name else { continue };
+        let version = version(script);
+        let variants = scripts.entry(name.clone()).or_default();
+        let variant = variants.entry(version).or_default();
+        if !variant.hosts.contains(&result.host) {
+            variant.hosts.push(result.host.clone());
+        }
+        if variant.schema.is_none() {
+            variant.schema = script.more.get("schema").cloned();
+        }
+    }
+}
+
+/// The version of its schema, where it has one.
+fn version(script: &Script) -> Option<String> {
+    script.more.get("schema")?;
+    let version = json::text(&script.more, "schema_version");
+    Some(
+        version
+            .map(std::borrow::Cow::into_owned)
+            .unwrap_or_default(),
+    )
+}
+
+fn filled_in(names: &[String], scripts: Scripts) -> Object {
+    let mut document = object();
+    if let Some(info) = inner(&mut document, &["info"]) {
+        let version = format!("{VERSION}+{}", Utc::now().0);
+        info.insert("version".to_owned(), json::string(version));
+    }
+    if !names.is_empty() {
+        for schema in WITH_HOSTS {
+            let path = [
+                "components",
+                "schemas",
+                schema,
+                "properties",
+                "hosts",
+                "items",
+            ];
+            if let Some(items) = inner(&mut document, &path) {
+                // A reference beside an enum would still be one to whatever it says.
+                *items = json::object([("type", json::string("string"))]);
+                items.insert("enum".to_owned(), json::strings(names));
+            }
+        }
+    }
+    if !scripts.is_empty() {
+        let path = [
+            "components",
+            "schemas",
+            "RunRequest",
+            "properties",
+            "script",
+        ];
+        if let Some(script) = inner(&mut document, &path) {
+            script.insert("enum".to_owned(), json::strings(scripts.keys()));
+        }
+        let listed: Object = scripts
+            .into_iter()
+            .map(|(name, variants)| (name, json::objects(variants.into_iter().map(variant))))
+            .collect();
+        document.insert("x-ctrl-exec-scripts".to_owned(), Value::Object(listed));
+    }
+    document
+}
+
+fn variant((version, mut variant): (Option<String>, Variant)) -> Object {
+    variant.hosts.sort_unstable();
+    let mut object = json::object([("hosts", json::strings(&variant.hosts))]);
+    if let Some(schema) = variant.schema {
+        object.insert("schema".to_owned(), schema);
+        let version = version.unwrap_or_default();
+        object.insert("schema_version".to_owned(), json::string(version));
+    }
+    object
+}
+
+/// The object at the end of a path of members.
+fn inner<'a>(object: &'a mut Object, path: &[&str]) -> Option<&'a mut Object> {
+    let Some((first, rest)) = path.split_first() else {
+        return Some(object);
+    };
+    match object.get_mut(first) {
+        Some(Value::Object(next)) => inner(next, rest),
+        _ => None,
+    }
+}
