@@ -434,9 +434,9 @@ fn a_certificate_is_renewed_staged_promoted_and_adopted() {
     let (_, body) = host.caller().post("/renew", r#"{"reqid":"n"}"#);
     let cert = ca.sign_csr(&text(&body, "csr"), &[0xdd, 9]);
     let complete = |cert: &str| {
-        let body = ctrl_exec_protocol::json::object()
-            .str("cert", cert)
-            .str("reqid", "n")
+        let body = ctrl_exec_protocol::json::Fields::with_room(2)
+            .text("cert", cert)
+            .text("reqid", "n")
             .finish();
         host.caller().post("/renew-complete", &body).1
     };
@@ -564,7 +564,7 @@ fn arguments_of_a_dispatcher_of_0_12_3_are_bytes_for_the_executor() {
             let answer = if of_perl {
                 perl::Dispatcher::new(host.port, &host.dispatcher).run("ok", &[bytes], "r1", more)
             } else {
-                let args = json::string_array(&[perl::bytes_as_text(bytes)]);
+                let args = json::array_of(&[perl::bytes_as_text(bytes)]);
                 let comma = if more.is_empty() { "" } else { "," };
                 let body = format!(r#"{{"script":"ok","args":{args},"reqid":"r1"{comma}{more}}}"#);
                 let (status, body) = host.caller().post("/run", &body);

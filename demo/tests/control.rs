@@ -7,7 +7,7 @@ use common::{OK, executor_stage, exits, paired, results, stage, succeed, text};
 use ctrl_exec_demo::World;
 use ctrl_exec_demo::process::{Running, wait_until};
 use ctrl_exec_demo::world::PATIENCE;
-use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
+use ctrl_exec_testkit::json::{self, Object, Value};
 use std::fs;
 
 /// Notes that it began, and its child's end, and would go on for a quarter of an hour.
@@ -38,7 +38,7 @@ fn begin(world: &World, script: &str, name: &str) -> Running {
 }
 
 fn object(bytes: &[u8]) -> Object {
-    json::parse_object(bytes, &Bounds::ANSWER).unwrap()
+    json::parse_object(bytes).unwrap()
 }
 
 /// Request ids of what runs on a host, as `ced running` tells.

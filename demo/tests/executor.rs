@@ -40,11 +40,7 @@ fn a_script_runs_through_the_executor_at_once_and_detached() {
         0,
     );
     let reqid = {
-        let object = ctrl_exec_protocol::json::parse_object(
-            &output.stdout,
-            &ctrl_exec_protocol::json::Bounds::ANSWER,
-        )
-        .unwrap();
+        let object = ctrl_exec_testkit::json::parse_object(&output.stdout).unwrap();
         text(&object, "reqid")
     };
     let status = || succeed(&world, &["status", &reqid, "--json"]);

@@ -6,7 +6,7 @@
 mod support;
 
 use ctrl_exec_dispatcher::fleet::{Call, Engine, EngineOptions, Identity, Plan, Route, Target};
-use ctrl_exec_dispatcher::store::files::registry::SerialStatus;
+use ctrl_exec_dispatcher::model::SerialStatus;
 use ctrl_exec_protocol::tls;
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use std::io::{BufRead, BufReader};

@@ -500,7 +500,7 @@ fn a_backup_is_whole_while_others_work() {
             let status = ok(&new, &["serial-status", "--json"]).stdout;
             let state = support::object(&status);
             let state = match state.get("state") {
-                Some(ctrl_exec_dispatcher::model::json::Value::Object(state)) => state.clone(),
+                Some(ctrl_exec_testkit::json::Value::Object(state)) => state.clone(),
                 other => panic!("{other:?}"),
             };
             let cert = new.path("etc/ctrl-exec/dispatcher.crt");

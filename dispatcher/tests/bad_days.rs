@@ -4,10 +4,10 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::model::json as jval;
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_protocol::x509::csr;
 use ctrl_exec_protocol::x509::keys::PrivateKey;
+use ctrl_exec_testkit::json as jval;
 use std::net::SocketAddr;
 use support::agent::{Act, Agent};
 use support::{Ended, Root, items, text};
@@ -271,7 +271,7 @@ fn an_ended_certificate_names_its_remedy_and_is_renewed_again_and_again() {
     let request = csr::create(&key, "drawer").unwrap();
     let agent = Agent::start(&identity, &root.ca_pem(), move |http| {
         let body = match &*http.path() {
-            "/renew" => jval::line(&jval::object([
+            "/renew" => jval::line(&jval::Object::of([
                 ("status", jval::string("ok")),
                 ("csr", jval::string(request.as_str())),
             ])),

@@ -3,7 +3,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::model::json as jval;
+use ctrl_exec_testkit::json as jval;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, IdentityFiles};
+use ctrl_exec_dispatcher::model::AgentRecord;
 use ctrl_exec_dispatcher::pairing::{Decision, Identified, Queue};
-use ctrl_exec_dispatcher::store::files::registry::{Record, Registry};
+use ctrl_exec_dispatcher::store::files::registry::Registry;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::LookupBy;
 use ctrl_exec_protocol::wire::pairing::PairRequest;
 use ctrl_exec_protocol::x509::csr;
 use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
@@ -183,13 +185,12 @@ fn approving() {
 fn rotating() {
     let register = |root: &Root| {
         let serial = ca::trust_serial(&root.files().cert).unwrap();
-        let mut record = Record::new("a");
+        let mut record = AgentRecord::new("a");
         // Nobody listens there: the broadcast fails at once.
-        record
-            .set("hostname", "a")
-            .set("ip", "127.0.0.1")
-            .set("lookup_by", "ip")
-            .set_port(1);
+        record.hostname = Some("a".to_owned());
+        record.ip = Some("127.0.0.1".to_owned());
+        record.lookup_by = Some(LookupBy::Ip);
+        record.port = Some(1);
         record.confirm_serial(&serial, Utc::now());
         root.registry().register(&record).unwrap();
         serial

@@ -4,7 +4,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::model::json as jval;
+use ctrl_exec_testkit::json as jval;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -146,8 +146,8 @@ fn results_of_megabytes_arrive_whole() {
     let big = "0123456789abcde\n".repeat(10 << 16);
     let stdout = big.clone();
     let agent = Agent::start(&identity, &root.ca_pem(), move |_| {
-        let body = jval::line(&jval::object([
-            ("exit", jval::int(0)),
+        let body = jval::line(&jval::Object::of([
+            ("exit", jval::number(0)),
             ("stdout", jval::string(stdout.as_str())),
             ("stderr", jval::string("e".repeat(1 << 20))),
         ]));

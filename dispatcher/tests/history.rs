@@ -3,7 +3,7 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::model::json as jval;
+use ctrl_exec_testkit::json as jval;
 use std::fs;
 use std::time::{Duration, SystemTime};
 use support::agent::{Act, Agent};

@@ -5,9 +5,9 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::model::json::{self as jval, Object, Value};
 use ctrl_exec_protocol::tls::{self, Identity};
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
+use ctrl_exec_testkit::json::{self as jval, Object, Value};
 use rustls::{ServerConfig, ServerConnection};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -365,11 +365,11 @@ fn wait_ends_with_its_time_and_tells() {
     let hosts: Object = names
         .iter()
         .map(|name| {
-            let accepted = jval::object([("status", jval::string("accepted"))]);
+            let accepted = jval::Object::of([("status", jval::string("accepted"))]);
             ((*name).to_owned(), Value::Object(accepted))
         })
         .collect();
-    let record = jval::object([
+    let record = jval::Object::of([
         ("reqid", jval::string("r1")),
         ("mode", jval::string("async")),
         ("script", jval::string("hello")),

@@ -20,7 +20,6 @@ use ctrl_exec_dispatcher::store::files::registry::Registry;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
 use ctrl_exec_protocol::http::render_request;
-use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls;
 use ctrl_exec_protocol::wire::pairing::{Ack, Outcome, PairRequest};
@@ -28,6 +27,7 @@ use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
 use ctrl_exec_protocol::x509::verify::system_clock;
 use ctrl_exec_protocol::x509::{cert, csr, verify};
 use ctrl_exec_reactor::Waker;
+use ctrl_exec_testkit::json::{self, Object, Value};
 use rustls::{ClientConnection, StreamOwned};
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -279,11 +279,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn recordings() -> Vec<Object> {
     let text = include_str!("fixtures/pairing-transcripts.json");
-    let bounds = Bounds {
-        max_nodes: 100_000,
-        max_depth: 64,
-    };
-    let Value::Array(cases) = json::parse_value(text.as_bytes(), &bounds).unwrap() else {
+    let Value::Array(cases) = json::parse_value(text.as_bytes()).unwrap() else {
         panic!("no array")
     };
     cases
@@ -307,7 +303,7 @@ fn parsed(response: &str) -> (String, Object) {
     let (head, body) = response.split_once("\r\n\r\n").expect(response);
     (
         head.to_owned(),
-        json::parse_object(body.as_bytes(), &Bounds::REQUEST).unwrap(),
+        json::parse_object(body.as_bytes()).unwrap(),
     )
 }
 
@@ -327,8 +323,8 @@ fn refusals_are_answered_as_recorded() {
         let (ours, theirs) = (parsed(&text), parsed(theirs));
         assert_eq!(ours.0, theirs.0, "{name}");
         assert_eq!(
-            json::render(&Value::Object(ours.1)),
-            json::render(&Value::Object(theirs.1))
+            json::line(&Value::Object(ours.1)),
+            json::line(&Value::Object(theirs.1))
         );
         assert_eq!(response(&mut client).0, "", "{name}: closed afterwards");
     }

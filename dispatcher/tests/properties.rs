@@ -4,10 +4,11 @@
 use ctrl_exec_dispatcher::fleet::select::{TagFilter, glob};
 use ctrl_exec_dispatcher::fleet::{Call, Identity};
 use ctrl_exec_dispatcher::fleet::{address, hostlist};
+use ctrl_exec_dispatcher::model::{AgentRecord, SerialStatus};
 use ctrl_exec_dispatcher::model::{EntryState, HostEntry, RunRecord};
-use ctrl_exec_dispatcher::store::files::registry::{Record, SerialStatus};
 use ctrl_exec_dispatcher::store::files::revoked;
-use ctrl_exec_dispatcher::{model::json as jval, tasks};
+use ctrl_exec_dispatcher::tasks;
+use ctrl_exec_testkit::json as jval;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ fn call() -> Call {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    let target = address::target(&Record::new("a"), None, None);
+    let target = address::target(&AgentRecord::new("a"), None, None);
     Call::get(target, Identity(Arc::new(nobody)), "/x")
 }
 
@@ -73,11 +74,11 @@ proptest! {
 
     #[test]
     fn records_keep_every_field(key in "[a-z_]{1,10}", value in ".{0,30}", port in any::<i64>()) {
-        let raw = jval::object([(&*key, jval::string(&*value)), ("port", jval::int(port))]);
+        let raw = jval::Object::of([(&*key, jval::string(&*value)), ("port", jval::number(port))]);
         let before = raw.clone();
-        let mut record = Record::from_raw("a", raw);
+        let mut record = AgentRecord::parse("a", jval::line(&raw).as_bytes()).unwrap();
         prop_assert!(record.port() > 0);
-        record.set_serial_status(SerialStatus::Pending);
+        record.serial_status = Some(SerialStatus::Pending);
         let again = jval::parse_object(record.to_json().as_bytes()).unwrap();
         for (name, value) in before.iter().filter(|(name, _)| *name != "serial_status") {
             prop_assert_eq!(jval::line(&again[name]), jval::line(value));

@@ -5,9 +5,8 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::model::json::{self as jval, Object, Value};
-use ctrl_exec_protocol::json::{Bounds, parse_value};
 use ctrl_exec_protocol::tls::Identity;
+use ctrl_exec_testkit::json::{self as jval, Object, Value};
 use std::collections::BTreeMap;
 use support::agent::{Act, Agent};
 use support::{Ended, Root, fixture, items, object, text};
@@ -129,7 +128,7 @@ fn comparable(line: &str) -> String {
             _ => {}
         }
     }
-    let mut value = parse_value(line.as_bytes(), &Bounds::ANSWER).expect(line);
+    let mut value = jval::parse_value(line.as_bytes()).expect(line);
     strip(&mut value);
     jval::line(&value)
 }
@@ -461,7 +460,7 @@ fn rotation_and_maintenance() {
     // DEVIATE: the reference prints text before the JSON.
     let recorded = object(after.stdout.lines().last().unwrap());
     let ours = root.json(&["serial-status", "--json"]);
-    let keys = |object: &Object| object.keys().map(str::to_owned).collect::<Vec<_>>();
+    let keys = |object: &Object| object.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&ours), keys(&recorded));
     let state = |object: &Object| keys(jval::sub_object(object, "state").unwrap());
     assert_eq!(state(&ours), state(&recorded));

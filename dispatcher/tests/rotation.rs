@@ -3,12 +3,12 @@
 
 mod support;
 
-use ctrl_exec_dispatcher::model::json::{self as jval, Object};
 use ctrl_exec_protocol::http::Request;
 use ctrl_exec_protocol::serial;
 use ctrl_exec_protocol::tls::Identity;
 use ctrl_exec_protocol::x509::keys::PrivateKey;
 use ctrl_exec_protocol::x509::{cert, csr};
+use ctrl_exec_testkit::json::{self as jval, Object};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -200,20 +200,20 @@ fn renewing_made(
     let store = Arc::clone(&staged);
     let agent = Agent::start(&identity, &root.ca_pem(), move |request: &Request| {
         let body = match &*request.path() {
-            "/ping" => jval::object([
+            "/ping" => jval::Object::of([
                 ("status", jval::string("ok")),
                 ("expiry", jval::string(end.as_str())),
                 ("version", jval::string("0.13.0")),
             ]),
-            "/renew" => jval::object([
+            "/renew" => jval::Object::of([
                 ("status", jval::string("ok")),
                 ("csr", jval::string(request_pem.as_str())),
             ]),
             "/renew-complete" if accept => {
                 *store.lock().unwrap() = Some(object(&String::from_utf8_lossy(&request.body)));
-                jval::object([("status", jval::string("ok"))])
+                jval::Object::of([("status", jval::string("ok"))])
             }
-            _ => jval::object([
+            _ => jval::Object::of([
                 ("status", jval::string("error")),
                 ("error", jval::string("certificate does not match our key")),
             ]),
@@ -308,7 +308,7 @@ fn the_reference_agents_request_is_signed_when_due() {
         .into_iter()
         .find(|case| text(case, "case") == "ping triggers renewal")
         .unwrap();
-    let ctrl_exec_dispatcher::model::json::Value::Array(answers) = &case["agent_answers"] else {
+    let ctrl_exec_testkit::json::Value::Array(answers) = &case["agent_answers"] else {
         panic!()
     };
     let body = |n: usize| match &answers[n] {
@@ -385,11 +385,11 @@ fn a_fleet_locked_out_by_the_reference_is_told() {
         std::fs::rename(kept, path.with_file_name(format!("{name}.prev"))).unwrap();
     }
     let new = own_serial(&root);
-    let state = jval::object([
+    let state = jval::Object::of([
         ("current_serial", jval::string(new.as_str())),
         ("previous_serial", jval::string(old.as_str())),
         ("rotated_at", jval::string("2026-11-22T13:33:35Z")),
-        ("overlap_days", jval::int(30)),
+        ("overlap_days", jval::number(30)),
         ("overlap_expires", jval::string("2099-12-22T13:33:35Z")),
     ]);
     std::fs::write(

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
-use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
+use ctrl_exec_testkit::json::{self, Object, Value};
 use rustix::fs::Mode;
 use support::{PEER, Reply, Server, Site, root_or_skip};
 
@@ -23,7 +23,7 @@ fn recorded_frames() {
         return;
     }
     let recording = include_bytes!("fixtures/transcripts.json");
-    let recording = json::parse_object(recording, &Bounds::ANSWER).unwrap();
+    let recording = json::parse_object(recording).unwrap();
     let site = Site::new();
     let server = start(&site, &recording);
     let mut replayed = 0;
@@ -59,7 +59,7 @@ fn recorded_frames() {
             assert!(expected.contains("\nGroups:\t \n"), "{expected}");
             expected = expected.replace("\nGroups:\t \n", "\nGroups:\t0 \n");
         }
-        let exit = json::int_of(recorded, "exit");
+        let exit = json::integer(recorded, "exit");
         assert_eq!(Some(reply.exit.into()), exit, "{name}: {}", reply.stderr);
         assert_eq!(reply.stdout, expected, "{name}");
         let mut expected = at(&site, text(recorded, "stderr"));

@@ -1,6 +1,6 @@
 //! A file of the pairing queue, which a whole group may write.
 
-use ctrl_exec_dispatcher::store::files::pairings::Queued;
+use ctrl_exec_dispatcher::model::Queued;
 use ctrl_exec_protocol::{names, wire::pairing};
 
 /// Any bytes are a request whose code is that of its text, or nothing.

@@ -5,7 +5,7 @@
 //! (docs/compat), so that a test fails where the real peer would.
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    feature = "peers",
+    feature = "json",
     allow(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -14,6 +14,8 @@
     )
 )]
 
+#[cfg(feature = "json")]
+pub mod json;
 pub mod ports;
 pub mod temp;
 pub mod wait;
@@ -26,7 +28,5 @@ pub mod ca;
 pub mod client;
 #[cfg(feature = "peers")]
 pub mod fleet;
-#[cfg(feature = "peers")]
-pub mod json;
 #[cfg(feature = "peers")]
 pub mod perl;

@@ -4,7 +4,7 @@
 use ctrl_exec_demo::process::{Running, wait_until};
 use ctrl_exec_demo::world::{PATIENCE, Script};
 use ctrl_exec_demo::{Binaries, World};
-use ctrl_exec_protocol::json::{self, Bounds, Object, Value};
+use ctrl_exec_testkit::json::{self, Object, Value};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -58,8 +58,8 @@ pub fn exits(world: &World, args: &[&str], code: i32) -> Output {
 
 /// The result objects of a command with `--json`, sorted by host.
 pub fn results(output: &[u8]) -> Vec<Object> {
-    let object = json::parse_object(output, &Bounds::ANSWER)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(output)));
+    let object = json::parse_object(output)
+        .unwrap_or_else(|| panic!("no JSON object: {}", String::from_utf8_lossy(output)));
     let Some(Value::Array(items)) = object.get("results") else {
         panic!("no results: {}", String::from_utf8_lossy(output))
     };

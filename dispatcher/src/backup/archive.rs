@@ -1,7 +1,7 @@
 //! A backup as one file: a tar archive that begins with a manifest.
 
 use super::place::{Folder, FolderItem, Item, Place};
-use crate::model::json::{self as jval, Object};
+use ctrl_exec_protocol::json::{Bounds, Json, Members};
 use ctrl_exec_protocol::time::Utc;
 use std::collections::HashSet;
 use std::io::Read;
@@ -247,27 +247,29 @@ impl<R: Read> Entry for tar::Entry<'_, R> {
 
 impl Manifest {
     fn to_json(&self) -> String {
-        let object: Object = jval::object([
-            ("format", jval::string(FORMAT)),
-            ("version", jval::int(VERSION)),
-            ("kind", jval::string(self.kind.word())),
-            ("made", jval::string(self.made.iso())),
-            ("host", jval::string(&*self.host)),
-            ("dispatcher_id", jval::string(&*self.dispatcher_id)),
-            ("serial", jval::string(&*self.serial)),
-            ("program", jval::string(&*self.program)),
+        let object: Members = Members::of([
+            ("format", Json::text(FORMAT)),
+            ("version", Json::integer(VERSION)),
+            ("kind", Json::text(self.kind.word())),
+            ("made", Json::text(self.made.iso())),
+            ("host", Json::text(&*self.host)),
+            ("dispatcher_id", Json::text(&*self.dispatcher_id)),
+            ("serial", Json::text(&*self.serial)),
+            ("program", Json::text(&*self.program)),
         ]);
-        jval::line(&object)
+        object.render()
     }
 
     fn parse(text: &[u8]) -> Result<Self, String> {
         let foreign = || "no backup of ctrl-exec".to_owned();
-        let object = jval::parse_object(text).ok_or_else(foreign)?;
-        let text = |key| jval::str_or_empty(&object, key).to_owned();
+        let object = Members::parse(text, &Bounds::RECORD)
+            .ok()
+            .ok_or_else(foreign)?;
+        let text = |key| object.text(key).unwrap_or_default().into_owned();
         if text("format") != FORMAT {
             return Err(foreign());
         }
-        match jval::integer(&object, "version") {
+        match object.integer("version") {
             Some(VERSION) => {}
             other => {
                 return Err(format!(

@@ -4,13 +4,13 @@ use super::archive::Archive;
 use super::place::{Folder, Place};
 use super::places::Places;
 use super::snapshot::failed;
+use crate::model::AgentRecord;
 use crate::model::AppError;
-use crate::model::json::{self as jval};
-use crate::store::files::registry::Record;
+use crate::model::RotationState;
 use crate::store::files::revoked;
-use crate::store::files::rotation::RotationState;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_protocol::json::{Bounds, Json, Members};
 use ctrl_exec_protocol::time::Utc;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
@@ -40,7 +40,7 @@ pub enum Due {
 impl LastBackup {
     /// The backup with this content.
     pub fn of(archive: &Archive, file: String) -> Self {
-        let state = archive.text(&Place::Rotation).map(RotationState::parse);
+        let state = archive.text(&Place::Rotation).map(RotationState::of_text);
         Self {
             made: archive.manifest.made,
             file,
@@ -58,11 +58,11 @@ impl LastBackup {
             .no_follow()
             .read(&Self::path(places))
             .ok()?;
-        let object = jval::parse_object(&bytes)?;
+        let object = Members::parse(&bytes, &Bounds::RECORD).ok()?;
         Some(Self {
-            made: Utc::parse_iso(jval::str_or_empty(&object, "made"))?,
-            file: jval::str_or_empty(&object, "file").to_owned(),
-            rotated_at: jval::str_or_empty(&object, "rotated_at").to_owned(),
+            made: Utc::parse_iso(&object.text("made")?)?,
+            file: object.text("file").unwrap_or_default().into_owned(),
+            rotated_at: object.text("rotated_at").unwrap_or_default().into_owned(),
         })
     }
 
@@ -71,36 +71,36 @@ impl LastBackup {
     /// # Errors
     /// The operating system's.
     pub fn store(&self, places: &Places) -> Result<(), AppError> {
-        let object = jval::object([
-            ("made", jval::string(self.made.iso())),
-            ("file", jval::string(&*self.file)),
-            ("rotated_at", jval::string(&*self.rotated_at)),
+        let object = Members::of([
+            ("made", Json::text(self.made.iso())),
+            ("file", Json::text(&*self.file)),
+            ("rotated_at", Json::text(&*self.rotated_at)),
         ]);
         let path = Self::path(places);
         if let Some(dir) = path.parent() {
             crate::store::files::dirs::ensure(dir)
                 .map_err(|error| failed("create", dir, &error))?;
         }
-        durable::write(&path, jval::line(&object).as_bytes(), &Perm::mode(0o644))
+        durable::write(&path, object.render().as_bytes(), &Perm::mode(0o644))
             .map_err(|error| failed("write", &path, &error))
     }
 }
 
 impl Due {
     /// Looks whether one is due. `paired` are the records of the agents.
-    pub fn look<'a>(places: &Places, agents: impl IntoIterator<Item = &'a Record>) -> Self {
+    pub fn look<'a>(places: &Places, agents: impl IntoIterator<Item = &'a AgentRecord>) -> Self {
         let Some(last) = LastBackup::load(places) else {
             return Self::Never;
         };
         let made = last.made.iso();
         let mut since = Vec::new();
         let state = Bounded::new(1 << 16).text(&places.config().rotation_file());
-        if let Ok(state) = state.map(|text| RotationState::parse(&text)) {
+        if let Ok(state) = state.map(|text| RotationState::of_text(&text)) {
             if state.rotated_at() > last.rotated_at.as_str() {
                 since.push(format!("a rotation on {}", state.rotated_at()));
             }
         }
-        let paired = |record: &&Record| record.text("paired") > made.as_str();
+        let paired = |record: &&AgentRecord| record.paired() > made.as_str();
         let paired: Vec<String> = agents
             .into_iter()
             .filter(paired)

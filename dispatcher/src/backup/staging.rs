@@ -15,7 +15,6 @@ use super::snapshot::{entries, failed, hold};
 use crate::ca;
 use crate::config::Config;
 use crate::model::AppError;
-use crate::model::json as jval;
 use crate::store::files::dirs;
 use crate::store::files::registry::Registry;
 use crate::trust;
@@ -23,6 +22,7 @@ use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::lock::{self, Kind, Lock};
 use ctrl_exec_host::paths::Root;
+use ctrl_exec_protocol::json::{Bounds, Json, Members};
 use rustix::fs::{Gid, Mode, Uid, fchmod, fchown};
 use std::collections::HashSet;
 use std::fs;
@@ -130,11 +130,11 @@ impl Staging {
             )));
         }
         let config = config.map(|path| std::path::absolute(path).unwrap_or(path.to_owned()));
-        let note = jval::object([(
+        let note = Members::of([(
             "config",
-            jval::string(config.unwrap_or_default().to_string_lossy()),
+            Json::text(config.unwrap_or_default().to_string_lossy()),
         )]);
-        write("note.json", jval::line(&note).as_bytes())
+        write("note.json", note.render().as_bytes())
     }
 
     /// Puts everything in its place.
@@ -204,12 +204,12 @@ fn apply(root: &Root, dir: &Path) -> Result<Restored, AppError> {
             .map_err(|error| failed("read", &path, &error))
     };
     let note = read(NOTE, 1 << 16)?.unwrap_or_default();
-    let note = jval::parse_object(&note).unwrap_or_default();
-    let config = Some(jval::str_or_empty(&note, "config")).filter(|path| !path.is_empty());
+    let note = Members::parse(&note, &Bounds::RECORD).unwrap_or_default();
+    let config = note.text("config").filter(|path| !path.is_empty());
     let bytes = read(CONTENT, MAX_CONTENT)?.unwrap_or_default();
     let archive = Archive::parse(&bytes).map_err(AppError::system)?;
     drop(bytes);
-    let places = restored_from(root, config.map(Path::new), &archive)?;
+    let places = restored_from(root, config.as_deref().map(Path::new), &archive)?;
     let owners = Owners::of_system();
     for folder in &archive.folders {
         let path = places.folder(folder.folder);

@@ -2,9 +2,11 @@
 
 use super::call::{Route, Target};
 use super::error::Fault;
+use crate::model::AgentRecord;
 pub use crate::model::host_word::split;
-use crate::store::files::registry::{Damaged, LookupBy, Record, Registry, RegistryError};
+use crate::store::files::registry::{Damaged, Registry, RegistryError};
 use ctrl_exec_protocol::names::AGENT_PORT;
+use ctrl_exec_protocol::wire::pairing::LookupBy;
 use std::fmt;
 
 /// Why words could not be resolved.
@@ -20,7 +22,7 @@ pub enum AddressError {
 ///
 /// `--port` replaces the default port wherever it comes from, and no other: the reference drops
 /// the default from its target strings before it looks at the option.
-pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> Target {
+pub fn target(record: &AgentRecord, word_port: Option<u16>, option: Option<u16>) -> Target {
     let address = match record.lookup_by() {
         LookupBy::Ip if !record.ip().is_empty() => record.ip(),
         _ => record.hostname(),
@@ -43,7 +45,7 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
         },
         serial_status: record.serial_status(),
         perl: record.is_perl(),
-        executor: record.executor(),
+        executor: record.executor,
         paired: record.noted_cn().map(str::to_owned),
         features: record.features().map(str::to_owned),
         rate: record.rate(),
@@ -58,7 +60,7 @@ pub fn target(record: &Record, word_port: Option<u16>, option: Option<u16>) -> T
 fn unreadable(damaged: &Damaged) -> Target {
     Target {
         obstacle: Some(Fault::Record(damaged.to_string())),
-        ..target(&Record::new(&damaged.name), None, None)
+        ..target(&AgentRecord::new(&damaged.name), None, None)
     }
 }
 
@@ -98,7 +100,7 @@ pub fn resolve_or_pass<S: AsRef<str>>(
             let (name, port) = split(name.as_ref());
             match registry.load(name) {
                 Ok(Some(record)) => Ok(target(&record, port, option)),
-                Ok(None) => Ok(target(&Record::new(name), port, option)),
+                Ok(None) => Ok(target(&AgentRecord::new(name), port, option)),
                 Err(RegistryError::Damaged(damaged)) => Ok(unreadable(&damaged)),
                 Err(error) => Err(error),
             }
@@ -176,12 +178,11 @@ mod tests {
             ("ip", "[::1]", 7443, None, Some(1), "::1", 1),
         ];
         for (lookup, ip, stored, word, option, address, port) in table {
-            let mut record = Record::new("vm");
-            record
-                .set("hostname", "vm.example")
-                .set("ip", *ip)
-                .set("lookup_by", *lookup);
-            record.set_port(*stored);
+            let mut record = AgentRecord::new("vm");
+            record.hostname = Some("vm.example".into());
+            record.ip = Some((*ip).into());
+            record.lookup_by = LookupBy::parse(lookup);
+            record.port = Some(*stored);
             let got = target(&record, *word, *option);
             assert_eq!(
                 (got.address(), got.port()),

@@ -1,7 +1,7 @@
 //! One request to one agent, and what came of it.
 
 use super::error::{CallError, Fault};
-use crate::store::files::registry::{Rate, SerialStatus};
+use crate::model::{Rate, SerialStatus};
 use ctrl_exec_protocol::capture::Captured;
 use ctrl_exec_reactor::http::{Response, render_request};
 use rustls::ClientConfig;

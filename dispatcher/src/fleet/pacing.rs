@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::call::Route;
-use crate::store::files::registry::Rate;
+use crate::model::Rate;
 
 /// Connections to one agent at once. Several names may stand for one agent, and a host may be
 /// given twice.

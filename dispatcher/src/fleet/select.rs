@@ -1,8 +1,9 @@
 //! Who is meant: host words, ranges, patterns, `--all`, `--tags`, `--failed-of`, `--exclude`.
 
 use crate::fleet::hostlist::{self, ListError};
+use crate::model::AgentRecord;
 use crate::model::host_word;
-use crate::store::files::registry::{Record, Registry, RegistryError};
+use crate::store::files::registry::{Registry, RegistryError};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -229,7 +230,7 @@ impl TagFilter {
     }
 
     /// Whether a record carries all the tags.
-    pub fn matches(&self, record: &Record) -> bool {
+    pub fn matches(&self, record: &AgentRecord) -> bool {
         self.0
             .iter()
             .all(|(key, value)| record.tag(key).is_some_and(|tag| tag == value.as_str()))
@@ -341,6 +342,7 @@ impl std::error::Error for SelectError {}
 mod tests {
     use super::*;
     use crate::testing::TempDir;
+    use ctrl_exec_protocol::json::{Bounds, Json, Members};
 
     #[test]
     fn globs() {
@@ -368,9 +370,9 @@ mod tests {
 
     #[test]
     fn tag_filters() {
-        let mut record = Record::new("a");
-        let tags = crate::model::json::parse_object(br#"{"site":"lab","n":3,"e":""}"#).unwrap();
-        record.set_tags(tags);
+        let mut record = AgentRecord::new("a");
+        let tags = Members::parse(br#"{"site":"lab","n":3,"e":""}"#, &Bounds::RECORD).unwrap();
+        record.tags = Some(tags);
         for (filter, expected) in [
             ("site=lab", true),
             ("site=lab,,n=3", true),
@@ -395,11 +397,8 @@ mod tests {
         let dir = TempDir::new();
         let registry = Registry::new(dir.path());
         for (name, site) in [("r1", "a"), ("r2", "b"), ("s1", "a")] {
-            let mut record = Record::new(name);
-            record.set_tags(crate::model::json::object([(
-                "site",
-                crate::model::json::string(site),
-            )]));
+            let mut record = AgentRecord::new(name);
+            record.tags = Some(Members::of([("site", Json::text(site))]));
             registry.register(&record).unwrap();
         }
         let select = |words: &[&str], all, tags: Option<&str>, among: Option<&[&str]>| {

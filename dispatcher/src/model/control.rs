@@ -1,7 +1,7 @@
 //! The answers about runs that are under way: what runs, and what is being ended.
 
-use super::json::{self, Object, Value};
 use super::result::Reply;
+use ctrl_exec_protocol::json::{Json, Members, Raw};
 
 /// A run that an agent says is under way.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -26,50 +26,43 @@ pub struct Running {
 }
 
 impl RunningScript {
-    fn of(object: &Object) -> Self {
-        let text = |key| json::text(object, key).map(std::borrow::Cow::into_owned);
+    fn of(object: &Members) -> Self {
+        let text = |key| object.text(key).map(std::borrow::Cow::into_owned);
         Self {
             reqid: text("reqid").unwrap_or_default(),
             script: text("script").unwrap_or_default(),
-            seconds: json::integer(object, "seconds").unwrap_or_default(),
-            run_async: json::truthy(object, "async"),
+            seconds: object.integer("seconds").unwrap_or_default(),
+            run_async: object.is_true("async"),
         }
     }
 
-    fn object(&self) -> Object {
-        json::object([
-            ("reqid", json::string(&*self.reqid)),
-            ("script", json::string(&*self.script)),
-            ("seconds", json::int(self.seconds)),
-            ("async", Value::Bool(self.run_async)),
+    fn object(&self) -> Members {
+        Members::of([
+            ("reqid", Json::text(&*self.reqid)),
+            ("script", Json::text(&*self.script)),
+            ("seconds", Json::integer(self.seconds)),
+            ("async", Json::flag(self.run_async)),
         ])
     }
 }
 
 impl Reply for Running {
-    fn take(answer: &mut Object) -> Self {
-        let runs = match answer.remove("runs") {
-            Some(Value::Array(items)) => Some(
-                items
-                    .iter()
-                    .filter_map(|item| match item {
-                        Value::Object(run) => Some(RunningScript::of(run)),
-                        _ => None,
-                    })
-                    .collect(),
-            ),
-            _ => None,
-        };
+    fn take(answer: &mut Members) -> Self {
+        let runs = answer.remove("runs");
+        let runs = runs.filter(|runs| runs.raw().is_array()).map(|runs| {
+            let objects = runs.raw().items().filter_map(Members::from_raw);
+            objects.map(|run| RunningScript::of(&run)).collect()
+        });
         answer.remove("status");
         Self { runs, code: None }
     }
 
-    fn put(&self, object: &mut Object) {
+    fn put(&self, object: &mut Members) {
         if let Some(runs) = &self.runs {
-            let runs = json::objects(runs.iter().map(RunningScript::object));
-            object.insert("runs".to_owned(), runs);
+            let runs = Json::list(runs.iter().map(RunningScript::object));
+            object.set("runs", runs);
         }
-        json::put_text(object, "code", self.code.as_deref());
+        object.set_text("code", self.code.as_deref());
     }
 }
 
@@ -83,9 +76,9 @@ pub struct Cancelled {
 }
 
 impl Reply for Cancelled {
-    fn take(answer: &mut Object) -> Self {
-        let is_list = matches!(answer.get("cancelled"), Some(Value::Array(_)));
-        let cancelled = is_list.then(|| json::texts_of(answer, "cancelled"));
+    fn take(answer: &mut Members) -> Self {
+        let is_list = answer.get("cancelled").is_some_and(Raw::is_array);
+        let cancelled = is_list.then(|| answer.texts("cancelled"));
         answer.remove("cancelled");
         answer.remove("status");
         Self {
@@ -94,10 +87,10 @@ impl Reply for Cancelled {
         }
     }
 
-    fn put(&self, object: &mut Object) {
+    fn put(&self, object: &mut Members) {
         if let Some(ids) = &self.cancelled {
-            object.insert("cancelled".to_owned(), json::strings(ids));
+            object.set("cancelled", Json::texts(ids));
         }
-        json::put_text(object, "code", self.code.as_deref());
+        object.set_text("code", self.code.as_deref());
     }
 }

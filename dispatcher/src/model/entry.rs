@@ -1,8 +1,8 @@
 //! What is known of an async run on one host (dispatcher.md §12.2).
 
-use super::json::{self, Object};
 use super::reply::RunEnd;
 use super::result::Reply;
+use ctrl_exec_protocol::json::{Json, Members};
 
 /// How far it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,7 +48,7 @@ pub struct HostEntry {
     /// Why its state could not be learned lately.
     pub fetch_error: Option<String>,
     /// Members of other versions.
-    pub more: Object,
+    pub more: Members,
 }
 
 impl HostEntry {
@@ -58,7 +58,7 @@ impl HostEntry {
             state,
             error: None,
             fetch_error: None,
-            more: Object::new(),
+            more: Members::new(),
         }
     }
 
@@ -77,8 +77,8 @@ impl HostEntry {
     }
 
     /// Reads an entry of a record.
-    pub fn from_object(mut object: Object) -> Self {
-        let status = json::take_text(&mut object, "status").unwrap_or_default();
+    pub fn from_object(mut object: Members) -> Self {
+        let status = object.take_text("status").unwrap_or_default();
         let state = match status.as_str() {
             "accepted" => EntryState::Accepted,
             "running" => EntryState::Running,
@@ -90,18 +90,18 @@ impl HostEntry {
         };
         Self {
             state,
-            error: json::take_text(&mut object, "error"),
-            fetch_error: json::take_text(&mut object, "fetch_error"),
+            error: object.take_text("error"),
+            fetch_error: object.take_text("fetch_error"),
             more: object,
         }
     }
 
     /// The entry as records keep it.
-    pub fn object(&self) -> Object {
+    pub fn object(&self) -> Members {
         let mut object = self.more.clone();
-        object.insert("status".to_owned(), json::string(self.state.word()));
-        json::put_text(&mut object, "error", self.error.as_deref());
-        json::put_text(&mut object, "fetch_error", self.fetch_error.as_deref());
+        object.set("status", Json::text(self.state.word()));
+        object.set_text("error", self.error.as_deref());
+        object.set_text("fetch_error", self.fetch_error.as_deref());
         if let EntryState::Done(end) = &self.state {
             end.put(&mut object);
         }

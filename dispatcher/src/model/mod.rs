@@ -1,15 +1,21 @@
 //! What the dispatcher knows, as types: results, records, errors. JSON is made and read here only.
 
+mod agent;
 mod control;
 mod entry;
 mod error;
 pub mod host_word;
-pub mod json;
 mod outcome;
 mod record;
 mod reply;
+mod request;
 mod result;
+mod rotation;
+mod tags;
 
+pub use agent::{
+    AgentRecord, Rate, SOME_PERL_VERSION, SerialStatus, is_perl_version, noted_features, salvage,
+};
 pub use control::{Cancelled, Running, RunningScript};
 pub use entry::{EntryState, HostEntry};
 pub use error::{AppError, Kind};
@@ -18,4 +24,7 @@ pub use record::{Mode, Origin, RunRecord};
 pub use reply::{
     Capabilities, Parts, Pong, Rotation, RunEnd, Script, Submission, Submitted, gap_line,
 };
+pub use request::{Decision, Queued};
 pub use result::{HostResult, Reply};
+pub use rotation::RotationState;
+pub use tags::{MAX_TAG, MAX_TAGS, bounded_tags};

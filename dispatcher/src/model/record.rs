@@ -2,11 +2,11 @@
 
 use super::entry::HostEntry;
 use super::host_word::split;
-use super::json::{self, Object, Value};
 use super::outcome::Outcome;
 use super::reply::RunEnd;
 use super::result::HostResult;
 use ctrl_exec_protocol::hook::Submitter;
+use ctrl_exec_protocol::json::{Bounds, Json, Members, Raw};
 use std::collections::BTreeMap;
 
 /// Most output kept in the record of a sync run; beyond it the record has the ends only.
@@ -65,7 +65,7 @@ pub struct RunRecord {
     pub completed: Option<i64>,
     /// Nothing will change any more.
     pub complete: bool,
-    more: Object,
+    more: Members,
 }
 
 impl RunRecord {
@@ -78,7 +78,7 @@ impl RunRecord {
             created: Some(created),
             completed: None,
             complete: false,
-            more: Object::new(),
+            more: Members::new(),
         };
         record.recompute();
         record
@@ -87,35 +87,35 @@ impl RunRecord {
     /// Notes who gave the order, and with which arguments. Releases that do not know these members
     /// keep them.
     pub fn note_order(&mut self, args: &[String], by: &Origin) {
-        self.more.insert("args".to_owned(), json::strings(args));
-        let mut who = Object::new();
-        json::put_text(&mut who, "username", by.username.as_deref());
-        json::put_text(&mut who, "user", by.user.as_deref());
-        json::put_text(&mut who, "sudo_user", by.sudo_user.as_deref());
-        json::put_integer(&mut who, "login_uid", by.login_uid.map(i64::from));
-        self.more.insert("by".to_owned(), Value::Object(who));
+        self.more.set("args", Json::texts(args));
+        let mut who = Members::new();
+        who.set_text("username", by.username.as_deref());
+        who.set_text("user", by.user.as_deref());
+        who.set_text("sudo_user", by.sudo_user.as_deref());
+        who.set_integer("login_uid", by.login_uid.map(i64::from));
+        self.more.set("by", who);
     }
 
     /// Notes who gave the order over HTTP, as release 0.12.3 does.
     pub fn note_submitter(&mut self, submitter: &Submitter) {
-        let who = json::object([
-            ("username", json::string(&*submitter.username)),
-            ("source_ip", json::string(&*submitter.source_ip)),
+        let who = Members::of([
+            ("username", Json::text(&*submitter.username)),
+            ("source_ip", Json::text(&*submitter.source_ip)),
         ]);
-        self.more.insert("submitter".to_owned(), Value::Object(who));
+        self.more.set("submitter", who);
     }
 
     /// Who gave the order over HTTP, where somebody did.
     pub fn submitter(&self) -> Option<Submitter> {
-        let who = json::sub_object(&self.more, "submitter")?;
+        let who = self.more.object("submitter")?;
         Some(Submitter {
-            username: json::str_or_empty(who, "username").to_owned(),
-            source_ip: json::str_or_empty(who, "source_ip").to_owned(),
+            username: who.text("username").unwrap_or_default().into_owned(),
+            source_ip: who.text("source_ip").unwrap_or_default().into_owned(),
         })
     }
 
     /// The record for others than the operator: neither who gave the order nor its arguments.
-    pub fn public_object(&self) -> Object {
+    pub fn public_object(&self) -> Members {
         let mut object = self.object();
         for private in ["submitter", "by", "args"] {
             object.remove(private);
@@ -125,21 +125,23 @@ impl RunRecord {
 
     /// The arguments of the script; `None` where the record does not say.
     pub fn args(&self) -> Option<Vec<String>> {
-        let known = self.more.contains_key("args");
-        known.then(|| json::texts_of(&self.more, "args"))
+        let known = self.more.contains("args");
+        known.then(|| self.more.texts("args"))
     }
 
     /// Who gave the order, as far as the record says.
     pub fn by(&self) -> Origin {
-        let Some(who) = json::sub_object(&self.more, "by") else {
+        let Some(who) = self.more.object("by") else {
             return Origin::default();
         };
-        let text = |key| json::text(who, key).map(std::borrow::Cow::into_owned);
+        let text = |key| who.text(key).map(std::borrow::Cow::into_owned);
         Origin {
             username: text("username"),
             user: text("user"),
             sudo_user: text("sudo_user"),
-            login_uid: json::integer(who, "login_uid").and_then(|uid| u32::try_from(uid).ok()),
+            login_uid: who
+                .integer("login_uid")
+                .and_then(|uid| u32::try_from(uid).ok()),
         }
     }
 
@@ -159,67 +161,69 @@ impl RunRecord {
         if bytes.is_empty() {
             return Err("empty");
         }
-        let mut object = json::parse_object(bytes).ok_or("no JSON object, or cut")?;
-        let mode = match (object.remove("hosts"), object.remove("results")) {
-            (Some(Value::Object(hosts)), _) => Mode::Async {
+        let mut object =
+            Members::parse(bytes, &Bounds::RECORD).map_err(|_| "no JSON object, or cut")?;
+        let hosts = object.get("hosts").and_then(Members::from_raw);
+        let mode = match hosts {
+            Some(hosts) => Mode::Async {
                 entries: hosts
-                    .into_iter()
-                    .filter_map(|(name, entry)| match entry {
-                        Value::Object(entry) => Some((name, HostEntry::from_object(entry))),
-                        _ => None,
+                    .iter()
+                    .filter_map(|(name, entry)| {
+                        let entry = HostEntry::from_object(Members::from_raw(entry)?);
+                        Some((name.to_owned(), entry))
                     })
                     .collect(),
             },
-            (hosts, results) => Mode::Sync {
-                words: match hosts {
-                    Some(Value::Array(words)) => words.into_iter().filter_map(text).collect(),
-                    _ => Vec::new(),
-                },
-                results: match results {
-                    Some(Value::Array(results)) => results.into_iter().filter_map(result).collect(),
-                    _ => Vec::new(),
-                },
+            None => Mode::Sync {
+                words: object.texts("hosts"),
+                results: object
+                    .get("results")
+                    .into_iter()
+                    .flat_map(Raw::items)
+                    .filter_map(Members::from_raw)
+                    .map(HostResult::from_object)
+                    .collect(),
             },
         };
-        for derived in ["mode", "pending"] {
+        for derived in ["hosts", "results", "mode", "pending"] {
             object.remove(derived);
         }
-        let complete = json::truthy(&object, "complete");
+        let complete = object.is_true("complete");
         object.remove("complete");
-        json::take_text(&mut object, "reqid");
+        object.take_text("reqid");
         Ok(Self {
             reqid: reqid.to_owned(),
-            script: json::take_text(&mut object, "script").unwrap_or_default(),
+            script: object.take_text("script").unwrap_or_default(),
             mode,
-            created: json::take_integer(&mut object, "created"),
-            completed: json::take_integer(&mut object, "completed"),
+            created: object.take_integer("created"),
+            completed: object.take_integer("completed"),
             complete,
             more: object,
         })
     }
 
     /// The record as an object.
-    pub fn object(&self) -> Object {
+    pub fn object(&self) -> Members {
         let mut object = self.more.clone();
-        object.insert("reqid".to_owned(), json::string(&*self.reqid));
-        object.insert("script".to_owned(), json::string(&*self.script));
-        object.insert("complete".to_owned(), Value::Bool(self.complete));
-        json::put_integer(&mut object, "created", self.created);
-        json::put_integer(&mut object, "completed", self.completed);
+        object.set("reqid", Json::text(&*self.reqid));
+        object.set("script", Json::text(&*self.script));
+        object.set("complete", Json::flag(self.complete));
+        object.set_integer("created", self.created);
+        object.set_integer("completed", self.completed);
         match &self.mode {
             Mode::Async { entries } => {
-                object.insert("mode".to_owned(), json::string("async"));
-                object.insert("pending".to_owned(), json::strings(self.open_hosts()));
-                let hosts: Object = entries
+                object.set("mode", Json::text("async"));
+                object.set("pending", Json::texts(self.open_hosts()));
+                let hosts: Members = entries
                     .iter()
-                    .map(|(name, entry)| (name.clone(), Value::Object(entry.object())))
+                    .map(|(name, entry)| (name.clone(), entry.object().into()))
                     .collect();
-                object.insert("hosts".to_owned(), Value::Object(hosts));
+                object.set("hosts", hosts);
             }
             Mode::Sync { words, results } => {
-                object.insert("mode".to_owned(), json::string("sync"));
-                object.insert("hosts".to_owned(), json::strings(words));
-                object.insert("results".to_owned(), HostResult::array(results));
+                object.set("mode", Json::text("sync"));
+                object.set("hosts", Json::texts(words));
+                object.set("results", HostResult::array(results));
             }
         }
         object
@@ -227,7 +231,7 @@ impl RunRecord {
 
     /// One line of JSON.
     pub fn to_json(&self) -> String {
-        json::line(&self.object())
+        self.object().render()
     }
 
     /// Hosts of an async run that may still change, by name.
@@ -309,20 +313,6 @@ impl RunRecord {
     }
 }
 
-fn text(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn result(value: Value) -> Option<HostResult<RunEnd>> {
-    match value {
-        Value::Object(object) => Some(HostResult::from_object(object)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,7 +325,7 @@ mod tests {
             "gone":{"status":"expired"},"on":{"status":"running"}}}"#;
         let record = RunRecord::parse("86d314f7460cf3e2", text).unwrap();
         assert_eq!(record.failed_hosts(), ["gone", "vm"]);
-        let same = json::line(&json::parse_object(text).unwrap());
+        let same = Members::parse(text, &Bounds::RECORD).unwrap().render();
         assert_eq!(record.to_json(), same);
         let sync = RunRecord::parse(
             "r",
@@ -373,10 +363,10 @@ mod tests {
             1,
         );
         let big = |host: &str| {
-            let mut object = Object::new();
-            object.insert("host".to_owned(), json::string(host));
-            object.insert("exit".to_owned(), json::int(0));
-            object.insert("stdout".to_owned(), json::string("x".repeat(9 << 20)));
+            let mut object = Members::new();
+            object.set("host", Json::text(host));
+            object.set("exit", Json::integer(0));
+            object.set("stdout", Json::text("x".repeat(9 << 20)));
             HostResult::<RunEnd>::from_object(object)
         };
         record.add(big("a"));

@@ -1,8 +1,8 @@
 //! The answers of agents, each with the members whose meaning is known.
 
-use super::json::{self, Object, Value};
 use super::result::Reply;
 use ctrl_exec_protocol::capture::Captured;
+use ctrl_exec_protocol::json::{Json, Members};
 
 /// The end of a run.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -209,27 +209,27 @@ pub fn gap_line(missing: impl std::fmt::Display) -> String {
 }
 
 impl Reply for RunEnd {
-    fn take(answer: &mut Object) -> Self {
+    fn take(answer: &mut Members) -> Self {
         Self {
-            script: json::take_text(answer, "script"),
-            exit: json::take_integer(answer, "exit"),
-            stdout: json::take_text(answer, "stdout"),
-            stderr: json::take_text(answer, "stderr"),
-            stdout_truncated: json::take_integer(answer, "stdout_truncated"),
-            stderr_truncated: json::take_integer(answer, "stderr_truncated"),
-            stdout_gap: json::take_integer(answer, "stdout_gap"),
-            stderr_gap: json::take_integer(answer, "stderr_gap"),
-            reqid: json::take_text(answer, "reqid"),
-            signal: json::take_integer(answer, "signal"),
-            oom: json::take_true(answer, "oom"),
-            time_limit: json::take_true(answer, "time_limit"),
-            cancelled: json::take_true(answer, "cancelled"),
-            code: json::take_text(answer, "code"),
+            script: answer.take_text("script"),
+            exit: answer.take_integer("exit"),
+            stdout: answer.take_text("stdout"),
+            stderr: answer.take_text("stderr"),
+            stdout_truncated: answer.take_integer("stdout_truncated"),
+            stderr_truncated: answer.take_integer("stderr_truncated"),
+            stdout_gap: answer.take_integer("stdout_gap"),
+            stderr_gap: answer.take_integer("stderr_gap"),
+            reqid: answer.take_text("reqid"),
+            signal: answer.take_integer("signal"),
+            oom: answer.take_true("oom"),
+            time_limit: answer.take_true("time_limit"),
+            cancelled: answer.take_true("cancelled"),
+            code: answer.take_text("code"),
             told: None,
         }
     }
 
-    fn put(&self, object: &mut Object) {
+    fn put(&self, object: &mut Members) {
         for (key, text) in [
             ("script", &self.script),
             ("stdout", &self.stdout),
@@ -237,7 +237,7 @@ impl Reply for RunEnd {
             ("reqid", &self.reqid),
             ("code", &self.code),
         ] {
-            json::put_text(object, key, text.as_deref());
+            object.set_text(key, text.as_deref());
         }
         for (key, number) in [
             ("exit", self.exit),
@@ -247,7 +247,7 @@ impl Reply for RunEnd {
             ("stderr_gap", self.stderr_gap),
             ("signal", self.signal),
         ] {
-            json::put_integer(object, key, number);
+            object.set_integer(key, number);
         }
         for (key, is_so) in [
             ("oom", self.oom),
@@ -255,7 +255,7 @@ impl Reply for RunEnd {
             ("cancelled", self.cancelled),
         ] {
             if is_so {
-                object.insert(key.to_owned(), Value::Bool(true));
+                object.set(key, Json::flag(true));
             }
         }
     }
@@ -296,24 +296,24 @@ pub struct Submission {
 }
 
 impl Reply for Submission {
-    fn take(answer: &mut Object) -> Self {
-        let status = json::take_text(answer, "status");
+    fn take(answer: &mut Members) -> Self {
+        let status = answer.take_text("status");
         Self {
             submitted: match status.as_deref() {
                 Some("accepted") => Submitted::Accepted,
                 Some("busy") => Submitted::Busy,
                 _ => Submitted::No,
             },
-            script: json::take_text(answer, "script"),
-            reqid: json::take_text(answer, "reqid"),
+            script: answer.take_text("script"),
+            reqid: answer.take_text("reqid"),
             status,
         }
     }
 
-    fn put(&self, object: &mut Object) {
-        json::put_text(object, "script", self.script.as_deref());
-        json::put_text(object, "reqid", self.reqid.as_deref());
-        json::put_text(object, "status", self.status.as_deref());
+    fn put(&self, object: &mut Members) {
+        object.set_text("script", self.script.as_deref());
+        object.set_text("reqid", self.reqid.as_deref());
+        object.set_text("status", self.status.as_deref());
     }
 }
 
@@ -342,15 +342,15 @@ impl Pong {
 }
 
 impl Reply for Pong {
-    fn take(answer: &mut Object) -> Self {
+    fn take(answer: &mut Members) -> Self {
         Self {
-            status: json::take_text(answer, "status"),
-            version: json::take_text(answer, "version"),
-            expiry: json::take_text(answer, "expiry"),
+            status: answer.take_text("status"),
+            version: answer.take_text("version"),
+            expiry: answer.take_text("expiry"),
             // Stays among the members: release 0.12.3 writes 0 and 1, ours false and true.
-            staged: json::truthy(answer, "staged"),
-            reqid: json::take_text(answer, "reqid"),
-            features: json::texts_of(answer, "features"),
+            staged: answer.is_true("staged"),
+            reqid: answer.take_text("reqid"),
+            features: answer.texts("features"),
         }
     }
 
@@ -361,14 +361,14 @@ impl Reply for Pong {
         }
     }
 
-    fn put(&self, object: &mut Object) {
+    fn put(&self, object: &mut Members) {
         for (key, text) in [
             ("status", &self.status),
             ("version", &self.version),
             ("expiry", &self.expiry),
             ("reqid", &self.reqid),
         ] {
-            json::put_text(object, key, text.as_deref());
+            object.set_text(key, text.as_deref());
         }
     }
 }
@@ -381,7 +381,7 @@ pub struct Capabilities {
     /// The agent's version.
     pub version: Option<String>,
     /// Its tags, as it sent them.
-    pub tags: Option<Object>,
+    pub tags: Option<Members>,
     /// Its scripts.
     pub scripts: Option<Vec<Script>>,
 }
@@ -396,31 +396,22 @@ pub struct Script {
     /// Whether it can be executed.
     pub executable: bool,
     /// Everything else, its schema among it, as it came.
-    pub more: Object,
+    pub more: Members,
 }
 
 impl Reply for Capabilities {
-    fn take(answer: &mut Object) -> Self {
-        let scripts = match answer.remove("scripts") {
-            Some(Value::Array(scripts)) => Some(
-                scripts
-                    .into_iter()
-                    .filter_map(|script| match script {
-                        Value::Object(script) => Some(Script::of(script)),
-                        _ => None,
-                    })
-                    .collect(),
-            ),
-            _ => None,
-        };
+    fn take(answer: &mut Members) -> Self {
+        let scripts = answer.remove("scripts");
+        let scripts = scripts.filter(|scripts| scripts.raw().is_array());
+        let tags = answer.remove("tags");
         Self {
-            status: json::take_text(answer, "status"),
-            version: json::take_text(answer, "version"),
-            tags: match answer.remove("tags") {
-                Some(Value::Object(tags)) => Some(tags),
-                _ => None,
-            },
-            scripts,
+            status: answer.take_text("status"),
+            version: answer.take_text("version"),
+            tags: tags.and_then(|tags| Members::from_raw(tags.raw())),
+            scripts: scripts.map(|scripts| {
+                let objects = scripts.raw().items().filter_map(Members::from_raw);
+                objects.map(Script::of).collect()
+            }),
         }
     }
 
@@ -431,33 +422,33 @@ impl Reply for Capabilities {
         }
     }
 
-    fn put(&self, object: &mut Object) {
-        json::put_text(object, "status", self.status.as_deref());
-        json::put_text(object, "version", self.version.as_deref());
+    fn put(&self, object: &mut Members) {
+        object.set_text("status", self.status.as_deref());
+        object.set_text("version", self.version.as_deref());
         if let Some(tags) = &self.tags {
-            object.insert("tags".to_owned(), Value::Object(tags.clone()));
+            object.set("tags", tags.clone());
         }
         if let Some(scripts) = &self.scripts {
-            let scripts = json::objects(scripts.iter().map(Script::object));
-            object.insert("scripts".to_owned(), scripts);
+            let scripts = Json::list(scripts.iter().map(Script::object));
+            object.set("scripts", scripts);
         }
     }
 }
 
 impl Script {
-    fn of(mut script: Object) -> Self {
+    fn of(mut script: Members) -> Self {
         Self {
-            name: json::take_text(&mut script, "name"),
-            path: json::take_text(&mut script, "path"),
-            executable: json::truthy(&script, "executable"),
+            name: script.take_text("name"),
+            path: script.take_text("path"),
+            executable: script.is_true("executable"),
             more: script,
         }
     }
 
-    fn object(&self) -> Object {
+    fn object(&self) -> Members {
         let mut object = self.more.clone();
-        json::put_text(&mut object, "name", self.name.as_deref());
-        json::put_text(&mut object, "path", self.path.as_deref());
+        object.set_text("name", self.name.as_deref());
+        object.set_text("path", self.path.as_deref());
         object
     }
 }
@@ -472,15 +463,15 @@ pub struct Rotation {
 }
 
 impl Reply for Rotation {
-    fn take(answer: &mut Object) -> Self {
-        let status = json::take_text(answer, "status");
+    fn take(answer: &mut Members) -> Self {
+        let status = answer.take_text("status");
         let exit = if status.as_deref() == Some("ok") {
             0
         } else {
             -1
         };
         Self {
-            exit: json::take_integer(answer, "exit").or(Some(exit)),
+            exit: answer.take_integer("exit").or(Some(exit)),
             status,
         }
     }
@@ -492,9 +483,9 @@ impl Reply for Rotation {
         }
     }
 
-    fn put(&self, object: &mut Object) {
-        json::put_text(object, "status", self.status.as_deref());
-        json::put_integer(object, "exit", self.exit);
+    fn put(&self, object: &mut Members) {
+        object.set_text("status", self.status.as_deref());
+        object.set_integer("exit", self.exit);
     }
 }
 

@@ -1,13 +1,13 @@
 //! What came of one call to one host.
 
-use super::json::{self, Object, Value};
 use super::outcome::{Outcome, Phase, Problem};
+use ctrl_exec_protocol::json::{Json, Members};
 use std::time::Duration;
 
 /// What an agent answered, read into members of known meaning.
 pub trait Reply: Default {
     /// Takes the members it knows out of an answer; those of another form than expected stay.
-    fn take(answer: &mut Object) -> Self;
+    fn take(answer: &mut Members) -> Self;
 
     /// What stands in for the answer where there is none.
     fn missing() -> Self {
@@ -15,7 +15,7 @@ pub trait Reply: Default {
     }
 
     /// Puts them back, for JSON.
-    fn put(&self, object: &mut Object);
+    fn put(&self, object: &mut Members);
 }
 
 /// What came of one call to one host.
@@ -36,7 +36,7 @@ pub struct HostResult<T> {
     /// What the agent answered.
     pub reply: T,
     /// Members of the answer that this version does not know, as they came.
-    pub more: Object,
+    pub more: Members,
 }
 
 impl<T: Reply> HostResult<T> {
@@ -46,19 +46,19 @@ impl<T: Reply> HostResult<T> {
     }
 
     /// The result as an object: members of the reference, and `outcome` and `phase`.
-    pub fn object(&self) -> Object {
+    pub fn object(&self) -> Members {
         let mut object = self.more.clone();
         self.reply.put(&mut object);
-        object.insert("host".to_owned(), json::string(&*self.host));
-        object.insert("rtt".to_owned(), json::string(self.rtt_text()));
-        object.insert("outcome".to_owned(), json::string(self.outcome.word()));
+        object.set("host", Json::text(&*self.host));
+        object.set("rtt", Json::text(self.rtt_text()));
+        object.set("outcome", Json::text(self.outcome.word()));
         if let Some(reported) = &self.reported {
-            object.insert("reported_hostname".to_owned(), json::string(&**reported));
+            object.set("reported_hostname", Json::text(&**reported));
         }
         if let Some(problem) = &self.problem {
-            object.insert("error".to_owned(), json::string(&*problem.error));
+            object.set("error", Json::text(&*problem.error));
             if let Some(phase) = problem.phase {
-                object.insert("phase".to_owned(), json::string(phase.word()));
+                object.set("phase", Json::text(phase.word()));
             }
         }
         object
@@ -66,13 +66,13 @@ impl<T: Reply> HostResult<T> {
 
     /// One line of JSON.
     pub fn to_json(&self) -> String {
-        json::line(&self.object())
+        self.object().render()
     }
 
     /// Reads what [`object`](Self::object) made, also without `outcome`, as release 0.12.3 keeps
     /// it.
-    pub fn from_object(mut object: Object) -> Self {
-        let mut text = |key: &str| json::take_text(&mut object, key);
+    pub fn from_object(mut object: Members) -> Self {
+        let mut text = |key: &str| object.take_text(key);
         let host = text("host").unwrap_or_default();
         let rtt = text("rtt").and_then(|rtt| rtt.strip_suffix("ms")?.parse().ok());
         let outcome = text("outcome").and_then(|word| Outcome::parse(&word));
@@ -98,7 +98,7 @@ impl<T: Reply> HostResult<T> {
     }
 
     /// The results as an array.
-    pub fn array(results: &[Self]) -> Value {
-        json::objects(results.iter().map(Self::object))
+    pub fn array(results: &[Self]) -> Json {
+        Json::list(results.iter().map(Self::object))
     }
 }

@@ -17,13 +17,12 @@ use ctrl_exec_protocol::wire::pairing::{Approval, LookupBy, Outcome};
 use super::{Queue, QueueError, Queued};
 use crate::ca::request;
 use crate::ca::{self, Authority, CaDir, CaError, DAYS_DEFAULT};
-use crate::model::json::Object;
+use crate::model::{AgentRecord, SOME_PERL_VERSION, SerialStatus};
 use crate::store::files::issued::{Issued, IssuedCert, IssuedError};
-use crate::store::files::registry::{
-    AGENT_VERSION, Record, Registry, RegistryError, SOME_PERL_VERSION, SerialStatus,
-};
+use crate::store::files::registry::{Registry, RegistryError};
 use crate::store::files::revoked;
 use crate::tasks::revoke::{Barring, RevokeError};
+use ctrl_exec_protocol::json::Members;
 
 /// Everything a decision needs.
 #[derive(Debug)]
@@ -256,7 +255,7 @@ impl Desk {
         };
         let cn = issued.facts.subject_cn.clone().unwrap_or_default();
         let mut record = approved.record(&issued.expiry(), &serial, &cn, now);
-        record.set("cert_serial", revoked::normal(&issued.facts.serial_hex));
+        record.cert_serial = Some(revoked::normal(&issued.facts.serial_hex));
         self.registry.register(&record)?;
         let outcome = Outcome::Approved(Approval {
             cert: issued.pem,
@@ -302,8 +301,8 @@ impl Desk {
         let name = &queued.hostname;
         let (since, ip) = match self.registry.load(name) {
             Ok(None) => return Ok(None),
-            Ok(Some(old)) if old.text("reqid") == queued.id => return Ok(None),
-            Ok(Some(old)) => (old.text("paired").to_owned(), old.ip().to_owned()),
+            Ok(Some(old)) if old.reqid.as_ref() == Some(&queued.id) => return Ok(None),
+            Ok(Some(old)) => (old.paired().to_owned(), old.ip().to_owned()),
             Err(RegistryError::Damaged(_)) => (String::new(), String::new()),
             Err(error) => return Err(error.into()),
         };
@@ -352,37 +351,29 @@ fn differing_name(queued: &Queued) -> Vec<String> {
 }
 
 impl Approved {
-    fn record(&self, expiry: &str, serial: &str, cn: &str, now: Utc) -> Record {
-        let mut record = Record::new(&self.queued.hostname);
-        record
-            .set("hostname", self.queued.hostname.as_str())
-            .set("ip", self.ip.as_str())
-            .set_port(self.port)
-            .set("lookup_by", self.lookup_by.word())
-            .set("paired", now.iso())
-            .set("expiry", expiry)
-            .set("reqid", self.queued.id.as_str())
-            .set("dispatcher_serial", serial)
-            .set("serial_broadcast", "")
-            .set(
-                "serial_confirmed",
-                if serial.is_empty() {
-                    String::new()
-                } else {
-                    now.iso()
-                },
-            )
-            .set_serial_status(if serial.is_empty() {
-                SerialStatus::Unknown
-            } else {
+    fn record(&self, expiry: &str, serial: &str, cn: &str, now: Utc) -> AgentRecord {
+        let trusts = !serial.is_empty();
+        AgentRecord {
+            hostname: Some(self.queued.hostname.clone()),
+            ip: Some(self.ip.clone()),
+            port: Some(self.port),
+            lookup_by: Some(self.lookup_by),
+            paired: Some(now.iso()),
+            expiry: Some(expiry.to_owned()),
+            reqid: Some(self.queued.id.clone()),
+            dispatcher_serial: Some(serial.to_owned()),
+            serial_broadcast: Some(String::new()),
+            serial_confirmed: Some(if trusts { now.iso() } else { String::new() }),
+            serial_status: Some(if trusts {
                 SerialStatus::Current
-            })
-            .set("paired_cn", cn)
-            .set_tags(Object::new());
-        if self.queued.perl {
-            record.set(AGENT_VERSION, SOME_PERL_VERSION);
+            } else {
+                SerialStatus::Unknown
+            }),
+            paired_cn: Some(cn.to_owned()),
+            tags: Some(Members::new()),
+            agent_version: self.queued.perl.then(|| SOME_PERL_VERSION.to_owned()),
+            ..AgentRecord::new(&self.queued.hostname)
         }
-        record
     }
 
     /// What `approve` prints.

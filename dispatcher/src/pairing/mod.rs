@@ -11,7 +11,8 @@ mod interactive;
 mod listener;
 mod rate;
 
-pub use crate::store::files::pairings::{DIR, Decision, Queue, QueueError, Queued};
+pub use crate::model::{Decision, Queued};
+pub use crate::store::files::pairings::{DIR, Queue, QueueError};
 pub use background::{BackgroundError, Child, PID_FILE, Started, Stopped, start, stop};
 pub use desk::{Approved, Desk, DeskError, Overrides, list_text};
 pub use identity::{Identified, identify};

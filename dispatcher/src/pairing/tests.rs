@@ -1,11 +1,13 @@
 use super::*;
 use crate::ca::{CaDir, CaOptions, IdentityFiles, setup_ca, setup_dispatcher};
+use crate::model::SerialStatus;
 use crate::store::files::issued::Issued;
-use crate::store::files::registry::{LookupBy as RecordLookup, Registry, SerialStatus};
+use crate::store::files::registry::Registry;
 use crate::store::files::revoked;
 use crate::testing::TempDir;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
+use ctrl_exec_protocol::json::{Bounds, Members, Raw};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::pairing::{LookupBy, Outcome, PairRequest};
 use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
@@ -87,28 +89,24 @@ fn queue_files_are_the_references() {
         .unwrap();
     let path = fixture.desk.queue.dir().join(format!("{}.json", queued.id));
     let text = std::fs::read_to_string(path).unwrap();
-    let ours = crate::model::json::parse_object(text.as_bytes()).unwrap();
+    let ours = Members::parse(text.as_bytes(), &Bounds::RECORD).unwrap();
     // The members, and their JSON types, of a recorded file.
     let recorded = include_str!("../../tests/fixtures/pairing-transcripts.json");
     let wrapped = format!("{{\"all\":{recorded}}}");
-    let all = crate::model::json::parse_object(wrapped.as_bytes()).unwrap();
-    let crate::model::json::Value::Array(cases) = &all["all"] else {
-        panic!()
+    let all = Members::parse(wrapped.as_bytes(), &Bounds::RECORD).unwrap();
+    let case = all.get("all").unwrap().items().next().unwrap();
+    let theirs = Members::from_raw(case.get("queue_file").unwrap()).unwrap();
+    let kinds = |object: &Members| {
+        let kind = |value: Raw<'_>| std::mem::discriminant(&value.scalar());
+        let members = object.iter();
+        members
+            .map(|(key, value)| (key.to_owned(), kind(value)))
+            .collect::<Vec<_>>()
     };
-    let crate::model::json::Value::Object(case) = &cases[0] else {
-        panic!()
-    };
-    let theirs = crate::model::json::sub_object(case, "queue_file").unwrap();
-    let keys =
-        |object: &crate::model::json::Object| object.keys().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(keys(&ours), keys(theirs));
-    for (key, value) in theirs.iter() {
-        let kind = |value: &crate::model::json::Value| std::mem::discriminant(value);
-        assert_eq!(kind(&ours[key]), kind(value), "{key}");
-    }
+    assert_eq!(kinds(&ours), kinds(&theirs));
     // A file of theirs is read.
     let id = "d8e1eeea3bf5ffd8";
-    let line = crate::model::json::line(theirs);
+    let line = theirs.render();
     std::fs::write(fixture.desk.queue.dir().join(format!("{id}.json")), line).unwrap();
     let read = fixture.desk.queue.load(id).unwrap();
     assert_eq!((read.code.as_str(), read.port), ("269049", Some(7443)));
@@ -195,7 +193,7 @@ fn approval_registers_then_releases() {
 
     let record = fixture.desk.registry.require("router1.example").unwrap();
     assert_eq!((record.ip(), record.port()), ("127.0.0.8", 7600));
-    assert_eq!(record.lookup_by(), RecordLookup::Hostname);
+    assert_eq!(record.lookup_by(), LookupBy::Hostname);
     assert_eq!(record.serial_status(), SerialStatus::Current);
     assert_eq!(record.paired_cn(), "router1.example");
     let expiry = Utc(cert::facts(&leaf).unwrap().not_after).openssl();

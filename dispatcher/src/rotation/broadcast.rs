@@ -6,7 +6,7 @@ use ctrl_exec_protocol::time::Utc;
 
 use super::{Action, Agents, CallFailure, Pair, RotateCall, RotationError, Rotator};
 use crate::ca;
-use crate::store::files::registry::{Record, SerialStatus};
+use crate::model::{AgentRecord, SerialStatus};
 
 /// What a broadcast came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,14 +39,14 @@ impl Rotator {
             serial: ca::trust_serial(&self.files.cert)?,
             ..Broadcast::default()
         };
-        let wanted = |record: &Record| {
+        let wanted = |record: &AgentRecord| {
             matches!(
                 record.serial_status(),
                 SerialStatus::Pending | SerialStatus::Unknown
             ) && record.revoked().is_none()
         };
         let listing = self.registry.list()?;
-        let targets: Vec<Record> = listing.records.into_iter().filter(wanted).collect();
+        let targets: Vec<AgentRecord> = listing.records.into_iter().filter(wanted).collect();
         for damaged in &listing.damaged {
             report
                 .failed

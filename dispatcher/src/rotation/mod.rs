@@ -12,7 +12,8 @@
 mod broadcast;
 mod retire;
 
-pub use crate::store::files::rotation::RotationState;
+pub use crate::model::RotationState;
+use crate::store::files::rotation;
 pub use broadcast::Broadcast;
 pub use retire::Retired;
 
@@ -27,7 +28,8 @@ use ctrl_exec_protocol::time::{DAY, Utc};
 use ctrl_exec_protocol::x509::keys::KeyType;
 
 use crate::ca::{self, Authority, CaError, IdentityFiles, Owner};
-use crate::store::files::registry::{Record, Registry, RegistryError, SerialStatus};
+use crate::model::{AgentRecord, SerialStatus};
+use crate::store::files::registry::{Registry, RegistryError};
 
 /// What agents are told about a serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub enum Pair {
 #[derive(Clone, Debug)]
 pub struct RotateCall {
     /// The agent, to be addressed as for a run.
-    pub agent: Record,
+    pub agent: AgentRecord,
     /// The serial it is about.
     pub serial: String,
     /// What to do with it.
@@ -211,7 +213,7 @@ impl Rotator {
     /// # Errors
     /// The operating system's.
     pub fn status(&self, log: &Syslog) -> Result<Option<RotationState>, RotationError> {
-        RotationState::load(&self.state, log).map_err(|error| self.io(error))
+        rotation::load(&self.state, log).map_err(|error| self.io(error))
     }
 
     /// Looks whether the certificate has to be rotated. A certificate whose whole life is short is
@@ -304,7 +306,7 @@ impl Rotator {
         let (state, pending) = self.adopt(state, old.as_deref(), now)?;
         // They know only a certificate that is gone now: nothing here can reach them any more.
         self.registry.update_many(&unfinished, |record| {
-            record.set_serial_status(SerialStatus::Stale);
+            record.serial_status = Some(SerialStatus::Stale);
             true
         })?;
         let pending = pending.saturating_sub(unfinished.len());
@@ -332,14 +334,14 @@ impl Rotator {
                 if record.dispatcher_serial() == current {
                     return false;
                 }
-                record.set_serial_status(SerialStatus::Stale);
+                record.serial_status = Some(SerialStatus::Stale);
                 stale.push(record.name().to_owned());
                 true
             })?;
         let mut state = self.status(log)?.unwrap_or_default();
         state.rotated(&current, None, self.overlap_days, now);
         self.previous().remove()?;
-        state.store(&self.state).map_err(|error| self.io(error))?;
+        rotation::store(&state, &self.state).map_err(|error| self.io(error))?;
         let line = Line::new("cert-replaced")
             .field("NEW_SERIAL", &current)
             .field("STALE", stale.len());
@@ -398,14 +400,13 @@ impl Rotator {
             if record.dispatcher_serial() == current {
                 return false;
             }
-            record
-                .set_serial_status(SerialStatus::Pending)
-                .set("serial_broadcast", broadcast.as_str());
+            record.serial_status = Some(SerialStatus::Pending);
+            record.serial_broadcast = Some(broadcast.clone());
             true
         })?;
         let mut state = state.unwrap_or_default();
         state.rotated(&current, old, self.overlap_days, now);
-        state.store(&self.state).map_err(|error| self.io(error))?;
+        rotation::store(&state, &self.state).map_err(|error| self.io(error))?;
         Ok((state, pending))
     }
 
@@ -415,7 +416,7 @@ impl Rotator {
             return Ok(Vec::new());
         }
         let before = ca::trust_serial(&self.previous().cert)?;
-        let only_before = |record: &Record| {
+        let only_before = |record: &AgentRecord| {
             record.serial_status() == SerialStatus::Pending
                 && record.dispatcher_serial() == before
                 && record.revoked().is_none()
@@ -442,7 +443,7 @@ impl Rotator {
                 if record.serial_status() != SerialStatus::Pending {
                     return false;
                 }
-                record.set_serial_status(SerialStatus::Stale);
+                record.serial_status = Some(SerialStatus::Stale);
                 stale.push(record.name().to_owned());
                 true
             })?;

@@ -6,10 +6,8 @@ use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
 
 use super::{Action, Agents, Pair, RotateCall, RotationError, RotationState, Rotator};
-use crate::store::files::registry::{Record, SerialStatus};
-
-/// Registry field: the last old serial that this agent was told to forget. Ours only.
-const FORGOTTEN: &str = "retired_serial";
+use crate::model::{AgentRecord, SerialStatus};
+use crate::store::files::rotation;
 
 /// What became of one old serial.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ impl Rotator {
             return Ok(Vec::new());
         };
         let over = state.overlap_expires().is_some_and(|end| now > end);
-        let mut serials = state.unretired();
+        let mut serials = state.unretired().to_vec();
         if over && !state.previous_serial().is_empty() {
             serials.push(state.previous_serial().to_owned());
         }
@@ -99,7 +97,7 @@ impl Rotator {
             }
         }
         self.registry.update_many(&done, |record| {
-            record.set(FORGOTTEN, serial);
+            record.retired_serial = Some(serial.to_owned());
             true
         })?;
         for (name, error) in &failed {
@@ -135,16 +133,15 @@ impl Rotator {
         if was_previous {
             self.previous().remove()?;
         }
-        state.store(&self.state).map_err(|error| self.io(error))
+        rotation::store(&state, &self.state).map_err(|error| self.io(error))
     }
 }
 
 /// Agents that trust the present serial and may still trust `serial`. One that was paired after
 /// the last rotation never knew it.
-fn has_to_forget(record: &Record, serial: &str, state: &RotationState) -> bool {
-    let text = |key| crate::model::json::str_or_empty(record.raw(), key);
+fn has_to_forget(record: &AgentRecord, serial: &str, state: &RotationState) -> bool {
     record.serial_status() == SerialStatus::Current
         && record.revoked().is_none()
-        && text(FORGOTTEN) != serial
-        && (text("paired").is_empty() || text("paired") <= state.rotated_at())
+        && record.retired_serial.as_deref() != Some(serial)
+        && (record.paired().is_empty() || record.paired() <= state.rotated_at())
 }

@@ -77,11 +77,10 @@ fn fleet(names: &[&str]) -> Fleet {
     };
     let serial = ca::trust_serial(&rotator.files.cert).unwrap();
     for name in names {
-        let mut record = Record::new(name);
-        record
-            .set("hostname", *name)
-            .set("paired", NOW.iso())
-            .confirm_serial(&serial, NOW);
+        let mut record = AgentRecord::new(name);
+        record.hostname = Some((*name).to_owned());
+        record.paired = Some(NOW.iso());
+        record.confirm_serial(&serial, NOW);
         rotator.registry.register(&record).unwrap();
     }
     let log = Syslog::open("test", &Root::at(temp.path()));
@@ -193,8 +192,8 @@ fn every_agent_learns_the_new_serial_from_the_old_certificate() {
     assert!(!fleet.rotator.previous().exist());
     let state = fleet.state();
     assert_eq!(state.previous_serial(), "");
-    assert!(!state.raw().contains_key("previous_serial"));
-    assert!(state.raw().contains_key("previous_retired"));
+    assert!(!state.members().contains("previous_serial"));
+    assert!(state.previous_retired().is_some());
     assert!(
         fleet
             .rotator
@@ -354,9 +353,8 @@ fn a_crash_at_any_step_is_finished_or_taken_back() {
         .rotator
         .registry
         .update("a", |record| {
-            record
-                .set("dispatcher_serial", old.as_str())
-                .set_serial_status(SerialStatus::Pending);
+            record.dispatcher_serial = Some(old.clone());
+            record.serial_status = Some(SerialStatus::Pending);
         })
         .unwrap();
     model.trust.get_mut("a").unwrap().remove(&old);
@@ -424,14 +422,15 @@ fn the_references_state_is_read() {
         (state.current_serial(), state.previous_serial()),
         ("6", "2")
     );
-    assert_eq!((state.overlap_days(), state.unretired()), (30, Vec::new()));
+    assert_eq!(state.overlap_days(), 30);
+    assert!(state.unretired().is_empty());
     assert_eq!(
         state.overlap_expires().unwrap().iso(),
         "2026-12-22T13:33:35Z"
     );
     fleet.rotate(NOW);
     assert!(
-        fleet.state().raw().contains_key("x"),
+        fleet.state().members().contains("x"),
         "unknown members survive"
     );
     assert_eq!(fleet.state().unretired(), ["2"]);

@@ -2,9 +2,9 @@
 
 use crate::backup::{Archive, Due, Kind, LastBackup, Place, Places, manifest, read_item, snapshot};
 use crate::ca::Authority;
+use crate::model::AgentRecord;
 use crate::model::{self, AppError};
 use crate::sealed::{self, For};
-use crate::store::files::registry::Record;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::syslog::{Level, Syslog};
@@ -91,7 +91,7 @@ pub fn export_ca(places: &Places, file: &Path, whom: &For, log: &Syslog) -> Resu
 }
 
 /// When the next backup is due, in words; `None` when it is not, or nobody wants to hear of it.
-pub fn reminder(places: &Places, agents: &[Record]) -> Option<String> {
+pub fn reminder(places: &Places, agents: &[AgentRecord]) -> Option<String> {
     if !places.config().backup_reminder() {
         return None;
     }

@@ -8,10 +8,10 @@ use super::log::Log;
 use super::running::UNSUPPORTED;
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control};
-use crate::model::json;
 use crate::model::{AppError, Cancelled, HostResult, Outcome};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::HookRequest;
+use ctrl_exec_protocol::json::{Bounds, Members};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::CancelRequest;
@@ -172,7 +172,7 @@ pub fn cancel_result(call: &Call, answer: Answer) -> HostResult<Cancelled> {
             UNSUPPORTED,
         ),
         _ if !is_success(&response) => failed(call, rtt, Failure::status(&response)),
-        _ => match json::parse_object(&response.body) {
+        _ => match Members::parse(&response.body, &Bounds::RECORD).ok() {
             Some(body) => answered(call, rtt, body, |reply: &Cancelled, _| {
                 match reply.cancelled {
                     Some(_) => Outcome::Ok,

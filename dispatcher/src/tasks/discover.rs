@@ -7,12 +7,11 @@ use super::log::Log;
 use super::ping::{self, Inquiry, status_result};
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control, Identity, Target};
-use crate::model::json::{self, Object};
 use crate::model::{AppError, Capabilities, HostResult, Outcome};
-use crate::store::files::registry::{
-    AGENT_VERSION, FEATURES, MAX_TAG, MAX_TAGS, Registry, bounded_tags,
-};
+use crate::model::{MAX_TAG, MAX_TAGS, bounded_tags};
+use crate::store::files::registry::Registry;
 use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::json::Members;
 use ctrl_exec_protocol::log_line::Line;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,7 +25,7 @@ pub struct Discover {
     log: Arc<Log>,
     warnings: Vec<String>,
     /// By registry name, of those that answered.
-    tags: HashMap<String, Object>,
+    tags: HashMap<String, Members>,
     /// Versions of agents of the reference, and of those that were.
     versions: HashMap<String, String>,
     features: HashMap<String, String>,
@@ -74,7 +73,7 @@ impl Discover {
             if let Some(version) = ping::noted_version(call, result.reply.version.as_ref()) {
                 self.versions.insert(call.target.name.clone(), version);
             }
-            let told = json::texts_of(&result.more, "features");
+            let told = result.more.texts("features");
             if let Some(features) = ping::noted_features(result.outcome, &told) {
                 self.features.insert(call.target.name.clone(), features);
             }
@@ -117,19 +116,18 @@ impl Discover {
         let written = self.agents.update_many(&names, |record| {
             let mut changed = false;
             if let Some(version) = self.versions.get(record.name()) {
-                changed = record.text(AGENT_VERSION) != version;
-                record.set(AGENT_VERSION, version.as_str());
+                changed = record.agent_version.as_ref() != Some(version);
+                record.agent_version = Some(version.clone());
             }
             if let Some(features) = self.features.get(record.name()) {
-                changed |= record.text(FEATURES) != features;
-                record.set(FEATURES, features.as_str());
+                changed |= record.features.as_ref() != Some(features);
+                record.features = Some(features.clone());
             }
             let Some(tags) = self.tags.get(record.name()) else {
                 return changed;
             };
-            let known = json::sub_object(record.raw(), "tags").map(json::line);
-            if known != Some(json::line(tags)) {
-                record.set_tags(tags.clone());
+            if record.tags.as_ref() != Some(tags) {
+                record.tags = Some(tags.clone());
                 changed = true;
             }
             changed

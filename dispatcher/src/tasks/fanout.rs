@@ -1,8 +1,8 @@
 //! What tasks over many hosts have in common: calls under way, of which each end is a result.
 
 use crate::fleet::{Answer, Batch, Call, CallError, Control, Engine, Fault, Piece, Plan, Report};
-use crate::model::json::{self, Object};
 use crate::model::{HostResult, Outcome, Problem, Reply};
+use ctrl_exec_protocol::json::{Bounds, Json, Members, Raw};
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_reactor::http::Response;
@@ -199,8 +199,9 @@ pub(super) fn status_line(response: &Response) -> String {
 
 /// The `error` of a JSON body, else the status line.
 pub(super) fn body_error(response: &Response) -> String {
-    json::parse_object(&response.body)
-        .and_then(|body| json::text(&body, "error").map(std::borrow::Cow::into_owned))
+    Members::parse(&response.body, &Bounds::RECORD)
+        .ok()
+        .and_then(|body| body.text("error").map(std::borrow::Cow::into_owned))
         .unwrap_or_else(|| status_line(response))
 }
 
@@ -208,32 +209,32 @@ pub(super) fn body_error(response: &Response) -> String {
 pub(super) fn answered<T: Reply>(
     call: &Call,
     rtt: Duration,
-    mut body: Object,
+    mut body: Members,
     judge: impl FnOnce(&T, bool) -> Outcome,
 ) -> HostResult<T> {
     // Ours, whatever the agent says.
     for own in ["outcome", "phase", "rtt", "reported_hostname"] {
         body.remove(own);
     }
-    let reported = json::take_text(&mut body, "host");
+    let reported = body.take_text("host");
     body.remove("host");
-    let error = match json::text(&body, "error").map(std::borrow::Cow::into_owned) {
+    let error = match body.text("error").map(std::borrow::Cow::into_owned) {
         Some(error) => {
             body.remove("error");
             Some(error)
         }
         None => None,
     };
-    if !names::is_reqid(json::str_or_empty(&body, "reqid")) {
+    let reqid = body.get("reqid").and_then(Raw::string);
+    if !reqid.is_some_and(|reqid| names::is_reqid(&reqid)) {
         body.remove("reqid");
     }
-    let has_error = error.is_some() || body.contains_key("error");
+    let has_error = error.is_some() || body.contains("error");
     let reply = T::take(&mut body);
-    // A value takes many times the memory of its text, and every host's result may be held until
-    // the end.
-    if !body.is_empty() && json::line(&body).len() > MAX_MORE {
+    // Every host's result may be held until the end.
+    if !body.is_empty() && body.size() > MAX_MORE {
         let dropped = body.len();
-        body = json::object([("members_dropped", json::count(dropped))]);
+        body = Members::of([("members_dropped", Json::count(dropped))]);
     }
     let error = error.map(|error| error.chars().take(MAX_ERROR).collect::<String>());
     let reported =
@@ -258,7 +259,7 @@ pub(super) fn failed<T: Reply>(call: &Call, rtt: Duration, failure: Failure) -> 
         problem: Some(failure.problem),
         rtt,
         reply: T::missing(),
-        more: Object::new(),
+        more: Members::new(),
     }
 }
 
@@ -266,7 +267,7 @@ pub(super) fn failed<T: Reply>(call: &Call, rtt: Duration, failure: Failure) -> 
 pub(crate) mod testing {
     use super::*;
     use crate::fleet::{Identity, Route, Target};
-    use crate::store::files::registry::SerialStatus;
+    use crate::model::SerialStatus;
 
     /// A call to an agent `vm`, with an identity that trusts nobody.
     pub fn call() -> Call {

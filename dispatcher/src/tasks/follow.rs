@@ -4,8 +4,8 @@ use super::dispatcher::{Dispatcher, Limits};
 use super::fanout::{Failure, is_success};
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Identity, Target};
-use crate::model::json;
 use crate::model::{AppError, EntryState, HostEntry, Mode, Reply, RunEnd, RunRecord};
+use ctrl_exec_protocol::json::{Bounds, Members, Raw};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -115,10 +115,11 @@ pub fn result_of(answer: &Answer) -> Fetched {
     if !is_success(response) {
         return Fetched::Error(Failure::status(response).problem.error);
     }
-    let Some(mut body) = json::parse_object(&response.body) else {
+    let Some(mut body) = Members::parse(&response.body, &Bounds::RECORD).ok() else {
         return Fetched::Error("invalid JSON".to_owned());
     };
-    match json::str_or_empty(&body, "status") {
+    let status = body.get("status").and_then(Raw::string).unwrap_or_default();
+    match status.as_str() {
         "done" => {
             let end = RunEnd::take(&mut body);
             // The record keeps how it ended, as the reference does, and not whose it is.
@@ -133,7 +134,7 @@ pub fn result_of(answer: &Answer) -> Fetched {
         }
         "running" => Fetched::Running,
         "unknown" => Fetched::Unknown,
-        other => Fetched::Error(match json::text(&body, "error") {
+        other => Fetched::Error(match body.text("error") {
             Some(error) => error.into_owned(),
             None => format!("unexpected status '{}'", other.escape_debug()),
         }),
@@ -199,7 +200,7 @@ mod tests {
                 ..HostEntry::new(EntryState::Accepted)
             };
             result_of(&answer).apply(&mut entry);
-            assert_eq!(json::line(&entry.object()), expected);
+            assert_eq!(entry.object().render(), expected);
         }
         let gone = result_of(&answer_failed(Fault::Refused, false));
         assert!(matches!(gone, Fetched::Error(text) if text.contains("connection refused")));

@@ -8,15 +8,14 @@ use super::log::Log;
 use super::renew;
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control, Identity, Target};
-use crate::model::json;
+use crate::model::{self, AgentRecord, is_perl_version};
 use crate::model::{AppError, HostResult, Outcome, Pong, Reply};
 use crate::store::files::issued::{Issued, IssuedCert};
-use crate::store::files::registry::{
-    self, AGENT_VERSION, FEATURES, Record, Registry, is_perl_version,
-};
+use crate::store::files::registry::Registry;
 use crate::store::files::revoked;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::HookRequest;
+use ctrl_exec_protocol::json::{Bounds, Fields, Members};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
@@ -217,7 +216,7 @@ impl Ping {
             .add(&certs)
             .map_err(|error| error.to_string())
             .and_then(|()| {
-                let update = |record: &mut Record| {
+                let update = |record: &mut AgentRecord| {
                     let told = told.get(record.name());
                     told.is_some_and(|told| told.apply(record))
                 };
@@ -243,7 +242,7 @@ pub(super) fn noted_version(call: &Call, told: Option<&String>) -> Option<String
 
 /// What a record is to say of the features that an agent told, if it told any or could have.
 pub(super) fn noted_features(outcome: Outcome, told: &[String]) -> Option<String> {
-    (outcome == Outcome::Ok).then(|| registry::noted_features(told))
+    (outcome == Outcome::Ok).then(|| model::noted_features(told))
 }
 
 /// Longest version that is kept of an agent.
@@ -261,35 +260,34 @@ struct Told {
 
 impl Told {
     /// Brings a record up to date; whether anything was new.
-    fn apply(&self, record: &mut Record) -> bool {
+    fn apply(&self, record: &mut AgentRecord) -> bool {
         let mut new = false;
-        let mut set = |record: &mut Record, key: &str, value: &str| {
-            if record.text(key) != value {
-                record.set(key, value);
-                new = true;
-            }
+        let mut set = |field: &mut Option<String>, value: String| {
+            let value = Some(value);
+            new |= *field != value;
+            *field = value;
         };
         if let Some(version) = &self.version {
-            set(record, AGENT_VERSION, version);
+            set(&mut record.agent_version, version.clone());
         }
         if let Some(features) = &self.features {
-            set(record, FEATURES, features);
+            set(&mut record.features, features.clone());
         }
         // Another agent may answer at that address: its certificate is not this one's.
         if let Some(shown) = self.shown_of(record) {
             let end = Utc(shown.not_after);
-            set(record, "cert_serial", &revoked::normal(&shown.serial_hex));
-            set(record, "expiry", &end.openssl());
+            set(&mut record.cert_serial, revoked::normal(&shown.serial_hex));
+            set(&mut record.expiry, end.openssl());
             let staged = Utc::parse_openssl(record.staged_expiry());
             if staged.is_some_and(|staged| end.0 >= staged.0) {
-                record.unset("staged_expiry");
+                record.staged_expiry = None;
                 new = true;
             }
         }
         new
     }
 
-    fn shown_of(&self, record: &Record) -> Option<&CertFacts> {
+    fn shown_of(&self, record: &AgentRecord) -> Option<&CertFacts> {
         let shown = self.shown.as_ref()?;
         (shown.subject_cn.as_deref() == Some(record.paired_cn())).then_some(shown)
     }
@@ -333,10 +331,7 @@ impl Task for Ping {
 
 /// The ping of an agent; its certificate is wanted, for renewal.
 pub fn ping_call(target: Target, identity: Identity, reqid: &str) -> Call {
-    let body: Arc<str> = ctrl_exec_protocol::json::object()
-        .str("reqid", reqid)
-        .finish()
-        .into();
+    let body: Arc<str> = Fields::with_room(1).text("reqid", reqid).finish().into();
     Call {
         want_certificate: true,
         ..Call::post(target, identity, "/ping", body)
@@ -365,10 +360,12 @@ pub(super) fn status_result<T: Reply>(
     refusal: impl Fn(&ctrl_exec_reactor::http::Response) -> Failure,
 ) -> HostResult<T> {
     let failure = match &answer.result {
-        Ok(response) if is_success(response) => match json::parse_object(&response.body) {
-            Some(body) => return answered(call, answer.rtt, body, judge),
-            None => Failure::answer("invalid JSON"),
-        },
+        Ok(response) if is_success(response) => {
+            match Members::parse(&response.body, &Bounds::RECORD).ok() {
+                Some(body) => return answered(call, answer.rtt, body, judge),
+                None => Failure::answer("invalid JSON"),
+            }
+        }
         Ok(response) => refusal(response),
         Err(error) => Failure::transport(error),
     };

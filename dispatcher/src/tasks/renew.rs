@@ -6,17 +6,18 @@ use crate::ca::{Authority, CaDir};
 use crate::config::Config;
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Fault, Identity, Target};
-use crate::model::json::{self as jval, Object};
+use crate::model::AgentRecord;
 use crate::model::{AppError, HostResult, Pong};
 use crate::store::files::issued::IssuedCert;
-use crate::store::files::registry::Record;
 use crate::trust;
 use ctrl_exec_host::syslog::Level;
-use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::json::{self, Bounds, Fields, Scalar};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
+use ctrl_exec_protocol::wire::messages::RenewCompleteRequest;
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
 use ctrl_exec_protocol::x509::verify::Clock;
+use miniserde::Deserialize;
 use std::sync::Arc;
 
 /// Days of a renewed certificate unless configured.
@@ -83,7 +84,7 @@ fn renew_targets(
     let registry = &dispatcher.agents();
     let plan = dispatcher.plan(&Limits::default(), targets.len())?;
     let days = config.cert_days().ok().flatten().unwrap_or(DEFAULT_DAYS);
-    let body: Arc<str> = json::object().str("reqid", reqid).finish().into();
+    let body: Arc<str> = Fields::with_room(1).text("reqid", reqid).finish().into();
     let calls: Vec<Call> = targets
         .into_iter()
         .map(|(target, identity)| Call {
@@ -100,7 +101,7 @@ fn renew_targets(
         let expired = expired_at(&answer);
         let certificate = match registry.load(name) {
             Ok(record) => {
-                let record = record.unwrap_or_else(|| Record::new(name));
+                let record = record.unwrap_or_else(|| AgentRecord::new(name));
                 sign(&answer, authority, &record, days)
             }
             Err(error) => Err(error.to_string()),
@@ -131,14 +132,14 @@ fn renew_targets(
     let mut ends = Vec::new();
     for (call, certificate) in signed {
         ends.push(certificate.expiry());
-        let body = json::object()
-            .str("cert", &certificate.pem)
-            .str("ca", authority.pem())
-            .str("reqid", reqid)
-            .finish();
+        let body = RenewCompleteRequest {
+            cert: certificate.pem.clone(),
+            ca: authority.pem().to_owned(),
+            reqid: reqid.to_owned(),
+        };
         let (target, identity) = (call.target.clone(), call.identity.clone());
         completions.push(
-            Call::post(target, identity, "/renew-complete", body)
+            Call::post(target, identity, "/renew-complete", body.render())
                 .small()
                 .repeatable(),
         );
@@ -154,7 +155,7 @@ fn renew_targets(
                 .update(&name, |record| {
                     // The agent shows its old one until it adopts this: `expiry` follows when it
                     // is seen.
-                    record.set("staged_expiry", &*end);
+                    record.staged_expiry = Some(end.clone());
                 })
                 .map_err(|error| error.to_string())?;
             Ok(end)
@@ -280,16 +281,17 @@ pub fn authority(config: &Config) -> Result<Authority, AppError> {
 fn sign(
     answer: &Answer,
     authority: &Authority,
-    record: &Record,
+    record: &AgentRecord,
     days: u32,
 ) -> Result<crate::ca::Issued, String> {
-    let body = body_of(answer)?;
-    let Some(csr) = jval::text(&body, "csr").filter(|csr| !csr.is_empty()) else {
-        return Err(match jval::text(&body, "error") {
-            Some(error) => format!("the agent gave no request: {error}"),
-            None => "the agent gave no request".to_owned(),
+    let told = told(answer)?;
+    let csr = told.csr.text();
+    if csr.is_empty() {
+        return Err(match told.error.text().as_str() {
+            "" => "the agent gave no request".to_owned(),
+            error => format!("the agent gave no request: {error}"),
         });
-    };
+    }
     let shown = answer
         .certificate
         .as_deref()
@@ -316,28 +318,34 @@ fn sign(
 /// Agents answer 200 with `status` `error` when they refuse a certificate; the reference takes
 /// that for success.
 fn confirmed(answer: &Answer) -> Result<(), String> {
-    let body = body_of(answer)?;
-    match jval::str_or_empty(&body, "status") {
-        "ok" => Ok(()),
-        _ => Err(format!(
-            "the agent refused the certificate: {}",
-            jval::text(&body, "error").unwrap_or("no reason given".into())
-        )),
+    let told = told(answer)?;
+    if told.status.text() == "ok" {
+        return Ok(());
     }
+    let reason = match told.error.text() {
+        reason if reason.is_empty() => "no reason given".to_owned(),
+        reason => reason,
+    };
+    Err(format!("the agent refused the certificate: {reason}"))
 }
 
-fn body_of(answer: &Answer) -> Result<Object, String> {
+/// What an agent may say while its certificate is renewed.
+#[derive(Default, Deserialize)]
+struct Told {
+    status: Scalar,
+    csr: Scalar,
+    error: Scalar,
+}
+
+fn told(answer: &Answer) -> Result<Told, String> {
     let response = answer.result.as_ref().map_err(ToString::to_string)?;
-    let body = jval::parse_object(&response.body);
+    let body = json::lossy(&response.body);
+    let told = json::read_object::<Told>(body.as_bytes(), &Bounds::RECORD);
     if !(200..300).contains(&response.status) {
-        let error = body.as_ref().and_then(|body| jval::text(body, "error"));
-        return Err(format!(
-            "status {} {}",
-            response.status,
-            error.unwrap_or_default()
-        ));
+        let error = told.unwrap_or_default().error.text();
+        return Err(format!("status {} {error}", response.status));
     }
-    body.ok_or_else(|| "invalid JSON".to_owned())
+    told.map_err(|_| "invalid JSON".to_owned())
 }
 
 /// A number that depends on the name only.
@@ -349,9 +357,10 @@ fn spread(name: &str) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ctrl_exec_protocol::json::Members;
 
     fn of(text: &str) -> HostResult<Pong> {
-        HostResult::from_object(jval::parse_object(text.as_bytes()).unwrap())
+        HostResult::from_object(Members::parse(text.as_bytes(), &Bounds::RECORD).unwrap())
     }
 
     fn ping(end: Utc, more: &str) -> HostResult<Pong> {

@@ -8,10 +8,10 @@ use crate::backup::{
 };
 use crate::config::Config;
 use crate::fleet::address;
+use crate::model::RotationState;
 use crate::model::{self, AppError, Outcome};
 use crate::sealed::{self, Opens, SealError, With};
 use crate::store::files::registry::Registry;
-use crate::store::files::rotation::RotationState;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
@@ -241,7 +241,7 @@ fn older_than(before: &Archive, archive: &Archive) -> Vec<String> {
     let (old, new) = (&archive.manifest.serial, &before.manifest.serial);
     if !new.is_empty() && old != new {
         let rotated = |archive: &Archive| {
-            let state = archive.text(&Place::Rotation).map(RotationState::parse);
+            let state = archive.text(&Place::Rotation).map(RotationState::of_text);
             state.map_or_else(String::new, |state| state.rotated_at().to_owned())
         };
         let (then, rotated) = (rotated(archive), rotated(before));

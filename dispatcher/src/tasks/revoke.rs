@@ -1,8 +1,9 @@
 //! Barring an agent's certificates, and taking that back. Everything needed is here already: a
 //! router that was stolen does not answer.
 
+use crate::model::AgentRecord;
 use crate::store::files::issued::{Issued, IssuedCert, IssuedError};
-use crate::store::files::registry::{Record, Registry, RegistryError};
+use crate::store::files::registry::{Registry, RegistryError};
 use crate::store::files::revoked;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_protocol::time::Utc;
@@ -111,7 +112,7 @@ impl Barring<'_> {
         &self,
         name: &str,
         now: Utc,
-        ask: impl FnOnce(&Record) -> Option<CertFacts>,
+        ask: impl FnOnce(&AgentRecord) -> Option<CertFacts>,
     ) -> Result<Barred, RevokeError> {
         let mut certs = self.known(name, now)?;
         let record = match self.registry.load(name) {
@@ -134,9 +135,9 @@ impl Barring<'_> {
         // Barred first: a crash in between leaves an agent that is refused and not marked, not one
         // that is marked and accepted.
         let new = self.bar(&certs, &format!("{name} revoked {}", now.iso()))?;
-        let mark = |record: &mut Record| {
+        let mark = |record: &mut AgentRecord| {
             if record.revoked().is_none() {
-                record.set("revoked", now.iso());
+                record.revoked = Some(now.iso());
             }
         };
         let registered = match self.registry.update(name, mark) {
@@ -185,7 +186,7 @@ impl Barring<'_> {
         // The mark goes first: a crash in between leaves certificates barred.
         if marked {
             self.registry.update(name, |record| {
-                record.unset("revoked");
+                record.revoked = None;
             })?;
         }
         self.unbar(&serials)
@@ -229,11 +230,11 @@ mod tests {
             issued: &issued,
         };
         let now = Utc(1_800_000_000);
-        let nobody = |_: &Record| None;
-        let mut record = Record::new("r1");
-        record.set("cert_serial", "4C:01");
+        let nobody = |_: &AgentRecord| None;
+        let mut record = AgentRecord::new("r1");
+        record.cert_serial = Some("4C:01".into());
         registry.register(&record).unwrap();
-        registry.register(&Record::new("r2")).unwrap();
+        registry.register(&AgentRecord::new("r2")).unwrap();
         let mut ended = cert("4a9", "r1");
         ended.until = Utc(now.0 - 1);
         issued
@@ -282,7 +283,7 @@ mod tests {
         let root = Root::at(dir.path());
         let registry = Registry::new(dir.path().join("agents"));
         let issued = Issued::at(&root);
-        registry.register(&Record::new("r1")).unwrap();
+        registry.register(&AgentRecord::new("r1")).unwrap();
         std::fs::write(
             registry.dir().join("r1.json"),
             r#"{"ip":"10.0.0.9","port":7600,"x"#,

@@ -14,6 +14,7 @@ use crate::tasks::renew;
 use crate::trust;
 use ctrl_exec_host::users;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::messages::RotateRequest;
 use ctrl_exec_protocol::x509::keys::KeyType;
 use std::path::Path;
 
@@ -127,11 +128,12 @@ fn confirmed(result: HostResult<Rotation>) -> Result<(), CallFailure> {
 
 /// Tells an agent to trust (`add`) or forget (`remove`) a serial.
 fn rotate_call(target: Target, identity: Identity, serial: &str, action: &str) -> Call {
-    let body = ctrl_exec_protocol::json::object()
-        .str("serial", serial)
-        .str("action", action)
-        .finish();
-    Call::post(target, identity, "/rotate-serial", body)
+    let request = RotateRequest {
+        serial: serial.to_owned(),
+        action: action.to_owned(),
+        ..RotateRequest::default()
+    };
+    Call::post(target, identity, "/rotate-serial", request.render())
         .small()
         .repeatable()
 }

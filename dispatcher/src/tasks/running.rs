@@ -7,9 +7,9 @@ use super::log::Log;
 use super::ping::Inquiry;
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control, Identity, Target};
-use crate::model::json;
 use crate::model::{AppError, HostResult, Outcome, Running};
 use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::json::{Bounds, Members, Raw};
 use ctrl_exec_protocol::log_line::Line;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,8 +127,8 @@ pub fn running_result(call: &Call, answer: Answer) -> HostResult<Running> {
     if !is_success(&response) {
         return failed(call, rtt, Failure::status(&response));
     }
-    let body = json::parse_object(&response.body);
-    match body.filter(|body| matches!(body.get("runs"), Some(json::Value::Array(_)))) {
+    let body = Members::parse(&response.body, &Bounds::RECORD).ok();
+    match body.filter(|body| body.get("runs").is_some_and(Raw::is_array)) {
         Some(body) => answered(call, rtt, body, |_, _| Outcome::Ok),
         None => failed(call, rtt, Failure::answer("invalid answer")),
     }

@@ -12,11 +12,11 @@
 pub use ctrl_exec_testkit::{agent, fleet, perl, ports};
 
 use ctrl_exec_dispatcher::ca::{self, Authority, CaDir, CaOptions, IdentityFiles};
-use ctrl_exec_dispatcher::model::json::{self as jval, Object, Value};
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::tls::Identity;
 use ctrl_exec_protocol::x509::csr;
 use ctrl_exec_protocol::x509::keys::{self, KeyType};
+use ctrl_exec_testkit::json::{self as jval, Object, Value};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

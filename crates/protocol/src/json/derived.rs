@@ -146,7 +146,7 @@ pub fn array_of(texts: &[String]) -> String {
     out
 }
 
-fn put_texts(out: &mut String, texts: impl IntoIterator<Item = impl AsRef<str>>) {
+pub(super) fn put_texts(out: &mut String, texts: impl IntoIterator<Item = impl AsRef<str>>) {
     out.push('[');
     for (at, text) in texts.into_iter().enumerate() {
         if at > 0 {

@@ -3,7 +3,7 @@
 use super::bytes_as_text;
 use crate::ca::Leaf;
 use crate::client::{Caller, split};
-use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::json::Fields;
 
 /// A dispatcher of 0.12.3 that calls one agent.
 pub struct Dispatcher {
@@ -31,12 +31,12 @@ impl Dispatcher {
     /// `"async":true`.
     pub fn run(&self, script: &str, args: &[&[u8]], reqid: &str, more: &str) -> Answer {
         let args: Vec<String> = args.iter().map(|arg| bytes_as_text(arg)).collect();
-        let mut body = json::object();
-        body.str("token", "")
-            .raw("args", &json::string_array(&args))
-            .str("username", "op")
-            .str("reqid", reqid)
-            .str("script", script);
+        let mut body = Fields::with_room(4);
+        body.text("token", "")
+            .texts("args", &args)
+            .text("username", "op")
+            .text("reqid", reqid)
+            .text("script", script);
         let mut body = body.finish();
         if !more.is_empty() {
             body.pop();

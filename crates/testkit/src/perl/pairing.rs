@@ -4,7 +4,7 @@ use super::response;
 use super::tls::{Lost, Stream};
 use crate::ca::{Asked, Ca, Leaf};
 use crate::wait::PATIENCE;
-use ctrl_exec_protocol::json;
+use ctrl_exec_protocol::json::Fields;
 use ctrl_exec_protocol::tls::{Identity, pairing_client_config, pairing_server_config};
 use ctrl_exec_protocol::wire::pairing::{Ack, Approval, Outcome, PairRequest, Refusal};
 use ctrl_exec_protocol::x509::cert::KeyKind;
@@ -138,12 +138,12 @@ pub fn request_pairing(
     let tcp = TcpStream::connect(dispatcher).unwrap();
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     let nonce = "00112233445566778899aabbccddeeff";
-    let body = json::object()
-        .str("nonce", nonce)
-        .str("csr", csr)
-        .int("port", 7443)
-        .str("hostname", hostname)
-        .str("ip", "127.0.0.1")
+    let body = Fields::with_room(4)
+        .text("nonce", nonce)
+        .text("csr", csr)
+        .integer("port", 7443)
+        .text("hostname", hostname)
+        .text("ip", "127.0.0.1")
         .finish();
     let config = pairing_client_config(&verify::system_clock()).unwrap();
     let name = ctrl_exec_protocol::tls::server_name("dispatcher.invalid");

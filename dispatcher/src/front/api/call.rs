@@ -2,11 +2,10 @@
 
 use super::app::App;
 use super::reply::Reply;
-use crate::model::json::{Object, Value};
 use crate::tasks::auth::Permit;
 use ctrl_exec_protocol::hook::HookRequest;
 use ctrl_exec_protocol::http::Request;
-use ctrl_exec_protocol::json::{self, Bounds};
+use ctrl_exec_protocol::json::{Bounds, Members, Raw, Scalar};
 use ctrl_exec_protocol::time::Utc;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ pub enum Body {
     /// It is no JSON object.
     Bad,
     /// The members.
-    Object(Object),
+    Object(Members),
 }
 
 /// One request.
@@ -69,13 +68,14 @@ impl Call {
         };
         let body = match request.body.as_slice() {
             b"" | b"0" => Body::Missing,
-            bytes => json::parse_object(bytes, &BOUNDS).map_or(Body::Bad, Body::Object),
+            bytes => Members::parse(bytes, &BOUNDS).map_or(Body::Bad, Body::Object),
         };
         let token = match &body {
-            Body::Object(members) => json::str_of(members, "token").filter(|t| !t.is_empty()),
+            Body::Object(members) => members.get("token").and_then(Raw::string),
             _ => None,
         };
-        let token = token.map_or_else(|| bearer(request), str::to_owned);
+        let token = token.filter(|token| !token.is_empty());
+        let token = token.unwrap_or_else(|| bearer(request));
         Self {
             method: request.method().to_ascii_uppercase(),
             path,
@@ -112,7 +112,7 @@ impl Call {
     ///
     /// # Errors
     /// The answer to one that is not there, or is no object.
-    pub fn members(&self) -> Result<&Object, Reply> {
+    pub fn members(&self) -> Result<&Members, Reply> {
         match &self.body {
             Body::Missing => Err(Reply::bad("request body required")),
             Body::Bad => Err(Reply::bad("invalid JSON body")),
@@ -142,29 +142,27 @@ impl Call {
 ///
 /// # Errors
 /// The answer to a body without them.
-pub fn hosts(members: &Object) -> Result<Vec<String>, Reply> {
-    let items = match members.get("hosts") {
-        Some(Value::Array(items)) if !items.is_empty() => items,
-        _ => return Err(Reply::bad("hosts must be a non-empty array")),
-    };
-    if items.len() > MAX_HOSTS {
+pub fn hosts(members: &Members) -> Result<Vec<String>, Reply> {
+    let items = members.get("hosts").into_iter().flat_map(Raw::items);
+    let words: Vec<Option<String>> = items.map(Raw::string).collect();
+    if words.is_empty() {
+        return Err(Reply::bad("hosts must be a non-empty array"));
+    }
+    if words.len() > MAX_HOSTS {
         return Err(Reply::bad(format!("too many hosts (max {MAX_HOSTS})")));
     }
-    let word = |item: &Value| match item {
-        Value::String(word) => Ok(word.clone()),
-        _ => Err(Reply::bad("hosts must be an array of strings")),
-    };
-    items.iter().map(word).collect()
+    let words: Option<Vec<String>> = words.into_iter().collect();
+    words.ok_or_else(|| Reply::bad("hosts must be an array of strings"))
 }
 
 /// A string member that may be absent or null.
 ///
 /// # Errors
 /// The answer to another type.
-pub fn text(members: &Object, key: &str) -> Result<String, Reply> {
-    match members.get(key) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
+pub fn text(members: &Members, key: &str) -> Result<String, Reply> {
+    match members.get(key).map(Raw::scalar) {
+        None | Some(Scalar::Null) => Ok(String::new()),
+        Some(Scalar::Text(text)) => Ok(text),
         Some(_) => Err(Reply::bad(format!("{key} must be a string"))),
     }
 }

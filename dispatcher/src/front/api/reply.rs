@@ -1,8 +1,8 @@
 //! Answers (api.md §4): their bodies, and what they look like on the wire.
 
-use crate::model::json::{self, Object, Value};
 use crate::model::{AppError, Kind};
 use ctrl_exec_protocol::http::{HttpError, ResponseHead};
+use ctrl_exec_protocol::json::{Json, Members};
 
 /// The media type of almost every answer.
 pub const JSON: &str = "application/json";
@@ -32,22 +32,22 @@ impl Reply {
     }
 
     /// A JSON object.
-    pub fn json(status: u16, body: &Object) -> Self {
-        Self::new(status, JSON, json::line(body))
+    pub fn json(status: u16, body: &Members) -> Self {
+        Self::new(status, JSON, body.render())
     }
 
     /// A JSON object with `"ok":true` before its other members.
-    pub fn ok(mut body: Object) -> Self {
-        body.insert("ok".to_owned(), Value::Bool(true));
+    pub fn ok(mut body: Members) -> Self {
+        body.set("ok", Json::flag(true));
         Self::json(200, &body)
     }
 
     /// An error of a class, with what exactly is wrong.
     pub fn error(status: u16, class: &str, detail: impl AsRef<str>) -> Self {
-        let mut body = json::object([("ok", Value::Bool(false)), ("error", json::string(class))]);
+        let mut body = Members::of([("ok", Json::flag(false)), ("error", Json::text(class))]);
         let detail = detail.as_ref();
         if !detail.is_empty() {
-            body.insert("detail".to_owned(), json::string(detail));
+            body.set("detail", Json::text(detail));
         }
         Self::json(status, &body)
     }
@@ -70,13 +70,13 @@ impl Reply {
 
     /// A denial (api.md §5.5).
     pub fn denied(error: &AppError, generic: bool) -> Self {
-        let mut body = json::object([("ok", Value::Bool(false))]);
+        let mut body = Members::of([("ok", Json::flag(false))]);
         if generic {
-            body.insert("error".to_owned(), json::string("forbidden"));
+            body.set("error", Json::text("forbidden"));
         } else {
-            body.insert("error".to_owned(), json::string(&*error.message));
+            body.set("error", Json::text(&*error.message));
             let code = error.code.map_or(1, i64::from);
-            body.insert("code".to_owned(), json::int(code));
+            body.set("code", Json::integer(code));
         }
         Self::json(403, &body)
     }
@@ -87,11 +87,11 @@ impl Reply {
             Kind::Denied => Self::denied(error, generic_denials),
             Kind::Locked => Self::json(
                 409,
-                &json::object([
-                    ("ok", Value::Bool(false)),
-                    ("error", json::string("locked")),
-                    ("code", json::int(4)),
-                    ("conflicts", json::strings(&error.conflicts)),
+                &Members::of([
+                    ("ok", Json::flag(false)),
+                    ("error", Json::text("locked")),
+                    ("code", Json::integer(4)),
+                    ("conflicts", Json::texts(&error.conflicts)),
                 ]),
             ),
             Kind::Conflict | Kind::Ended => Self::error(409, "conflict", &error.message),

@@ -1,8 +1,8 @@
 //! What agents answer, made to fit the document. Members that this version does not know pass
 //! through; of those that it does, what has another form than the document says is left out.
 
-use crate::model::json::{Object, Value};
 use crate::model::{Capabilities, HostResult, Pong, RunEnd, Submission};
+use ctrl_exec_protocol::json::{Members, Raw, Scalar};
 
 /// Members that the answers of agents may have, whatever was asked. What has the right form was
 /// taken out of the rest.
@@ -70,18 +70,18 @@ impl Tidy for HostResult<Capabilities> {
         };
         scripts.retain(|script| script.name.is_some());
         for script in scripts {
-            let fits = |key: &str, value: &Value| match (key, value) {
-                ("path" | "profile", Value::Null) => true,
+            let fits = |key: &str, value: Raw<'_>| match (key, value.scalar()) {
+                ("path" | "profile", Scalar::Null) => true,
                 ("path", _) => false,
-                ("profile" | "schema_version", value) => matches!(value, Value::String(_)),
-                ("schema", value) => matches!(value, Value::Object(_)),
-                ("executable", value) => matches!(value, Value::Bool(_) | Value::Number(_)),
+                ("profile" | "schema_version", value) => matches!(value, Scalar::Text(_)),
+                ("schema", _) => value.is_object(),
+                ("executable", value) => matches!(value, Scalar::Bool(_) | Scalar::Number(_)),
                 _ => true,
             };
             let wrong: Vec<String> = script
                 .more
                 .iter()
-                .filter(|(key, value)| !fits(key, value))
+                .filter(|(key, value)| !fits(key, *value))
                 .map(|(key, _)| key.to_owned())
                 .collect();
             for key in wrong {
@@ -91,7 +91,7 @@ impl Tidy for HostResult<Capabilities> {
     }
 }
 
-fn strip(more: &mut Object) {
+fn strip(more: &mut Members) {
     for key in KNOWN {
         more.remove(key);
     }

@@ -10,10 +10,10 @@ use super::{hosts, out};
 use crate::fleet::Target;
 use crate::fleet::address;
 use crate::fleet::select::TagFilter;
-use crate::model::json;
 use crate::model::{AppError, Origin};
 use crate::tasks::{Choice, Inquiry, Limits, Portion};
 use ctrl_exec_host::bounded::Bounded;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::wire::messages::MAX_INPUT;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -194,13 +194,13 @@ pub fn list(ctx: &Ctx, args: &Args, words: &[String]) -> Result<bool, AppError> 
     let targets: Vec<Target> = address::resolve(&ctx.registry(), words, args.number(&PORT))?;
     if args.has(&JSON) {
         let hosts = targets.iter().map(|target| {
-            json::object([
-                ("host", json::string(&*target.name)),
-                ("address", json::string(target.address())),
-                ("port", json::int(i64::from(target.port()))),
+            Members::of([
+                ("host", Json::text(&*target.name)),
+                ("address", Json::text(target.address())),
+                ("port", Json::integer(i64::from(target.port()))),
             ])
         });
-        out::line(json::line(&json::objects(hosts)));
+        out::line(Json::list(hosts).into_string());
     } else {
         let mut text = String::new();
         for target in &targets {

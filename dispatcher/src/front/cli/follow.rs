@@ -4,7 +4,8 @@ use super::args::Args;
 use super::flags::JSON_LINES;
 use super::out::{self, clean};
 use crate::fleet::{Piece, Stream};
-use crate::model::{Parts, gap_line, json};
+use crate::model::{Parts, gap_line};
+use ctrl_exec_protocol::json::{Json, Members};
 use std::collections::HashMap;
 
 /// The longest line that is waited for; of a longer one each part is shown as a line.
@@ -64,7 +65,7 @@ impl Follow {
     fn print(&self, host: &str, stream: Stream, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
         if self.as_json {
-            return event(host, stream, "text", json::string(&*text));
+            return event(host, stream, "text", Json::text(&*text));
         }
         let errors = stream == Stream::Err;
         let parts = Parts {
@@ -82,7 +83,7 @@ impl Follow {
 
     fn gap(&self, host: &str, stream: Stream, missing: u64) {
         if self.as_json {
-            let missing = json::int(i64::try_from(missing).unwrap_or(i64::MAX));
+            let missing = Json::integer(i64::try_from(missing).unwrap_or(i64::MAX));
             return event(host, stream, "missing", missing);
         }
         let shown = format!("{}: {}\n", clean(host), gap_line(missing));
@@ -95,17 +96,20 @@ impl Follow {
 }
 
 /// One line of JSON: `event` tells it from a result.
-fn event(host: &str, stream: Stream, what: &str, value: json::Value) {
+fn event(host: &str, stream: Stream, what: &str, value: Json) {
     let stream = match stream {
         Stream::Out => "stdout",
         Stream::Err => "stderr",
     };
-    out::line(json::line(&json::object([
-        ("event", json::string("output")),
-        ("host", json::string(host)),
-        ("stream", json::string(stream)),
-        (what, value),
-    ])));
+    out::line(
+        Members::of([
+            ("event", Json::text("output")),
+            ("host", Json::text(host)),
+            ("stream", Json::text(stream)),
+            (what, value),
+        ])
+        .render(),
+    );
 }
 
 fn key(host: &str, stream: Stream) -> (String, bool) {

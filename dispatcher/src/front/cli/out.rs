@@ -3,8 +3,9 @@
 
 use super::args::Args;
 use super::flags::JSON;
-use crate::model::{AppError, Kind, Parts, json};
+use crate::model::{AppError, Kind, Parts};
 use crate::store::files::registry::Damaged;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::text::Untrusted;
 use std::borrow::Cow;
 use std::fmt;
@@ -67,18 +68,24 @@ pub fn clean(text: &str) -> String {
 pub fn failure(args: &Args, error: &AppError) {
     let json = args.has(&JSON);
     match error.kind {
-        Kind::Denied if json => line(json::line(&json::object([
-            ("ok", json::int(0)),
-            ("error", json::string(&*error.message)),
-            ("code", json::int(i64::from(error.code.unwrap_or(1)))),
-        ]))),
+        Kind::Denied if json => line(
+            Members::of([
+                ("ok", Json::integer(0)),
+                ("error", Json::text(&*error.message)),
+                ("code", Json::integer(i64::from(error.code.unwrap_or(1)))),
+            ])
+            .render(),
+        ),
         Kind::Denied => self::error(format_args!("Denied: {}", error.message)),
-        Kind::Locked if json => line(json::line(&json::object([
-            ("ok", json::int(0)),
-            ("error", json::string("locked")),
-            ("code", json::int(4)),
-            ("conflicts", json::strings(&error.conflicts)),
-        ]))),
+        Kind::Locked if json => line(
+            Members::of([
+                ("ok", Json::integer(0)),
+                ("error", Json::text("locked")),
+                ("code", Json::integer(4)),
+                ("conflicts", Json::texts(&error.conflicts)),
+            ])
+            .render(),
+        ),
         Kind::Locked => self::error(format_args!("Locked: {}", error.conflicts.join(", "))),
         _ => self::error(format_args!("Error: {}", error.message)),
     }

@@ -4,7 +4,7 @@ use super::out::{self, clean, script_output};
 use crate::fleet::hostlist;
 use crate::model::{
     Cancelled, Capabilities, EntryState, HostResult, Mode, Outcome, Pong, Problem, RunEnd,
-    RunRecord, Running, Submission, Submitted, json,
+    RunRecord, Running, Submission, Submitted,
 };
 use std::fmt::Write;
 
@@ -228,9 +228,9 @@ pub fn capabilities(result: &HostResult<Capabilities>) -> String {
     }
     if let Some(tags) = reply.tags.as_ref().filter(|tags| !tags.is_empty()) {
         let tags: Vec<String> = tags
-            .keys()
-            .map(|key| {
-                let value = json::text(tags, key).unwrap_or_default();
+            .iter()
+            .map(|(key, value)| {
+                let value = value.text().unwrap_or_default();
                 format!("{}={}", clean(key), clean(&value))
             })
             .collect();
@@ -355,9 +355,10 @@ fn host<T>(result: &HostResult<T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ctrl_exec_protocol::json::{Bounds, Members};
 
     fn object(text: &str) -> HostResult<RunEnd> {
-        HostResult::from_object(json::parse_object(text.as_bytes()).unwrap())
+        HostResult::from_object(Members::parse(text.as_bytes(), &Bounds::RECORD).unwrap())
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::random;
-use ctrl_exec_protocol::json::{self, Bounds};
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::wire::pairing::{self, LookupBy, Outcome, PairRequest};
+use ctrl_exec_protocol::wire::pairing::{self, Outcome, PairRequest};
 
+use crate::model::{Decision, Queued};
 use crate::pairing::Identified;
 
 /// Where the queue lives, below the root.
@@ -28,55 +28,6 @@ const MAX_FILE: u64 = 128 * 1024;
 #[derive(Clone, Debug)]
 pub struct Queue {
     dir: PathBuf,
-}
-
-/// One waiting request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Queued {
-    /// 16 lower-case hex digits.
-    pub id: String,
-    /// Name the agent gave itself.
-    pub hostname: String,
-    /// PEM exactly as sent.
-    pub csr: String,
-    /// To be echoed.
-    pub nonce: String,
-    /// The agent's own address if it reported a valid one, else the connection's.
-    pub ip: String,
-    /// Where the connection came from.
-    pub source_ip: String,
-    /// How the agent wants to be reached.
-    pub lookup_by: Option<LookupBy>,
-    /// Port the agent serves on.
-    pub port: Option<u16>,
-    /// Arrival, UTC.
-    pub received: String,
-    /// Six digits.
-    pub code: String,
-    /// Name of the source address, or empty.
-    pub reverse_dns: String,
-    /// That name resolves back to the source address.
-    pub reverse_confirmed: bool,
-    /// The agent asked as one of release 0.12.3 does.
-    pub perl: bool,
-}
-
-/// What the operator decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// `<id>.approved`.
-    Approved,
-    /// `<id>.denied`.
-    Denied,
-}
-
-impl Decision {
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Approved => "approved",
-            Self::Denied => "denied",
-        }
-    }
 }
 
 /// Why the queue could not do it.
@@ -233,7 +184,7 @@ impl Queue {
             Outcome::Approved(_) => Decision::Approved,
             Outcome::Denied { .. } => Decision::Denied,
         };
-        self.write(id, decision.suffix(), outcome.render().as_bytes())?;
+        self.write(id, suffix_of(decision), outcome.render().as_bytes())?;
         if decision == Decision::Denied {
             self.remove(id, "json")?;
         }
@@ -244,14 +195,17 @@ impl Queue {
     pub fn decision(&self, id: &str) -> Option<Decision> {
         [Decision::Approved, Decision::Denied]
             .into_iter()
-            .find(|kind| self.path(id, kind.suffix()).is_ok_and(|path| path.exists()))
+            .find(|kind| {
+                self.path(id, suffix_of(*kind))
+                    .is_ok_and(|path| path.exists())
+            })
     }
 
     /// The decision for this id with the bytes to send; the files stay until
     /// [`finish`](Self::finish).
     pub fn answer(&self, id: &str) -> Option<(Decision, Vec<u8>)> {
         let decision = self.decision(id)?;
-        let path = self.path(id, decision.suffix()).ok()?;
+        let path = self.path(id, suffix_of(decision)).ok()?;
         read_bounded(&path).ok().map(|bytes| (decision, bytes))
     }
 
@@ -339,60 +293,6 @@ impl Queue {
     }
 }
 
-impl Queued {
-    /// Reads a queue file; `None` for what is no request.
-    pub fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
-        let object = json::parse_object(bytes, &Bounds::REQUEST).ok()?;
-        let text = |key: &str| json::text_of(&object, key);
-        let queued = Self {
-            id: id.to_owned(),
-            hostname: text("hostname"),
-            csr: text("csr"),
-            nonce: text("nonce"),
-            ip: text("ip"),
-            source_ip: text("source_ip"),
-            lookup_by: json::str_of(&object, "lookup_by").and_then(LookupBy::parse),
-            port: json::port_of(&object, "port"),
-            received: text("received"),
-            // Not the one in the file: others may write there, and what is compared must be what
-            // would be signed.
-            code: pairing::code(&text("csr")),
-            reverse_dns: text("reverse_dns"),
-            reverse_confirmed: json::truthy(&object, "reverse_confirmed"),
-            perl: json::truthy(&object, "perl"),
-        };
-        (names::is_agent_name(&queued.hostname) && !queued.csr.is_empty()).then_some(queued)
-    }
-
-    /// The queue file.
-    pub fn to_json(&self) -> String {
-        let port = self
-            .port
-            .map_or_else(|| "null".to_owned(), |port| port.to_string());
-        let lookup_by = self
-            .lookup_by
-            .map_or("null".to_owned(), |by| format!("\"{}\"", by.word()));
-        let mut object = json::object();
-        object
-            .str("id", &self.id)
-            .str("hostname", &self.hostname)
-            .str("csr", &self.csr)
-            .str("nonce", &self.nonce)
-            .str("ip", &self.ip)
-            .str("source_ip", &self.source_ip)
-            .raw("lookup_by", &lookup_by)
-            .raw("port", &port)
-            .str("received", &self.received)
-            .str("code", &self.code)
-            .str("reverse_dns", &self.reverse_dns)
-            .int("reverse_confirmed", i64::from(self.reverse_confirmed));
-        if self.perl {
-            object.int("perl", 1);
-        }
-        object.finish()
-    }
-}
-
 /// Whole, or an error: a part of a request is none. The directory is a group's, so links are not
 /// followed and nothing is waited for.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
@@ -405,4 +305,12 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 fn is_stale(time: SystemTime, now: SystemTime) -> bool {
     now.duration_since(time).is_ok_and(|age| age > STALE)
+}
+
+/// How the file of a decision ends.
+fn suffix_of(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Approved => "approved",
+        Decision::Denied => "denied",
+    }
 }

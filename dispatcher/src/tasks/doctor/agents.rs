@@ -6,7 +6,8 @@ use super::report::{Grade, Report};
 use crate::fleet::Call;
 use crate::fleet::address;
 use crate::model::AppError;
-use crate::store::files::registry::{Record, Registry, SerialStatus};
+use crate::model::{AgentRecord, SerialStatus};
+use crate::store::files::registry::Registry;
 use ctrl_exec_protocol::time::{DAY, Utc};
 use ctrl_exec_protocol::x509::cert;
 use std::collections::HashMap;
@@ -128,14 +129,14 @@ pub fn reach(dispatcher: &Dispatcher, report: &mut Report) -> Result<(), AppErro
 }
 
 /// One certificate that agents at different addresses have shown.
-fn clones(report: &mut Report, records: &[Record]) {
-    let mut by_serial: HashMap<&str, &Record> = HashMap::new();
+fn clones(report: &mut Report, records: &[AgentRecord]) {
+    let mut by_serial: HashMap<&str, &AgentRecord> = HashMap::new();
     for record in records {
         let serial = record.cert_serial();
         if serial.is_empty() || record.revoked().is_some() {
             continue;
         }
-        let place = |record: &Record| {
+        let place = |record: &AgentRecord| {
             let target = address::target(record, None, None);
             (target.address().to_owned(), target.port())
         };

@@ -3,8 +3,8 @@
 use super::super::fanout::{Failure, answered, failed, is_success};
 use super::call::input_lacks;
 use crate::fleet::{Answer, Call};
-use crate::model::json;
 use crate::model::{EntryState, HostEntry, HostResult, Outcome, RunEnd, Submission, Submitted};
+use ctrl_exec_protocol::json::{Bounds, Members};
 use ctrl_exec_protocol::wire::messages::RUN_INPUT;
 use ctrl_exec_reactor::http::Response;
 
@@ -13,15 +13,17 @@ pub fn run_result(call: &Call, script: &str, reqid: &str, answer: Answer) -> Hos
     let rtt = answer.rtt;
     let output = answer.output;
     let mut result = match answer.result {
-        Ok(response) if is_success(&response) => match json::parse_object(&response.body) {
-            Some(body) => answered(call, rtt, body, outcome),
-            None => {
-                let mut result: HostResult<RunEnd> =
-                    failed(call, rtt, Failure::answer("invalid JSON response"));
-                result.reply.exit = Some(-1);
-                result
+        Ok(response) if is_success(&response) => {
+            match Members::parse(&response.body, &Bounds::RECORD).ok() {
+                Some(body) => answered(call, rtt, body, outcome),
+                None => {
+                    let mut result: HostResult<RunEnd> =
+                        failed(call, rtt, Failure::answer("invalid JSON response"));
+                    result.reply.exit = Some(-1);
+                    result
+                }
             }
-        },
+        }
         other => {
             let failure = match &other {
                 Ok(response) => of_status(call, response),
@@ -66,23 +68,26 @@ pub fn async_result(
         result
     };
     let mut result = match &answer.result {
-        Ok(response) if is_success(response) => match json::parse_object(&response.body) {
-            Some(body) => answered(call, rtt, body, |reply: &Submission, _| {
-                match reply.submitted {
-                    Submitted::Accepted => Outcome::Ok,
-                    Submitted::Busy | Submitted::No => Outcome::Refused,
+        Ok(response) if is_success(response) => {
+            match Members::parse(&response.body, &Bounds::RECORD).ok() {
+                Some(body) => answered(call, rtt, body, |reply: &Submission, _| {
+                    match reply.submitted {
+                        Submitted::Accepted => Outcome::Ok,
+                        Submitted::Busy | Submitted::No => Outcome::Refused,
+                    }
+                }),
+                None => {
+                    let failure = Failure::answer("invalid JSON response");
+                    let mut result = without_answer(failure, "error", Submitted::No);
+                    result.reply.script = None;
+                    result
                 }
-            }),
-            None => {
-                let failure = Failure::answer("invalid JSON response");
-                let mut result = without_answer(failure, "error", Submitted::No);
-                result.reply.script = None;
-                result
             }
-        },
+        }
         Ok(response) if response.status == 409 => {
-            let error = json::parse_object(&response.body)
-                .and_then(|body| json::text(&body, "error").map(std::borrow::Cow::into_owned))
+            let error = Members::parse(&response.body, &Bounds::RECORD)
+                .ok()
+                .and_then(|body| body.text("error").map(std::borrow::Cow::into_owned))
                 .unwrap_or_else(|| "script already running".to_owned());
             without_answer(Failure::refused(error), "busy", Submitted::Busy)
         }
@@ -239,7 +244,7 @@ mod tests {
         ];
         for (answer, expected) in cases {
             let result = async_result(&call(), "s", "id", answer);
-            assert_eq!(json::line(&entry(&result).object()), expected);
+            assert_eq!(entry(&result).object().render(), expected);
         }
         let cut = async_result(&call(), "s", "id", answer_failed(Fault::Interrupted, true));
         assert_eq!(entry(&cut).state, EntryState::Accepted);

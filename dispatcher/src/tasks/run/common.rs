@@ -6,8 +6,8 @@ use super::super::log::Log;
 use super::call::{RunBody, Shown, run_call};
 use super::order::Ready;
 use crate::fleet::{Answer, Call, Target};
-use crate::model::{AppError, HostResult, Mode, RunRecord};
-use crate::store::files::registry::{AGENT_VERSION, EXECUTOR, Registry, SOME_PERL_VERSION};
+use crate::model::{AppError, HostResult, Mode, RunRecord, SOME_PERL_VERSION};
+use crate::store::files::registry::Registry;
 use crate::store::locks::Held;
 use crate::store::runs::{RunStoreError, Runs};
 use ctrl_exec_host::syslog::Level;
@@ -167,11 +167,9 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
                 return false;
             };
             if shown.perl && !record.is_perl() {
-                record.set(AGENT_VERSION, SOME_PERL_VERSION);
+                record.agent_version = Some(SOME_PERL_VERSION.to_owned());
             }
-            if let Some(executor) = shown.executor {
-                record.set(EXECUTOR, if executor { "yes" } else { "no" });
-            }
+            record.executor = shown.executor.or(record.executor);
             true
         });
         // Whoever may not write the registry can still run.

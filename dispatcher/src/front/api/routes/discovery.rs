@@ -5,12 +5,12 @@ use crate::front::api::call::{Body, Call, hosts, text};
 use crate::front::api::reply::{JSON, Reply};
 use crate::front::api::step::Step;
 use crate::front::api::tidy::Tidy;
-use crate::model::json::{self, Value};
 use crate::model::{AppError, Capabilities, HostResult};
 use crate::tasks::auth::Permit;
 use crate::tasks::discover;
 use crate::tasks::ping::Inquiry;
 use crate::tasks::{Event, Task};
+use ctrl_exec_protocol::json::Json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ const LONG: Duration = Duration::from_secs(3600);
 pub fn discovery(call: Call) -> Step {
     let read = match &call.body {
         Body::Object(members) => {
-            let some =
-                matches!(members.get("hosts"), Some(Value::Array(items)) if !items.is_empty());
+            let given = members.get("hosts");
+            let some = given.is_some_and(|hosts| hosts.items().next().is_some());
             let words = if some { hosts(members) } else { Ok(Vec::new()) };
             words.and_then(|words| {
                 text(members, "token")?;
@@ -92,7 +92,7 @@ fn answer(hosts: &BTreeMap<String, String>) -> Reply {
         if at > 0 {
             body.push(',');
         }
-        body.push_str(&json::line(&json::string(&**host)));
+        body.push_str(Json::text(host).as_str());
         body.push(':');
         body.push_str(result);
     }

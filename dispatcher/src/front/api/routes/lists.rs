@@ -4,10 +4,10 @@ use crate::fleet::select::{TagFilter, glob};
 use crate::front::api::call::Call;
 use crate::front::api::reply::Reply;
 use crate::front::api::step::Step;
-use crate::model::json::{self, Object, Value};
+use crate::model::AgentRecord;
 use crate::model::{AppError, RunRecord};
-use crate::store::files::registry::{AGENT_VERSION, Record};
 use crate::tasks::Dispatcher;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::time::Utc;
 
 /// Entries of a page unless asked for.
@@ -85,9 +85,9 @@ impl Page {
     }
 
     /// The answer. `next`: where the following page begins.
-    fn reply(name: &str, items: Vec<Object>, next: Option<&str>) -> Reply {
-        let mut body = json::object([(name, json::objects(items))]);
-        json::put_text(&mut body, "next", next);
+    fn reply(name: &str, items: Vec<Members>, next: Option<&str>) -> Reply {
+        let mut body = Members::of([(name, Json::list(items))]);
+        body.set_text("next", next);
         Reply::ok(body)
     }
 }
@@ -156,16 +156,16 @@ fn list_runs(dispatcher: &Dispatcher, page: &Page, filter: &Filter) -> Result<Re
 }
 
 /// A run as the list shows it: neither who ordered it nor its arguments or output.
-fn run(record: &RunRecord) -> Object {
-    let mut object = json::object([
-        ("reqid", json::string(&*record.reqid)),
-        ("script", json::string(&*record.script)),
-        ("hosts", json::strings(record.hosts())),
-        ("result", json::string(result(record))),
-        ("complete", Value::Bool(record.complete)),
+fn run(record: &RunRecord) -> Members {
+    let mut object = Members::of([
+        ("reqid", Json::text(&*record.reqid)),
+        ("script", Json::text(&*record.script)),
+        ("hosts", Json::texts(record.hosts())),
+        ("result", Json::text(result(record))),
+        ("complete", Json::flag(record.complete)),
     ]);
-    json::put_integer(&mut object, "created", record.created);
-    json::put_integer(&mut object, "completed", record.completed);
+    object.set_integer("created", record.created);
+    object.set_integer("completed", record.completed);
     object
 }
 
@@ -192,9 +192,9 @@ fn list_agents(
                 found.push(agent(&record, now));
             }
             Ok(_) => {}
-            Err(_) if tags.is_none() => found.push(json::object([
-                ("name", json::string(&**name)),
-                ("state", json::string("damaged")),
+            Err(_) if tags.is_none() => found.push(Members::of([
+                ("name", Json::text(&**name)),
+                ("state", Json::text("damaged")),
             ])),
             Err(_) => {}
         }
@@ -203,34 +203,29 @@ fn list_agents(
     Ok(Page::reply("agents", found, next.map(String::as_str)))
 }
 
-fn agent(record: &Record, now: Utc) -> Object {
+fn agent(record: &AgentRecord, now: Utc) -> Members {
     let end = Utc::parse_openssl(record.expiry());
     let state = match (record.revoked(), end) {
         (Some(_), _) => "revoked",
         (None, Some(end)) if end.0 < now.0 => "expired",
         _ => "paired",
     };
-    let tags = json::sub_object(record.raw(), "tags").cloned();
-    let mut object = json::object([
-        ("name", json::string(record.name())),
-        ("state", json::string(state)),
-        ("ip", json::string(record.ip())),
-        ("port", json::int(i64::from(record.port()))),
-        ("lookup_by", json::string(record.lookup_by().word())),
-        ("paired", json::string(record.text("paired"))),
-        ("expiry", json::string(record.expiry())),
-        ("serial_status", json::string(record.serial_status().word())),
-        ("tags", Value::Object(tags.unwrap_or_default())),
+    let mut object = Members::of([
+        ("name", Json::text(record.name())),
+        ("state", Json::text(state)),
+        ("ip", Json::text(record.ip())),
+        ("port", Json::integer(i64::from(record.port()))),
+        ("lookup_by", Json::text(record.lookup_by().word())),
+        ("paired", Json::text(record.paired())),
+        ("expiry", Json::text(record.expiry())),
+        ("serial_status", Json::text(record.serial_status().word())),
+        ("tags", record.tags.clone().unwrap_or_default().into()),
     ]);
     if let Some(end) = end {
         let days = (end.0 - now.0).div_euclid(86_400);
-        object.insert("days_left".to_owned(), json::int(days));
+        object.set("days_left", Json::integer(days));
     }
-    let version = record.text(AGENT_VERSION);
-    json::put_text(
-        &mut object,
-        "version",
-        Some(version).filter(|v| !v.is_empty()),
-    );
+    let version = record.agent_version.as_deref();
+    object.set_text("version", version.filter(|version| !version.is_empty()));
     object
 }

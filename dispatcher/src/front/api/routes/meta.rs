@@ -5,22 +5,22 @@ use crate::front::api::app::{IDENT, VERSION};
 use crate::front::api::call::Call;
 use crate::front::api::reply::Reply;
 use crate::front::api::step::Step;
-use crate::model::json;
+use ctrl_exec_protocol::json::{Json, Members};
 
 /// `GET /` (api.md §6.1).
 pub fn index(_: Call) -> Step {
     let listed = ROUTES.iter().filter(|route| route.path != "/");
-    let endpoints = json::objects(listed.map(|route| {
-        json::object([
-            ("method", json::string(route.method)),
-            ("path", json::string(route.path)),
+    let endpoints = Json::list(listed.map(|route| {
+        Members::of([
+            ("method", Json::text(route.method)),
+            ("path", Json::text(route.path)),
         ])
     }));
-    let body = json::object([
-        ("name", json::string(IDENT)),
-        ("version", json::string(VERSION)),
-        ("spec", json::string("/openapi.json")),
-        ("live_spec", json::string("/openapi-live.json")),
+    let body = Members::of([
+        ("name", Json::text(IDENT)),
+        ("version", Json::text(VERSION)),
+        ("spec", Json::text("/openapi.json")),
+        ("live_spec", Json::text("/openapi-live.json")),
         ("endpoints", endpoints),
     ]);
     Step::Answer(Reply::json(200, &body))
@@ -28,6 +28,6 @@ pub fn index(_: Call) -> Step {
 
 /// `GET /health` (api.md §6.2).
 pub fn health(_: Call) -> Step {
-    let body = json::object([("version", json::string(VERSION))]);
+    let body = Members::of([("version", Json::text(VERSION))]);
     Step::Answer(Reply::ok(body))
 }

@@ -5,13 +5,14 @@ use crate::front::api::call::{Call, hosts, text};
 use crate::front::api::reply::{JSON, Reply};
 use crate::front::api::step::Step;
 use crate::front::api::tidy::Tidy;
-use crate::model::json::{self, Object, Value};
 use crate::model::{AppError, Origin};
 use crate::tasks::auth::Permit;
 use crate::tasks::run::{self, RunOrder};
 use crate::tasks::{Event, Task};
 use ctrl_exec_protocol::hook::Submitter;
+use ctrl_exec_protocol::json::{Json, Members, Raw, Scalar};
 use ctrl_exec_protocol::names;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,12 +43,10 @@ pub fn run(call: Call) -> Step {
 fn read(call: &Call) -> Result<(RunOrder, bool), Reply> {
     let members = call.members()?;
     let words = hosts(members)?;
-    let script = match members.get("script") {
-        Some(Value::String(name)) if names::is_script_name(name) => name.clone(),
-        _ => {
-            let detail = "script name required (alphanumeric and hyphens only)";
-            return Err(Reply::bad(detail));
-        }
+    let script = members.get("script").and_then(Raw::string);
+    let Some(script) = script.filter(|name| names::is_script_name(name)) else {
+        let detail = "script name required (alphanumeric and hyphens only)";
+        return Err(Reply::bad(detail));
     };
     let args = arguments(members)?;
     let run_async = flag(members, "async")?;
@@ -74,28 +73,24 @@ fn read(call: &Call) -> Result<(RunOrder, bool), Reply> {
     Ok((order, run_async))
 }
 
-fn arguments(members: &Object) -> Result<Vec<String>, Reply> {
-    let items = match members.get("args") {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(items)) => items,
+fn arguments(members: &Members) -> Result<Vec<String>, Reply> {
+    let args = match members.get("args") {
+        None => return Ok(Vec::new()),
+        Some(args) if args.is_array() => args,
+        Some(args) if args.scalar() == Scalar::Null => return Ok(Vec::new()),
         Some(_) => return Err(Reply::bad("args must be an array")),
     };
-    let argument = |item: &Value| match item {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.as_str().to_owned()),
-        _ => Err(Reply::bad("args must be an array of strings")),
-    };
-    items.iter().map(argument).collect()
+    let texts = args.items().map(|item| item.text().map(Cow::into_owned));
+    let texts: Option<Vec<String>> = texts.collect();
+    texts.ok_or_else(|| Reply::bad("args must be an array of strings"))
 }
 
 /// A truth: the reference takes anything that Perl does, the text "false" as true.
-fn flag(members: &Object, key: &str) -> Result<bool, Reply> {
-    match members.get(key) {
-        None | Some(Value::Null) => Ok(false),
-        Some(Value::Bool(value)) => Ok(*value),
-        Some(Value::Number(number)) if number.as_i64() == Some(0) => Ok(false),
-        Some(Value::Number(number)) if number.as_i64() == Some(1) => Ok(true),
-        Some(_) => Err(Reply::bad(format!("{key} must be true or false"))),
+fn flag(members: &Members, key: &str) -> Result<bool, Reply> {
+    match members.get(key).map_or("null", Raw::as_str) {
+        "null" | "false" | "0" | "-0" => Ok(false),
+        "true" | "1" => Ok(true),
+        _ => Err(Reply::bad(format!("{key} must be true or false"))),
     }
 }
 
@@ -132,7 +127,7 @@ fn submit(app: &Arc<App>, order: RunOrder, permit: &Permit) -> Result<Reply, App
 }
 
 fn head(reqid: &str) -> String {
-    let reqid = json::line(&json::string(reqid));
+    let reqid = Json::text(reqid).into_string();
     format!("{{\"ok\":true,\"reqid\":{reqid},\"results\":[")
 }
 

@@ -6,15 +6,16 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{AGENT_PORT, CERT_NAME, IP, JSON, LOOKUP_BY, RATE, RENAME, REVOKE};
 use crate::front::cli::out;
 use crate::model::AppError;
-use crate::model::json as jval;
+use crate::model::{AgentRecord, Rate};
 use crate::store::files::issued::IssuedCert;
 use crate::store::files::locks::LockDir;
-use crate::store::files::registry::{self, Rate, Record};
 use crate::store::locks::Locks;
 use crate::tasks::revoke::Barring;
 use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::{DAY, Utc};
+use ctrl_exec_protocol::wire::pairing::LookupBy;
 use std::fmt::Write;
 use std::io::IsTerminal;
 
@@ -31,7 +32,7 @@ pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     }
     if args.has(&JSON) {
         // Made by hand: cloning 50,000 records into one value would only cost.
-        let records: Vec<String> = agents.iter().map(Record::to_json).collect();
+        let records: Vec<String> = agents.iter().map(AgentRecord::to_json).collect();
         out::line(format_args!("[{}]", records.join(",")));
         return Ok(exit);
     }
@@ -62,7 +63,7 @@ pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             &out::clean(record.ip()),
             &record.port().to_string(),
             record.lookup_by().word(),
-            &out::clean(record.text("paired")),
+            &out::clean(record.paired()),
             &out::clean(record.expiry()),
             &note(record, days),
         ]));
@@ -72,7 +73,7 @@ pub fn list_agents(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
 }
 
 /// The days left, and what else there is to say of an agent's certificate.
-fn note(record: &Record, days: String) -> String {
+fn note(record: &AgentRecord, days: String) -> String {
     if let Some(since) = record.revoked() {
         return format!("REVOKED {}", out::clean(since));
     }
@@ -123,27 +124,23 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
                 .to_owned(),
         ));
     }
-    let change = |record: &mut Record| {
+    let change = |record: &mut AgentRecord| {
         match rate {
-            Some("default") => {
-                record.unset(registry::RATE);
-            }
-            Some(rate) => {
-                record.set(registry::RATE, rate);
-            }
+            Some("default") => record.rate = None,
+            Some(rate) => record.rate = Some(rate.to_owned()),
             None => {}
         }
         if let Some(name) = cert_name {
-            record.set("paired_cn", name);
+            record.paired_cn = Some(name.to_owned());
         }
         if let Some(ip) = ip {
-            record.set("ip", ip);
+            record.ip = Some(ip.to_owned());
         }
         if let Some(port) = port {
-            record.set_port(port);
+            record.port = Some(port);
         }
         if let Some(lookup) = lookup {
-            record.set("lookup_by", lookup);
+            record.lookup_by = LookupBy::parse(lookup);
         }
     };
     let registry = ctx.registry();
@@ -189,8 +186,7 @@ pub fn edit_agent(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     if let Some(name) = cert_name {
         let _ = writeln!(text, "  cert-name:    {}", out::clean(name));
     }
-    let rate = record.text(registry::RATE);
-    if !rate.is_empty() {
+    if let Some(rate) = record.rate.as_deref().filter(|rate| !rate.is_empty()) {
         let _ = writeln!(text, "  rate:         {}", out::clean(rate));
     }
     out::raw(&text);
@@ -289,15 +285,12 @@ pub fn list_locks(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let held = LockDir::new(ctx.locks_dir()).list()?;
     if args.has(&JSON) {
         let locks = held.iter().map(|(host, script)| {
-            jval::object([
-                ("host", jval::string(host.as_str())),
-                ("script", jval::string(script.as_str())),
+            Members::of([
+                ("host", Json::text(host.as_str())),
+                ("script", Json::text(script.as_str())),
             ])
         });
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("locks", jval::objects(locks)),
-        ])));
+        out::line(Members::of([("ok", Json::integer(1)), ("locks", Json::list(locks))]).render());
     } else if held.is_empty() {
         out::line("No locks currently held.");
     } else {

@@ -6,10 +6,10 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{JSON, NEW_KEY, NO_RUNS, OFFLINE, OVERWRITE};
 use crate::front::cli::{out, secret};
 use crate::model::AppError;
-use crate::model::json as jval;
 use crate::sealed::SecretKey;
 use crate::tasks;
 use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_protocol::json::{Json, Members};
 use std::path::Path;
 
 /// Writes a backup, or makes a key pair for backups.
@@ -27,15 +27,18 @@ pub fn backup(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let runs = !args.has(&NO_RUNS);
     let written = tasks::backup::backup(&places, file, &whom, runs, ctx.syslog())?;
     if args.has(&JSON) {
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("file", jval::string(file.display().to_string())),
-            ("made", jval::string(written.made.iso())),
-            ("agents", jval::count(written.agents)),
-            ("runs", jval::count(written.runs)),
-            ("bytes", jval::count(written.bytes)),
-            ("notes", jval::strings(&written.notes)),
-        ])));
+        out::line(
+            Members::of([
+                ("ok", Json::integer(1)),
+                ("file", Json::text(file.display().to_string())),
+                ("made", Json::text(written.made.iso())),
+                ("agents", Json::count(written.agents)),
+                ("runs", Json::count(written.runs)),
+                ("bytes", Json::count(written.bytes)),
+                ("notes", Json::texts(&written.notes)),
+            ])
+            .render(),
+        );
         return Ok(0);
     }
     for note in &written.notes {
@@ -98,16 +101,19 @@ pub fn restore(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     };
     let kept = done.kept.as_ref().map(|path| path.display().to_string());
     if args.has(&JSON) {
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("made", jval::string(done.made.iso())),
-            ("host", jval::string(host)),
-            ("agents", jval::count(done.agents)),
-            ("runs", jval::count(done.runs)),
-            ("kept", jval::string(kept.unwrap_or_default())),
-            ("older", jval::strings(&done.older)),
-            ("fleet", jval::strings(&fleet)),
-        ])));
+        out::line(
+            Members::of([
+                ("ok", Json::integer(1)),
+                ("made", Json::text(done.made.iso())),
+                ("host", Json::text(host)),
+                ("agents", Json::count(done.agents)),
+                ("runs", Json::count(done.runs)),
+                ("kept", Json::text(kept.unwrap_or_default())),
+                ("older", Json::texts(&done.older)),
+                ("fleet", Json::texts(&fleet)),
+            ])
+            .render(),
+        );
         return Ok(0);
     }
     out::line(format_args!(
@@ -158,14 +164,17 @@ pub fn join_ca(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let of = &opened.archive.manifest.dispatcher_id;
     let (revoked, issued) = joined.gained;
     if args.has(&JSON) {
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("again", jval::int(i64::from(joined.again))),
-            ("dispatcher_id", jval::string(joined.dispatcher_id)),
-            ("serial", jval::string(joined.serial)),
-            ("revoked", jval::count(revoked)),
-            ("issued", jval::count(issued)),
-        ])));
+        out::line(
+            Members::of([
+                ("ok", Json::integer(1)),
+                ("again", Json::integer(i64::from(joined.again))),
+                ("dispatcher_id", Json::text(joined.dispatcher_id)),
+                ("serial", Json::text(joined.serial)),
+                ("revoked", Json::count(revoked)),
+                ("issued", Json::count(issued)),
+            ])
+            .render(),
+        );
         return Ok(0);
     }
     out::line(format_args!(

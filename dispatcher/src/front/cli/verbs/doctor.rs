@@ -5,9 +5,9 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{JSON, OFFLINE, REPAIR};
 use crate::front::cli::out;
 use crate::model::AppError;
-use crate::model::json as jval;
 use crate::tasks::doctor::{self, Grade};
 use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 
@@ -32,16 +32,19 @@ pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let bad = report.worst() == Grade::Fault;
     if args.has(&JSON) {
         let checks = report.findings().iter().map(|finding| {
-            jval::object([
-                ("check", jval::string(finding.check)),
-                ("grade", jval::string(finding.grade.word())),
-                ("message", jval::string(&*finding.message)),
+            Members::of([
+                ("check", Json::text(finding.check)),
+                ("grade", Json::text(finding.grade.word())),
+                ("message", Json::text(&*finding.message)),
             ])
         });
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(i64::from(!bad))),
-            ("checks", jval::objects(checks)),
-        ])));
+        out::line(
+            Members::of([
+                ("ok", Json::integer(i64::from(!bad))),
+                ("checks", Json::list(checks)),
+            ])
+            .render(),
+        );
     } else {
         let mut text = String::new();
         for finding in report.findings() {
@@ -67,10 +70,10 @@ fn repair(ctx: &Ctx) -> Result<Vec<String>, AppError> {
         let newest = certs.iter().max_by_key(|cert| cert.until.0);
         let repaired = registry.repair(&damaged.name, now, |record| {
             if let (Some(cert), "") = (newest, record.cert_serial()) {
-                record.set("cert_serial", &*cert.serial);
+                record.cert_serial = Some(cert.serial.clone());
             }
             if let (Some(cert), "") = (newest, record.expiry()) {
-                record.set("expiry", cert.until.openssl());
+                record.expiry = Some(cert.until.openssl());
             }
         })?;
         let Some(repaired) = repaired else { continue };

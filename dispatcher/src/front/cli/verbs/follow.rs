@@ -4,8 +4,9 @@ use crate::front::cli::args::Args;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{JSON, PORT, TIMEOUT};
 use crate::front::cli::{out, render};
-use crate::model::{AppError, RunRecord, json};
+use crate::model::{AppError, RunRecord};
 use crate::tasks::{Limits, follow};
+use ctrl_exec_protocol::json::{Json, Members};
 use std::time::{Duration, Instant};
 
 /// How long `wait` waits unless told otherwise.
@@ -65,8 +66,8 @@ fn show(args: &Args, record: &RunRecord) {
         // As the reference shows it; `show` has the rest.
         record.remove("args");
         record.remove("by");
-        record.insert("ok".to_owned(), json::int(1));
-        out::line(json::line(&record));
+        record.set("ok", Json::integer(1));
+        out::line(record.render());
     } else {
         out::raw(&render::record(record));
     }
@@ -75,11 +76,14 @@ fn show(args: &Args, record: &RunRecord) {
 pub(super) fn not_found(args: &Args) -> Exit {
     let reqid = &args.words[0];
     if args.has(&JSON) {
-        out::line(json::line(&json::object([
-            ("ok", json::int(0)),
-            ("error", json::string("not found")),
-            ("reqid", json::string(reqid.as_str())),
-        ])));
+        out::line(
+            Members::of([
+                ("ok", Json::integer(0)),
+                ("error", Json::text("not found")),
+                ("reqid", Json::text(reqid.as_str())),
+            ])
+            .render(),
+        );
     } else {
         out::error(format_args!("Request '{}' not found", out::clean(reqid)));
     }

@@ -6,7 +6,8 @@ use crate::front::cli::args::Args;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{BY, FAILED, HOST, JSON, SCRIPT, SINCE};
 use crate::front::cli::{out, render};
-use crate::model::{AppError, Origin, RunRecord, json};
+use crate::model::{AppError, Origin, RunRecord};
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::time::Utc;
 use std::fmt::Write;
 
@@ -39,7 +40,7 @@ pub fn runs(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     found.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
     let found = found.into_iter().map(|(_, summary)| summary);
     if args.has(&JSON) {
-        out::line(json::line(&json::objects(found.map(|s| s.object))));
+        out::line(Json::list(found.map(|s| s.object)).into_string());
     } else {
         let mut text = row("REQID", "WHEN", "USER", "RESULT", "SCRIPT", "HOSTS");
         text.extend(found.map(|summary| summary.line));
@@ -55,8 +56,8 @@ pub fn show(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     };
     if args.has(&JSON) {
         let mut object = record.object();
-        object.insert("ok".to_owned(), json::int(1));
-        out::line(json::line(&object));
+        object.set("ok", Json::integer(1));
+        out::line(object.render());
         return Ok(0);
     }
     let mut text = String::new();
@@ -73,7 +74,7 @@ pub fn show(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     // As JSON: where one argument ends and the next begins is to be seen.
     line(
         "Arguments",
-        record.args().map(|args| json::line(&json::strings(args))),
+        record.args().map(|args| Json::texts(args).into_string()),
     );
     out::raw(&text);
     out::raw(&render::record(&record));
@@ -81,7 +82,7 @@ pub fn show(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
 }
 
 struct Summary {
-    object: json::Object,
+    object: Members,
     line: String,
 }
 
@@ -116,17 +117,17 @@ fn summary(record: &RunRecord) -> Summary {
     };
     let by = record.by();
     let hosts = record.hosts();
-    let mut object = json::object([
-        ("reqid", json::string(&*record.reqid)),
-        ("script", json::string(&*record.script)),
-        ("hosts", json::strings(&hosts)),
-        ("result", json::string(result)),
+    let mut object = Members::of([
+        ("reqid", Json::text(&*record.reqid)),
+        ("script", Json::text(&*record.script)),
+        ("hosts", Json::texts(&hosts)),
+        ("result", Json::text(result)),
     ]);
-    json::put_integer(&mut object, "created", record.created);
-    json::put_integer(&mut object, "completed", record.completed);
-    json::put_text(&mut object, "user", by.name());
+    object.set_integer("created", record.created);
+    object.set_integer("completed", record.completed);
+    object.set_text("user", by.name());
     if let Some(args) = record.args() {
-        object.insert("args".to_owned(), json::strings(args));
+        object.set("args", Json::texts(args));
     }
     let short = |text: String| match text.char_indices().nth(SHOWN) {
         Some((at, _)) => format!("{}...", &text[..at]),

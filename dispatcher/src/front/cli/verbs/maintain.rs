@@ -7,10 +7,10 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{EXPIRED, FORCE, JSON, PORT};
 use crate::front::cli::out;
 use crate::model::AppError;
-use crate::model::json::{self as jval, Value};
-use crate::rotation::{Broadcast, RotationState};
-use crate::store::files::registry::Record;
+use crate::rotation::Broadcast;
+use crate::store::files::rotation;
 use crate::tasks;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::time::Utc;
 use std::fmt::Write;
 
@@ -29,12 +29,12 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         };
         failed |= !ok;
         if args.has(&JSON) {
-            results.push(jval::object([
-                ("host", jval::string(&*renewed.name)),
-                ("status", jval::string(if ok { "ok" } else { "error" })),
+            results.push(Members::of([
+                ("host", Json::text(&*renewed.name)),
+                ("status", Json::text(if ok { "ok" } else { "error" })),
                 (
                     if ok { "expiry" } else { "error" },
-                    jval::string(text.as_str()),
+                    Json::text(text.as_str()),
                 ),
             ]));
         } else if ok {
@@ -48,10 +48,9 @@ pub fn renew(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         }
     }
     if args.has(&JSON) {
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("results", jval::objects(results)),
-        ])));
+        out::line(
+            Members::of([("ok", Json::integer(1)), ("results", Json::list(results))]).render(),
+        );
     }
     Ok(u8::from(failed))
 }
@@ -73,27 +72,27 @@ pub fn rotate_cert(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let told = tasks::rotate::broadcast(&dispatcher)?;
     if args.has(&JSON) {
         let failed = told.failed.iter().map(|(name, error)| {
-            jval::object([
-                ("host", jval::string(name.as_str())),
-                ("error", jval::string(error.as_str())),
+            Members::of([
+                ("host", Json::text(name.as_str())),
+                ("error", Json::text(error.as_str())),
             ])
         });
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("new_serial", jval::string(&*rotated.new_serial)),
-            (
-                "old_serial",
-                jval::string(rotated.old_serial.unwrap_or_default()),
-            ),
-            (
-                "overlap_expires",
-                jval::string(rotated.overlap_expires.iso()),
-            ),
-            ("pending", jval::count(rotated.pending)),
-            ("stale", jval::strings(&rotated.stale)),
-            ("updated", jval::strings(&told.updated)),
-            ("failed", jval::objects(failed)),
-        ])));
+        out::line(
+            Members::of([
+                ("ok", Json::integer(1)),
+                ("new_serial", Json::text(&*rotated.new_serial)),
+                (
+                    "old_serial",
+                    Json::text(rotated.old_serial.unwrap_or_default()),
+                ),
+                ("overlap_expires", Json::text(rotated.overlap_expires.iso())),
+                ("pending", Json::count(rotated.pending)),
+                ("stale", Json::texts(&rotated.stale)),
+                ("updated", Json::texts(&told.updated)),
+                ("failed", Json::list(failed)),
+            ])
+            .render(),
+        );
     } else {
         out::raw(&broadcast_text(&told));
         if !rotated.stale.is_empty() {
@@ -132,8 +131,8 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     // The reference looks at the default paths whatever the configuration says; ours looks where
     // rotation works, and at the default paths when there is no configuration to be read.
     let state = match ctx.config() {
-        Ok(config) => RotationState::load(&config.rotation_file(), ctx.syslog())?,
-        Err(_) => RotationState::load(
+        Ok(config) => rotation::load(&config.rotation_file(), ctx.syslog())?,
+        Err(_) => rotation::load(
             &ctx.root.path("/var/lib/ctrl-exec/rotation.json"),
             ctx.syslog(),
         )?,
@@ -143,12 +142,9 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let exit = Exit::from(!listing.damaged.is_empty());
     let agents = listing.records;
     if args.has(&JSON) {
-        let state = state.map_or(Value::Null, |state| Value::Object(state.raw().clone()));
-        let agents = agents.into_iter().map(Record::into_raw);
-        out::line(jval::line(&jval::object([
-            ("state", state),
-            ("agents", jval::objects(agents)),
-        ])));
+        let state = state.map_or(Json::null(), |state| state.members().into());
+        let agents = agents.into_iter().map(|record| record.members());
+        out::line(Members::of([("state", state), ("agents", Json::list(agents))]).render());
         return Ok(exit);
     }
     let mut text = match &state {
@@ -173,7 +169,7 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     row("HOSTNAME", "STATUS", "CONFIRMED", "SERIAL");
     row(&"-".repeat(85), "", "", "");
     for record in &agents {
-        let serial = out::clean(record.text("dispatcher_serial"));
+        let serial = out::clean(record.dispatcher_serial());
         let short: String = serial.chars().take(16).collect();
         let serial = if short.len() < serial.len() {
             format!("{short}...")
@@ -183,7 +179,7 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         row(
             &out::clean(record.hostname()),
             record.serial_status().word(),
-            &out::clean(record.text("serial_confirmed")),
+            &out::clean(record.serial_confirmed.as_deref().unwrap_or_default()),
             &serial,
         );
     }
@@ -213,20 +209,20 @@ pub fn maintain(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     }
     if args.has(&JSON) {
         let failures = report.failed.iter().map(|failure| {
-            jval::object([
-                ("phase", jval::string(failure.phase)),
-                ("host", jval::string(failure.host.as_str())),
-                ("error", jval::string(failure.error.as_str())),
+            Members::of([
+                ("phase", Json::text(failure.phase)),
+                ("host", Json::text(failure.host.as_str())),
+                ("error", Json::text(failure.error.as_str())),
             ])
         });
-        let mut result = jval::object([
-            ("ok", jval::int(i64::from(complete))),
-            ("agents", jval::count(report.agents)),
-            ("pinged", jval::count(report.pinged)),
-            ("failed", jval::objects(failures)),
+        let mut result = Members::of([
+            ("ok", Json::integer(i64::from(complete))),
+            ("agents", Json::count(report.agents)),
+            ("pinged", Json::count(report.pinged)),
+            ("failed", Json::list(failures)),
         ]);
-        jval::put_text(&mut result, "backup_due", report.backup.as_deref());
-        out::line(jval::line(&result));
+        result.set_text("backup_due", report.backup.as_deref());
+        out::line(result.render());
     } else {
         out::line(format_args!(
             "Maintenance {}: pinged {}/{} agents.",

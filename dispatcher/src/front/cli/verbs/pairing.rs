@@ -7,13 +7,13 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{AGENT_PORT, CODE, IP, JSON, LOOKUP_BY, PORT, REPLACE, TIMEOUT};
 use crate::front::cli::out;
 use crate::model::AppError;
-use crate::model::json as jval;
 use crate::pairing::{
     self, Child, Console, Desk, Ended, Listener, ListenerOptions, Overrides, PID_FILE, Queue,
     RateLimit, Stopped,
 };
 use crate::trust;
 use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::names::PAIRING_PORT;
@@ -203,31 +203,28 @@ pub fn list_requests(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         let taken = desk.taken(queued, Utc::now()).ok().flatten();
         let taken = taken.map(|taken| {
             let serials = taken.certs.iter().map(|cert| cert.serial.as_str());
-            jval::object([
-                ("since", jval::string(&*taken.since)),
-                ("ip", jval::string(&*taken.ip)),
-                ("serials", jval::strings(serials)),
+            Members::of([
+                ("since", Json::text(&*taken.since)),
+                ("ip", Json::text(&*taken.ip)),
+                ("serials", Json::texts(serials)),
             ])
         });
-        jval::object([
-            (
-                "taken",
-                taken.map_or(jval::Value::Null, jval::Value::Object),
-            ),
-            ("id", jval::string(&*queued.id)),
-            ("hostname", jval::string(&*queued.hostname)),
-            ("ip", jval::string(&*queued.ip)),
-            ("source_ip", jval::string(&*queued.source_ip)),
-            ("code", jval::string(&*queued.code)),
-            ("received", jval::string(&*queued.received)),
-            ("reverse_dns", jval::string(&*queued.reverse_dns)),
+        Members::of([
+            ("taken", taken.map_or(Json::null(), Json::from)),
+            ("id", Json::text(&*queued.id)),
+            ("hostname", Json::text(&*queued.hostname)),
+            ("ip", Json::text(&*queued.ip)),
+            ("source_ip", Json::text(&*queued.source_ip)),
+            ("code", Json::text(&*queued.code)),
+            ("received", Json::text(&*queued.received)),
+            ("reverse_dns", Json::text(&*queued.reverse_dns)),
             (
                 "reverse_confirmed",
-                jval::int(i64::from(queued.reverse_confirmed)),
+                Json::integer(i64::from(queued.reverse_confirmed)),
             ),
         ])
     });
-    out::line(jval::line(&jval::objects(requests)));
+    out::line(Json::list(requests).into_string());
     Ok(0)
 }
 

@@ -6,15 +6,16 @@ use crate::front::cli::args::Args;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{JSON, PORT, SERIAL};
 use crate::front::cli::out;
+use crate::model::AgentRecord;
 use crate::model::AppError;
-use crate::model::json as jval;
 use crate::store::files::issued::IssuedCert;
-use crate::store::files::registry::{Record, RegistryError};
+use crate::store::files::registry::RegistryError;
 use crate::store::files::revoked;
 use crate::tasks::Limits;
 use crate::tasks::ping::ping_call;
 use crate::tasks::revoke::{Barred, Barring, RevokeError};
 use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::x509::cert::{self, CertFacts};
@@ -86,11 +87,14 @@ pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
 
 fn nothing(args: &Args, name: &str, error: &RevokeError) -> Exit {
     if args.has(&JSON) {
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(0)),
-            ("agent", jval::string(name)),
-            ("error", jval::string(error.to_string())),
-        ])));
+        out::line(
+            Members::of([
+                ("ok", Json::integer(0)),
+                ("agent", Json::text(name)),
+                ("error", Json::text(error.to_string())),
+            ])
+            .render(),
+        );
     } else {
         out::error(format_args!("Error: {error}"));
     }
@@ -103,13 +107,16 @@ fn report(ctx: &Ctx, args: &Args, name: &str, certs: &[IssuedCert], new: usize) 
         .field("SERIALS", serials(certs));
     ctx.log(Level::Warning, &line);
     if args.has(&JSON) {
-        let certs: Vec<jval::Object> = certs.iter().map(object).collect();
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("agent", jval::string(name)),
-            ("new", jval::count(new)),
-            ("certificates", jval::objects(certs)),
-        ])));
+        let certs: Vec<Members> = certs.iter().map(object).collect();
+        out::line(
+            Members::of([
+                ("ok", Json::integer(1)),
+                ("agent", Json::text(name)),
+                ("new", Json::count(new)),
+                ("certificates", Json::list(certs)),
+            ])
+            .render(),
+        );
         return;
     }
     let mut text = String::from("Refused from now on:\n");
@@ -122,19 +129,19 @@ fn report(ctx: &Ctx, args: &Args, name: &str, certs: &[IssuedCert], new: usize) 
     out::raw(&text);
 }
 
-fn object(cert: &IssuedCert) -> jval::Object {
+fn object(cert: &IssuedCert) -> Members {
     let until = match cert.until.0 {
         i64::MAX => String::new(),
         _ => cert.until.iso(),
     };
-    jval::object([
-        ("serial", jval::string(&*cert.serial)),
-        ("until", jval::string(until)),
+    Members::of([
+        ("serial", Json::text(&*cert.serial)),
+        ("until", Json::text(until)),
     ])
 }
 
 /// The certificate the agent shows now.
-fn shown(ctx: &Ctx, args: &Args, record: &Record) -> Option<CertFacts> {
+fn shown(ctx: &Ctx, args: &Args, record: &AgentRecord) -> Option<CertFacts> {
     let dispatcher = ctx.dispatcher().ok()?;
     let target = address::target(record, None, args.number(&PORT));
     let identity = dispatcher.identities(false).ok()?.of(&target);
@@ -188,20 +195,14 @@ pub fn list_revoked(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     if args.has(&JSON) {
         let list = entries.iter().map(|entry| {
             let cert = known.get(&entry.serial);
-            jval::object([
-                ("serial", jval::string(&*entry.serial)),
-                ("note", jval::string(&*entry.comment)),
-                ("agent", jval::string(cert.map_or("", |cert| &cert.name))),
-                (
-                    "until",
-                    jval::string(end(&entry.serial).unwrap_or_default()),
-                ),
+            Members::of([
+                ("serial", Json::text(&*entry.serial)),
+                ("note", Json::text(&*entry.comment)),
+                ("agent", Json::text(cert.map_or("", |cert| &cert.name))),
+                ("until", Json::text(end(&entry.serial).unwrap_or_default())),
             ])
         });
-        out::line(jval::line(&jval::object([
-            ("ok", jval::int(1)),
-            ("revoked", jval::objects(list)),
-        ])));
+        out::line(Members::of([("ok", Json::integer(1)), ("revoked", Json::list(list))]).render());
         return Ok(0);
     }
     if entries.is_empty() {
@@ -248,14 +249,17 @@ pub fn unrevoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         .field("SERIALS", freed.join(","));
     ctx.log(Level::Warning, &line);
     if args.has(&JSON) {
-        out::line(jval::line(&jval::object([
-            (
-                "ok",
-                jval::int(i64::from(!freed.is_empty() || !name.is_empty())),
-            ),
-            ("agent", jval::string(name)),
-            ("serials", jval::strings(&freed)),
-        ])));
+        out::line(
+            Members::of([
+                (
+                    "ok",
+                    Json::integer(i64::from(!freed.is_empty() || !name.is_empty())),
+                ),
+                ("agent", Json::text(name)),
+                ("serials", Json::texts(&freed)),
+            ])
+            .render(),
+        );
     } else if freed.is_empty() {
         out::line("No certificate was revoked for that reason.");
     } else {

@@ -12,10 +12,11 @@ use crate::front::cli::output_dir::OutputDir;
 use crate::front::cli::progress::{self, Results};
 use crate::front::cli::{out, render};
 use crate::model::host_word;
-use crate::model::{AppError, HostResult, Kind, Reply, RunEnd, Submission, Submitted, json};
+use crate::model::{AppError, HostResult, Kind, Reply, RunEnd, Submission, Submitted};
 use crate::tasks::auth;
 use crate::tasks::run::{self, RunOrder};
 use crate::tasks::{Dispatcher, Inquiry, Limits, Task, ping};
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::names;
 use std::time::Duration;
 
@@ -357,12 +358,12 @@ impl Shown {
             results.sort();
         }
         if self == Self::Json {
-            let mut object = json::object([
-                ("ok", json::int(1)),
+            let mut object = Members::of([
+                ("ok", Json::integer(1)),
                 ("results", HostResult::array(&results.results)),
             ]);
-            json::put_text(&mut object, "reqid", reqid);
-            out::line(json::line(&object));
+            object.set_text("reqid", reqid);
+            out::line(object.render());
         }
         self == Self::AtEnd
     }

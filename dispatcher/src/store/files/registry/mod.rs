@@ -1,16 +1,11 @@
 //! The agent registry: one JSON file per agent in one directory, in the format and under the lock
 //! of the reference (dispatcher.md §6), so both may work on one directory.
 
-mod record;
 mod repair;
 
-pub use record::{
-    AGENT_VERSION, EXECUTOR, FEATURES, LookupBy, MAX_TAG, MAX_TAGS, RATE, Rate, Record,
-    SOME_PERL_VERSION, SerialStatus, bounded_tags, is_perl_version, noted_features,
-};
-pub use repair::{Repaired, salvage};
+pub use repair::Repaired;
 
-use crate::model::json as jval;
+use crate::model::AgentRecord;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::lock::{self, Kind, Lock};
@@ -81,7 +76,7 @@ impl fmt::Display for Damaged {
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
     /// The records, by host name.
-    pub records: Vec<Record>,
+    pub records: Vec<AgentRecord>,
     /// The agents whose record cannot be read, by name.
     pub damaged: Vec<Damaged>,
 }
@@ -103,17 +98,17 @@ impl Registry {
     /// # Errors
     /// The operating system's; [`RegistryError::Damaged`] for a file that is empty, cut, too large
     /// or otherwise no record.
-    pub fn load(&self, name: &str) -> Result<Option<Record>, RegistryError> {
+    pub fn load(&self, name: &str) -> Result<Option<AgentRecord>, RegistryError> {
         if !names::is_agent_name(name) {
             return Ok(None);
         }
         let path = self.path(name);
         match Bounded::new(MAX_FILE).no_follow().optional(&path) {
             Ok(None) => Ok(None),
-            Ok(Some(bytes)) => match jval::parse_object(&bytes) {
-                Some(raw) => Ok(Some(Record::from_raw(name, raw))),
-                None if bytes.is_empty() => Err(self.damaged(name, "empty")),
-                None => Err(self.damaged(name, "no JSON object, or cut")),
+            Ok(Some(bytes)) => match AgentRecord::parse(name, &bytes) {
+                Ok(record) => Ok(Some(record)),
+                Err(_) if bytes.is_empty() => Err(self.damaged(name, "empty")),
+                Err(_) => Err(self.damaged(name, "no JSON object, or cut")),
             },
             Err(error)
                 if matches!(
@@ -136,7 +131,7 @@ impl Registry {
     }
 
     /// Like [`load`](Self::load), but an agent that is not there is an error.
-    pub fn require(&self, name: &str) -> Result<Record, RegistryError> {
+    pub fn require(&self, name: &str) -> Result<AgentRecord, RegistryError> {
         self.check_name(name)?;
         self.load(name)?
             .ok_or_else(|| RegistryError::Unknown(name.to_owned()))
@@ -208,13 +203,13 @@ impl Registry {
             }
             Ok::<(), RegistryError>(())
         })?;
-        let by_host = |a: &Record, b: &Record| a.hostname().cmp(b.hostname());
+        let by_host = |a: &AgentRecord, b: &AgentRecord| a.hostname().cmp(b.hostname());
         listing.records.sort_by(by_host);
         Ok(listing)
     }
 
     /// Writes a whole record, new or over an old one, as pairing does.
-    pub fn register(&self, record: &Record) -> Result<(), RegistryError> {
+    pub fn register(&self, record: &AgentRecord) -> Result<(), RegistryError> {
         self.ensure_dir()?;
         let _lock = self.lock()?;
         self.write(record)
@@ -225,8 +220,8 @@ impl Registry {
     pub fn update(
         &self,
         name: &str,
-        change: impl FnOnce(&mut Record),
-    ) -> Result<Record, RegistryError> {
+        change: impl FnOnce(&mut AgentRecord),
+    ) -> Result<AgentRecord, RegistryError> {
         self.check_name(name)?;
         self.check_there(name)?;
         let _lock = self.lock()?;
@@ -243,7 +238,7 @@ impl Registry {
     pub fn update_many<S: AsRef<str>>(
         &self,
         names: &[S],
-        mut change: impl FnMut(&mut Record) -> bool,
+        mut change: impl FnMut(&mut AgentRecord) -> bool,
     ) -> Result<usize, RegistryError> {
         if names.is_empty() {
             return Ok(0);
@@ -269,8 +264,8 @@ impl Registry {
         &self,
         old: &str,
         new: &str,
-        change: impl FnOnce(&mut Record),
-    ) -> Result<Record, RegistryError> {
+        change: impl FnOnce(&mut AgentRecord),
+    ) -> Result<AgentRecord, RegistryError> {
         self.check_name(old)?;
         self.check_name(new)?;
         self.check_there(old)?;
@@ -295,7 +290,7 @@ impl Registry {
     /// # Errors
     /// The operating system's, no such agent, or a record that cannot be read: what is lost with it
     /// should be looked at first.
-    pub fn remove(&self, name: &str) -> Result<Record, RegistryError> {
+    pub fn remove(&self, name: &str) -> Result<AgentRecord, RegistryError> {
         self.check_name(name)?;
         self.check_there(name)?;
         let _lock = self.lock()?;
@@ -316,7 +311,7 @@ impl Registry {
         }
     }
 
-    fn write(&self, record: &Record) -> Result<(), RegistryError> {
+    fn write(&self, record: &AgentRecord) -> Result<(), RegistryError> {
         self.check_name(record.name())?;
         let path = self.path(record.name());
         durable::write(

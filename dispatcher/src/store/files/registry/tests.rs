@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::TempDir;
+use ctrl_exec_protocol::json::{Bounds, Json, Members};
 use ctrl_exec_protocol::time::Utc;
 
 fn registry() -> (TempDir, Registry) {
@@ -23,7 +24,7 @@ fn updates_keep_what_they_do_not_know() {
     );
     let record = registry
         .update("vm", |r| {
-            r.set("expiry", "unknown");
+            r.expiry = Some("unknown".into());
         })
         .unwrap();
     assert_eq!(record.port(), 7600);
@@ -49,7 +50,7 @@ fn unreadable_records_are_registered_and_told_of() {
     std::os::unix::fs::symlink("/etc/passwd", registry.path("link")).unwrap();
     fs::create_dir(registry.path("dir")).unwrap();
     let listing = registry.list().unwrap();
-    let names: Vec<_> = listing.records.iter().map(Record::hostname).collect();
+    let names: Vec<_> = listing.records.iter().map(AgentRecord::hostname).collect();
     assert_eq!(names, ["a", "b"]);
     let damaged: Vec<_> = listing.damaged.iter().map(|d| d.name.as_str()).collect();
     assert_eq!(damaged, ["bad", "dir", "empty", "huge", "link", "list"]);
@@ -69,8 +70,8 @@ fn unreadable_records_are_registered_and_told_of() {
     }
     // What concerns the others is done.
     let all = registry.names().unwrap();
-    let touch = |record: &mut Record| {
-        record.set("x", "y");
+    let touch = |record: &mut AgentRecord| {
+        record.more.set("x", Json::text("y"));
         true
     };
     assert_eq!(registry.update_many(&all, touch).unwrap(), 2);
@@ -88,11 +89,12 @@ fn a_damaged_record_is_made_anew_of_what_is_left() {
         assert!(repaired.kept.exists());
         let record = registry.require("r").unwrap();
         for field in ["ip", "paired_cn", "expiry", "serial_status"] {
-            let whole = jval::parse_object(whole.as_bytes()).unwrap();
-            let saved = record.text(field);
+            let of = |members: &Members| members.text(field).unwrap_or_default().into_owned();
+            let whole = Members::parse(whole.as_bytes(), &Bounds::RECORD).unwrap();
+            let saved = of(&record.members());
             let default = field == "serial_status" && saved == "unknown";
             assert!(
-                saved.is_empty() || default || saved == jval::str_or_empty(&whole, field),
+                saved.is_empty() || default || saved == of(&whole),
                 "{cut}: {field} {saved}"
             );
         }
@@ -112,21 +114,6 @@ fn a_damaged_record_is_made_anew_of_what_is_left() {
     assert!(repaired.record.tag("big").is_none());
     assert!(registry.repair("r", now, |_| ()).unwrap().is_none());
     assert!(registry.repair("none", now, |_| ()).is_err());
-}
-
-#[test]
-fn tags_are_bounded() {
-    let mut sent = jval::Object::new();
-    for n in 0..100 {
-        sent.insert(format!("t{n:03}"), jval::string("v"));
-    }
-    sent.insert("a-long".into(), jval::string("v".repeat(257)));
-    sent.insert("b".repeat(257), jval::string("v"));
-    sent.insert("c-object".into(), jval::Value::Object(jval::Object::new()));
-    sent.insert("d-number".into(), jval::int(5));
-    let (kept, left_out) = bounded_tags(&sent);
-    assert_eq!((kept.len(), left_out), (64, 40));
-    assert!(kept.contains_key("d-number") && !kept.contains_key("c-object"));
 }
 
 #[test]
@@ -169,7 +156,7 @@ fn rename_refuses_a_taken_name_and_removes_the_old_file() {
         Err(RegistryError::BadName(_))
     ));
     let record = registry.rename("a", "c", |r| {
-        r.set("ip", "10.0.0.1");
+        r.ip = Some("10.0.0.1".into());
     });
     assert_eq!(record.unwrap().hostname(), "c");
     assert_eq!(registry.names().unwrap(), ["b", "c"]);
@@ -210,13 +197,13 @@ fn two_writers_lose_nothing() {
                 for _ in 0..25 {
                     registry
                         .update("a", |r| {
-                            let n = jval::integer(r.raw(), "n").unwrap();
-                            r.set("n", (n + 1).to_string());
+                            let n = r.more.integer("n").unwrap();
+                            r.more.set("n", Json::text((n + 1).to_string()));
                         })
                         .unwrap();
                 }
             });
         }
     });
-    assert_eq!(registry.require("a").unwrap().text("n"), "100");
+    assert_eq!(registry.require("a").unwrap().more.integer("n"), Some(100));
 }

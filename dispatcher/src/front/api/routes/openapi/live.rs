@@ -6,9 +6,9 @@ use crate::front::api::call::Call;
 use crate::front::api::reply::Reply;
 use crate::front::api::routes::discovery;
 use crate::front::api::step::Step;
-use crate::model::json::{self, Object, Value};
 use crate::model::{Capabilities, HostResult, Script};
 use crate::tasks::ping::Inquiry;
+use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::time::Utc;
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ type Scripts = BTreeMap<String, BTreeMap<Option<String>, Variant>>;
 #[derive(Default)]
 struct Variant {
     hosts: Vec<String>,
-    schema: Option<Value>,
+    schema: Option<Json>,
 }
 
 /// `GET /openapi-live.json` (api.md §6.8). Only the gate is asked, as in the reference.
@@ -59,7 +59,7 @@ fn note(scripts: &mut Scripts, result: &HostResult<Capabilities>) {
             variant.hosts.push(result.host.clone());
         }
         if variant.schema.is_none() {
-            variant.schema = script.more.get("schema").cloned();
+            variant.schema = script.more.get("schema").map(Json::from);
         }
     }
 }
@@ -67,7 +67,7 @@ fn note(scripts: &mut Scripts, result: &HostResult<Capabilities>) {
 /// The version of its schema, where it has one.
 fn version(script: &Script) -> Option<String> {
     script.more.get("schema")?;
-    let version = json::text(&script.more, "schema_version");
+    let version = script.more.text("schema_version");
     Some(
         version
             .map(std::borrow::Cow::into_owned)
@@ -75,67 +75,55 @@ fn version(script: &Script) -> Option<String> {
     )
 }
 
-fn filled_in(names: &[String], scripts: Scripts) -> Object {
+fn filled_in(names: &[String], scripts: Scripts) -> Members {
     let mut document = object();
-    if let Some(info) = inner(&mut document, &["info"]) {
+    change(&mut document, &["info"], &mut |info| {
         let version = format!("{VERSION}+{}", Utc::now().0);
-        info.insert("version".to_owned(), json::string(version));
-    }
+        info.set("version", Json::text(version));
+    });
+    let requests = ["components", "schemas"];
     if !names.is_empty() {
         for schema in WITH_HOSTS {
-            let path = [
-                "components",
-                "schemas",
-                schema,
-                "properties",
-                "hosts",
-                "items",
-            ];
-            if let Some(items) = inner(&mut document, &path) {
+            let path = [&requests[..], &[schema, "properties", "hosts", "items"]].concat();
+            change(&mut document, &path, &mut |items| {
                 // A reference beside an enum would still be one to whatever it says.
-                *items = json::object([("type", json::string("string"))]);
-                items.insert("enum".to_owned(), json::strings(names));
-            }
+                *items =
+                    Members::of([("type", Json::text("string")), ("enum", Json::texts(names))]);
+            });
         }
     }
     if !scripts.is_empty() {
-        let path = [
-            "components",
-            "schemas",
-            "RunRequest",
-            "properties",
-            "script",
-        ];
-        if let Some(script) = inner(&mut document, &path) {
-            script.insert("enum".to_owned(), json::strings(scripts.keys()));
-        }
-        let listed: Object = scripts
+        let path = [&requests[..], &["RunRequest", "properties", "script"]].concat();
+        change(&mut document, &path, &mut |script| {
+            script.set("enum", Json::texts(scripts.keys()));
+        });
+        let listed: Members = scripts
             .into_iter()
-            .map(|(name, variants)| (name, json::objects(variants.into_iter().map(variant))))
+            .map(|(name, variants)| (name, Json::list(variants.into_iter().map(variant))))
             .collect();
-        document.insert("x-ctrl-exec-scripts".to_owned(), Value::Object(listed));
+        document.set("x-ctrl-exec-scripts", listed);
     }
     document
 }
 
-fn variant((version, mut variant): (Option<String>, Variant)) -> Object {
+fn variant((version, mut variant): (Option<String>, Variant)) -> Members {
     variant.hosts.sort_unstable();
-    let mut object = json::object([("hosts", json::strings(&variant.hosts))]);
+    let mut object = Members::of([("hosts", Json::texts(&variant.hosts))]);
     if let Some(schema) = variant.schema {
-        object.insert("schema".to_owned(), schema);
+        object.set("schema", schema);
         let version = version.unwrap_or_default();
-        object.insert("schema_version".to_owned(), json::string(version));
+        object.set("schema_version", Json::text(version));
     }
     object
 }
 
-/// The object at the end of a path of members.
-fn inner<'a>(object: &'a mut Object, path: &[&str]) -> Option<&'a mut Object> {
+/// Changes the object at the end of a path of members, if there is one.
+fn change(object: &mut Members, path: &[&str], what: &mut dyn FnMut(&mut Members)) {
     let Some((first, rest)) = path.split_first() else {
-        return Some(object);
+        return what(object);
     };
-    match object.get_mut(first) {
-        Some(Value::Object(next)) => inner(next, rest),
-        _ => None,
+    if let Some(mut inner) = object.object(first) {
+        change(&mut inner, rest, what);
+        object.set(first, inner);
     }
 }

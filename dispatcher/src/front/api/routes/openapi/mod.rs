@@ -9,14 +9,14 @@ use crate::front::api::app::VERSION;
 use crate::front::api::call::Call;
 use crate::front::api::reply::{JSON, Reply};
 use crate::front::api::step::Step;
-use crate::model::json::{self, Object, Value};
+use ctrl_exec_protocol::json::{Bounds, Json, Members};
 use std::sync::LazyLock;
 
 /// The schemas that routes name.
 const SCHEMAS: &str = include_str!("schemas.json");
 
 /// The document as text.
-static TEXT: LazyLock<String> = LazyLock::new(|| json::line(&object()));
+static TEXT: LazyLock<String> = LazyLock::new(|| object().render());
 
 /// `GET /openapi.json` (api.md §6.7).
 pub fn document(_: Call) -> Step {
@@ -29,130 +29,123 @@ pub fn text() -> String {
 }
 
 /// The document.
-pub fn object() -> Object {
-    let mut paths = Object::new();
+pub fn object() -> Members {
+    let mut paths = Members::new();
     for route in ROUTES {
-        let mut item = match paths.remove(route.path) {
-            Some(Value::Object(item)) => item,
-            _ => Object::new(),
-        };
-        let operation = Value::Object(operation(route));
-        item.insert(route.method.to_ascii_lowercase(), operation);
-        paths.insert(route.path.to_owned(), Value::Object(item));
+        let mut item = paths.object(route.path).unwrap_or_default();
+        item.set(&route.method.to_ascii_lowercase(), operation(route));
+        paths.set(route.path, item);
     }
-    let info = json::object([
-        ("title", json::string("ctrl-exec API")),
-        ("version", json::string(VERSION)),
-        (
-            "summary",
-            json::string("Runs scripts on a fleet of agents."),
-        ),
+    let info = Members::of([
+        ("title", Json::text("ctrl-exec API")),
+        ("version", Json::text(VERSION)),
+        ("summary", Json::text("Runs scripts on a fleet of agents.")),
         (
             "license",
-            Value::Object(json::object([
-                ("name", json::string("Apache-2.0 OR MIT")),
-                ("identifier", json::string("Apache-2.0 OR MIT")),
+            Json::from(Members::of([
+                ("name", Json::text("Apache-2.0 OR MIT")),
+                ("identifier", Json::text("Apache-2.0 OR MIT")),
             ])),
         ),
     ]);
-    let bearer = json::object([
-        ("type", json::string("http")),
-        ("scheme", json::string("bearer")),
+    let bearer = Members::of([
+        ("type", Json::text("http")),
+        ("scheme", Json::text("bearer")),
     ]);
-    let schemes = json::object([("bearer", Value::Object(bearer))]);
-    let schemas = json::parse_object(SCHEMAS.as_bytes()).unwrap_or_default();
-    let components = json::object([
-        ("schemas", Value::Object(schemas)),
-        ("securitySchemes", Value::Object(schemes)),
+    let schemes = Members::of([("bearer", Json::from(bearer))]);
+    let schemas = Members::parse(SCHEMAS.as_bytes(), &Bounds::RECORD).unwrap_or_default();
+    let components = Members::of([
+        ("schemas", Json::from(schemas)),
+        ("securitySchemes", Json::from(schemes)),
     ]);
     // With a hook or a token one is needed, without them it is not: both are true of some server.
-    let with_token = json::object([("bearer", Value::Array(Vec::new()))]);
-    json::object([
-        ("openapi", json::string("3.1.0")),
-        ("info", Value::Object(info)),
-        ("servers", json::objects(["http", "https"].map(server))),
-        ("security", json::objects([Object::new(), with_token])),
-        ("paths", Value::Object(paths)),
-        ("components", Value::Object(components)),
+    let with_token = Members::of([("bearer", Json::list([]))]);
+    Members::of([
+        ("openapi", Json::text("3.1.0")),
+        ("info", Json::from(info)),
+        ("servers", Json::list(["http", "https"].map(server))),
+        ("security", Json::list([Members::new(), with_token])),
+        ("paths", Json::from(paths)),
+        ("components", Json::from(components)),
     ])
 }
 
-fn server(scheme: &str) -> Object {
-    let variable = |value| Value::Object(json::object([("default", json::string(value))]));
-    let variables = json::object([("host", variable("localhost")), ("port", variable("7445"))]);
-    json::object([
-        ("url", json::string(format!("{scheme}://{{host}}:{{port}}"))),
-        ("variables", Value::Object(variables)),
+fn server(scheme: &str) -> Members {
+    let variable = |value| Json::from(Members::of([("default", Json::text(value))]));
+    let variables = Members::of([("host", variable("localhost")), ("port", variable("7445"))]);
+    Members::of([
+        ("url", Json::text(format!("{scheme}://{{host}}:{{port}}"))),
+        ("variables", Json::from(variables)),
     ])
 }
 
-fn operation(route: &Route) -> Object {
-    let mut operation = json::object([
-        ("operationId", json::string(route.id)),
-        ("summary", json::string(route.summary)),
+fn operation(route: &Route) -> Members {
+    let mut operation = Members::of([
+        ("operationId", Json::text(route.id)),
+        ("summary", Json::text(route.summary)),
     ]);
-    let mut params: Vec<Object> = route.params.iter().map(param).collect();
+    let mut params: Vec<Members> = route.params.iter().map(param).collect();
     if let Some((_, rest)) = route.path.split_once('{') {
         let name = rest.split_once('}').map_or(rest, |(name, _)| name);
-        let schema = json::object([
-            ("type", json::string("string")),
-            ("pattern", json::string("^[a-f0-9]+$")),
+        let schema = Members::of([
+            ("type", Json::text("string")),
+            ("pattern", Json::text("^[a-f0-9]+$")),
         ]);
-        params.push(json::object([
-            ("name", json::string(name)),
-            ("in", json::string("path")),
-            ("required", Value::Bool(true)),
-            ("schema", Value::Object(schema)),
+        params.push(Members::of([
+            ("name", Json::text(name)),
+            ("in", Json::text("path")),
+            ("required", Json::flag(true)),
+            ("schema", Json::from(schema)),
         ]));
     }
     if !params.is_empty() {
-        operation.insert("parameters".to_owned(), json::objects(params));
+        operation.set("parameters", Json::list(params));
     }
     if let Some(taken) = &route.request {
-        let body = json::object([
-            ("required", Value::Bool(taken.required)),
+        let body = Members::of([
+            ("required", Json::flag(taken.required)),
             ("content", content(&[(JSON, taken.schema)])),
         ]);
-        operation.insert("requestBody".to_owned(), Value::Object(body));
+        operation.set("requestBody", body);
     }
-    let mut responses = Object::new();
+    let mut responses = Members::new();
     for given in COMMON.iter().chain(route.answers) {
-        responses.insert(given.status.to_string(), Value::Object(response(given)));
+        responses.set(&given.status.to_string(), response(given));
     }
-    operation.insert("responses".to_owned(), Value::Object(responses));
+    operation.set("responses", Json::from(responses));
     operation
 }
 
-fn param(param: &Param) -> Object {
-    let schema = json::parse_object(param.schema.as_bytes()).unwrap_or_default();
-    json::object([
-        ("name", json::string(param.name)),
-        ("in", json::string(param.place)),
-        ("description", json::string(param.about)),
-        ("required", Value::Bool(false)),
-        ("schema", Value::Object(schema)),
+fn param(param: &Param) -> Members {
+    let schema = Members::parse(param.schema.as_bytes(), &Bounds::RECORD).unwrap_or_default();
+    Members::of([
+        ("name", Json::text(param.name)),
+        ("in", Json::text(param.place)),
+        ("description", Json::text(param.about)),
+        ("required", Json::flag(false)),
+        ("schema", Json::from(schema)),
     ])
 }
 
-fn response(given: &Given) -> Object {
-    json::object([
-        ("description", json::string(given.about)),
+fn response(given: &Given) -> Members {
+    Members::of([
+        ("description", Json::text(given.about)),
         ("content", content(given.media)),
     ])
 }
 
-fn content(media: &[(&str, &str)]) -> Value {
+fn content(media: &[(&str, &str)]) -> Json {
     let entry = |(kind, schema): &(&str, &str)| {
         let schema = if schema.is_empty() {
-            json::object([("type", json::string("string"))])
+            Members::of([("type", Json::text("string"))])
         } else {
             let place = format!("#/components/schemas/{schema}");
-            json::object([("$ref", json::string(place))])
+            Members::of([("$ref", Json::text(place))])
         };
-        let value = Value::Object(json::object([("schema", Value::Object(schema))]));
+        let value = Json::from(Members::of([("schema", Json::from(schema))]));
         ((*kind).to_owned(), value)
     };
-    Value::Object(media.iter().map(entry).collect())
+    media.iter().map(entry).collect::<Members>().into()
 }
 
 #[cfg(test)]
@@ -161,7 +154,8 @@ mod tests {
 
     #[test]
     fn the_table_and_the_schemas_fit_each_other() {
-        let schemas = json::parse_object(SCHEMAS.as_bytes()).expect("schemas.json is JSON");
+        let schemas =
+            Members::parse(SCHEMAS.as_bytes(), &Bounds::RECORD).expect("schemas.json is JSON");
         let named = ROUTES
             .iter()
             .flat_map(|route| {
@@ -171,11 +165,11 @@ mod tests {
             })
             .filter(|name| !name.is_empty());
         for name in named {
-            assert!(schemas.contains_key(name), "{name}");
+            assert!(schemas.contains(name), "{name}");
         }
         for route in ROUTES {
             for param in route.params {
-                assert!(json::parse_object(param.schema.as_bytes()).is_some());
+                assert!(Members::parse(param.schema.as_bytes(), &Bounds::RECORD).is_ok());
             }
         }
         let mut ids: Vec<&str> = ROUTES.iter().map(|route| route.id).collect();
