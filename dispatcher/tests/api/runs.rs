@@ -263,19 +263,24 @@ fn a_run_holds_its_locks_and_survives_its_client() {
     drop(client);
     open(&gate);
     let records = || {
-        let dir = std::fs::read_dir(root.path("var/lib/ctrl-exec/runs"))
-            .unwrap()
-            .flatten();
-        let paths = dir.map(|entry| entry.path());
+        // The locks come first, then the record.
+        let dir = std::fs::read_dir(root.path("var/lib/ctrl-exec/runs"));
+        let paths = dir
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         let records = paths.filter(|path| path.extension().is_some_and(|e| e == "json"));
         records
             .map(|path| object(&std::fs::read_to_string(path).unwrap()))
             .collect::<Vec<_>>()
     };
-    while !records()
-        .iter()
-        .any(|record| format!("{record:?}").contains("\"complete\", Bool(true)"))
-    {
+    while !records().iter().any(|record| {
+        matches!(
+            record["complete"],
+            ctrl_exec_testkit::json::Value::Bool(true)
+        )
+    }) {
         assert!(Instant::now() < limit, "{:?}", records());
         std::thread::sleep(Duration::from_millis(20));
     }
