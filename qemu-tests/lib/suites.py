@@ -75,7 +75,7 @@ def build(target, env, arguments):
     """Test programs by crate: [(name, path, directory of the crate)]."""
     command = ["cargo", "zigbuild", "--locked", "--tests", "--target", target["rust"], *arguments]
     command += [word for crate in CRATES for word in ("--package", crate)]
-    command += ["--features", ",".join(f"ctrl-exec-protocol/{f}" for f in ("json", "http", "tls12", "rsa-keygen"))]
+    command += ["--features", ",".join(f"ctrl-exec-protocol/{f}" for f in ("json", "http", "tls12", "ed25519", "rsa-keygen"))]
     command += ["--message-format", "json-render-diagnostics"]
     done = subprocess.run(command, cwd=bench.REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode:

@@ -1,13 +1,12 @@
 //! PEM text, in and out: certificates, requests and private keys.
 //!
-//! Reading goes through `rustls-pki-types`; this module adds bounds and messages that say what is
-//! wrong with the file.
+//! Read by hand: the reader of `rustls-pki-types` is 5 KB more of a router's program.
 
 use std::fmt;
 
-use crate::base64;
-use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::base64;
 
 /// Longest PEM text that is read, in bytes.
 pub const MAX_TEXT: usize = 65_536;
@@ -20,7 +19,7 @@ pub enum PemError {
     /// Longer than [`MAX_TEXT`].
     TooLong(usize),
     /// Not PEM at all, or damaged; the text says where.
-    Damaged(String),
+    Damaged(&'static str),
     /// No block of the wanted kind.
     Missing(&'static str),
     /// More certificates than [`MAX_CERTIFICATES`].
@@ -56,7 +55,7 @@ impl std::error::Error for PemError {}
 pub fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let mut found = Vec::new();
     for (kind, der) in blocks(text)? {
-        if kind == SectionKind::Certificate {
+        if kind == Kind::Certificate {
             if found.len() == MAX_CERTIFICATES {
                 return Err(PemError::TooMany);
             }
@@ -85,9 +84,9 @@ pub fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError> {
     let mut found = None;
     for (kind, der) in blocks(text)? {
         let key = match kind {
-            SectionKind::PrivateKey => PrivateKeyDer::Pkcs8(der.into()),
-            SectionKind::RsaPrivateKey => PrivateKeyDer::Pkcs1(der.into()),
-            SectionKind::EcPrivateKey => PrivateKeyDer::Sec1(der.into()),
+            Kind::Pkcs8 => PrivateKeyDer::Pkcs8(der.into()),
+            Kind::Pkcs1 => PrivateKeyDer::Pkcs1(der.into()),
+            Kind::Sec1 => PrivateKeyDer::Sec1(der.into()),
             _ => continue,
         };
         if found.replace(key).is_some() {
@@ -102,7 +101,7 @@ pub fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError> {
 /// # Errors
 /// Too long, damaged or none.
 pub fn request(text: &str) -> Result<Vec<u8>, PemError> {
-    first(text, SectionKind::Csr, "certificate request")
+    first(text, Kind::Request, "certificate request")
 }
 
 /// The DER of the first revocation list of a PEM text.
@@ -110,10 +109,10 @@ pub fn request(text: &str) -> Result<Vec<u8>, PemError> {
 /// # Errors
 /// Too long, damaged or none.
 pub fn crl(text: &str) -> Result<Vec<u8>, PemError> {
-    first(text, SectionKind::Crl, "revocation list")
+    first(text, Kind::Crl, "revocation list")
 }
 
-fn first(text: &str, wanted: SectionKind, name: &'static str) -> Result<Vec<u8>, PemError> {
+fn first(text: &str, wanted: Kind, name: &'static str) -> Result<Vec<u8>, PemError> {
     blocks(text)?
         .into_iter()
         .find_map(|(kind, der)| (kind == wanted).then_some(der))
@@ -135,19 +134,122 @@ pub fn encode(label: &str, der: &[u8]) -> String {
     text
 }
 
-fn blocks(text: &str) -> Result<Vec<(SectionKind, Vec<u8>)>, PemError> {
+/// What a block holds, of the kinds that are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Certificate,
+    Request,
+    Crl,
+    Pkcs8,
+    Pkcs1,
+    Sec1,
+}
+
+impl Kind {
+    fn of(label: &str) -> Option<Self> {
+        Some(match label {
+            "CERTIFICATE" => Self::Certificate,
+            "CERTIFICATE REQUEST" => Self::Request,
+            "X509 CRL" => Self::Crl,
+            "PRIVATE KEY" => Self::Pkcs8,
+            "RSA PRIVATE KEY" => Self::Pkcs1,
+            "EC PRIVATE KEY" => Self::Sec1,
+            _ => return None,
+        })
+    }
+}
+
+/// The blocks of a text, without those of other kinds and what stands between them.
+fn blocks(text: &str) -> Result<Vec<(Kind, Vec<u8>)>, PemError> {
     if text.len() > MAX_TEXT {
         return Err(PemError::TooLong(text.len()));
     }
-    <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes())
-        .map(|block| block.map_err(|error| PemError::Damaged(error.to_string())))
-        .collect()
+    let mut found = Vec::new();
+    let mut open = None;
+    let mut body = String::new();
+    for line in text.split(['\n', '\r']) {
+        if let Some(rest) = line.strip_prefix("-----BEGIN ") {
+            let label = rest.trim_end_matches(' ').strip_suffix("-----");
+            let label = label.filter(|label| !label.ends_with('-'));
+            let label = label.ok_or(PemError::Damaged("the first line of a block is cut"))?;
+            if open.replace(label).is_some() {
+                return Err(PemError::Damaged("a block begins before the last one ends"));
+            }
+        } else if let Some(label) = open {
+            let end = line
+                .strip_prefix("-----END ")
+                .and_then(|rest| rest.strip_prefix(label));
+            if !end.is_some_and(|rest| rest.starts_with("-----")) {
+                body.push_str(line);
+                continue;
+            }
+            if let Some(kind) = Kind::of(label) {
+                body.retain(|ch| !ch.is_ascii_whitespace());
+                // Padding that was left out is forgiven.
+                let whole = body.len().next_multiple_of(4);
+                body.extend(std::iter::repeat_n('=', whole - body.len()));
+                let der = base64::decode(&body);
+                found.push((kind, der.ok_or(PemError::Damaged("not base64"))?));
+            }
+            body.clear();
+            open = None;
+        }
+    }
+    match open {
+        None => Ok(found),
+        Some(_) => Err(PemError::Damaged("the last line of a block is missing")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rustls_pki_types::pem::PemObject;
+
+    /// What rustls-pki-types reads of the same text.
+    fn by_pki_types(text: &str) -> Option<Vec<Vec<u8>>> {
+        CertificateDer::pem_slice_iter(text.as_bytes())
+            .map(|read| read.ok().map(|der| der.to_vec()))
+            .collect()
+    }
+
+    #[test]
+    fn texts_are_read_as_rustls_pki_types_reads_them() {
+        let plain = encode("CERTIFICATE", &[7; 100]);
+        let other = encode("DH PARAMETERS", b"p");
+        for text in [
+            plain.clone(),
+            plain.replace('\n', "\r\n"),
+            plain.replace("-----\n", "-----  \n"),
+            format!("subject=x\n\n{plain}between\n{other}{plain}after"),
+            plain.replacen("Bw", "B w", 1),
+            plain.replacen('\n', "\n\n", 2),
+            plain.replacen("Bw", "B*", 1),
+            plain.replacen("-----\n", "----\n", 1),
+            plain.replacen("-----\n", "------\n", 1),
+            plain.replace("-----END", "----END"),
+            plain.trim_end().to_owned(),
+            plain.replace("-----END CERTIFICATE", "-----END X"),
+            plain.replace("BwcHBw==", "BwcHBw"),
+            format!("{other}{}", other.replace("DH", "X")),
+        ] {
+            let own = blocks(&text).ok().map(|all| {
+                let ours = all
+                    .into_iter()
+                    .filter(|(kind, _)| *kind == Kind::Certificate);
+                ours.map(|(_, der)| der).collect::<Vec<_>>()
+            });
+            assert_eq!(own, by_pki_types(&text), "{text}");
+        }
+        // Stricter than it: bits that belong to no byte, and a block within a block.
+        for text in [
+            plain.replace("BwcHBw==", "BwcHBx=="),
+            format!("-----BEGIN CERTIFICATE-----\n{plain}"),
+        ] {
+            assert!(matches!(blocks(&text), Err(PemError::Damaged(_))), "{text}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -12,6 +12,7 @@ pub(crate) static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorit
         algs::ECDSA_P256_SHA384,
         algs::ECDSA_P384_SHA256,
         algs::ECDSA_P384_SHA384,
+        #[cfg(feature = "ed25519")]
         algs::ED25519,
         algs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
         algs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
@@ -29,6 +30,7 @@ pub(crate) static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorit
             SignatureScheme::ECDSA_NISTP384_SHA384,
             &[algs::ECDSA_P384_SHA384, algs::ECDSA_P256_SHA384],
         ),
+        #[cfg(feature = "ed25519")]
         (SignatureScheme::ED25519, &[algs::ED25519]),
         (
             SignatureScheme::RSA_PSS_SHA256,
