@@ -335,3 +335,35 @@ fn gaps_of_usual_answers_say_where_they_are() {
     assert!(stdout.starts_with("begin\n") && stdout.ends_with("end\n"));
     assert!(int(&answer, "stdout_truncated") > 90_000);
 }
+
+/// The executor of 0.12.3 knows nothing of live output: it comes with the result.
+#[test]
+fn an_executor_that_tells_of_output_only_at_the_end() {
+    let mut host = Host::new(&Ca::new());
+    let socket = host.path("exec.sock");
+    host.configure(&format!("executor_socket = {}", socket.display()));
+    host.script("s", "#!/bin/sh\n");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let executor = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).unwrap();
+        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut frame).unwrap();
+        stream
+            .write_all(b"\0\0\0\x03\0\0\0\x04out\n\0\0\0\x04err\n")
+            .unwrap();
+        frame
+    });
+    host.start();
+    let mut live = Live::start(&host.caller(), &body(""));
+    let end = live.finish();
+    assert_eq!(
+        end,
+        r#"{"script":"s","exit":3,"stdout":"out\n","stderr":"err\n","reqid":"r"}"#
+    );
+    assert!(live.pieces.is_empty());
+    let frame = executor.join().unwrap();
+    let asked = b"ctrl-exec/live-1";
+    assert!(frame.windows(asked.len()).any(|window| window == asked));
+}

@@ -16,6 +16,7 @@ mod identity;
 mod input;
 mod mounts;
 mod probe;
+mod relay;
 mod report;
 mod run;
 mod serve;

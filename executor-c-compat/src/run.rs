@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ctrl_exec_protocol::config::{Permit, Processes};
 use ctrl_exec_protocol::frame::{CancelDecoder, Capture, Ended, Request, Response};
+use ctrl_exec_protocol::live::Stream;
 use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process, setsid};
@@ -22,6 +23,7 @@ use crate::cgroup::{Base, Group};
 use crate::confine::{Containment, EXIT_REFUSED, Start, become_script};
 use crate::guard::Guarded;
 use crate::identity::Identity;
+use crate::relay::Relay;
 use crate::supervisor::{CANCEL, GRACE, REPORT_LEN, Report, Supervisor};
 use crate::sys::{self, Forked};
 use crate::{host_init, report};
@@ -51,15 +53,21 @@ pub struct Setting<'a> {
 }
 
 /// Runs the script to its end. A script that cannot be started at all gives exit -1 and no output.
-/// `peer` is listened to for a cancel.
+/// `peer` is listened to for a cancel. Where output is wanted while it comes, `relay` passes it on
+/// once the script runs; the response has none then.
 pub fn run(
     permit: &Permit<'_>,
     request: &mut Request,
     setting: &Setting<'_>,
     peer: &UnixStream,
+    relay: &mut Option<Relay>,
 ) -> Response {
+    let live = request.live;
     match start(permit, request, setting, peer) {
-        Ok(Started::Running(script)) => script.collect(setting),
+        Ok(Started::Running(script)) => {
+            *relay = live.then(Relay::new);
+            script.collect(setting, peer, relay.as_mut())
+        }
         Ok(Started::Refused(fault)) => Response {
             exit: EXIT_REFUSED,
             ..Response::refusal(&format!("executor: {fault}"))
@@ -240,7 +248,13 @@ fn group(permit: &Permit<'_>, setting: &Setting<'_>) -> Result<Group, String> {
 }
 
 impl Script<'_> {
-    fn collect(mut self, setting: &Setting<'_>) -> Response {
+    fn collect(
+        mut self,
+        setting: &Setting<'_>,
+        peer: &UnixStream,
+        mut relay: Option<&mut Relay>,
+    ) -> Response {
+        let limit = setting.max_output.saturating_mul(2);
         let mut captures = [
             Capture::new(setting.max_output),
             Capture::new(setting.max_output),
@@ -263,7 +277,12 @@ impl Script<'_> {
                 let _ = kill_process(self.supervisor, Signal::KILL);
                 lost_at = None;
             }
-            self.wait(lost_at.into_iter().chain(give_up_at).min());
+            if let Some(relay) = &mut relay {
+                relay.write(peer);
+            }
+            let unsent = relay.as_ref().is_some_and(|relay| relay.wants_write());
+            let reader = Some(peer).filter(|_| unsent);
+            self.wait(reader, lost_at.into_iter().chain(give_up_at).min());
             if report.is_none() {
                 if self.is_cancelled() {
                     let _ = self.control.write(&[CANCEL]);
@@ -278,12 +297,19 @@ impl Script<'_> {
                 }
             }
             self.write_input();
-            self.read_output(&mut captures);
+            match &mut relay {
+                Some(relay) => self.relay_output(relay, limit),
+                None => self.read_output(&mut captures),
+            }
         }
         let [stdout, mut stderr] = captures;
         let report = report.unwrap_or(LOST);
         if let Some(text) = explanation(&report, setting.time_limit) {
-            stderr.push(format!("executor: {text}\n").as_bytes());
+            let text = format!("executor: {text}\n");
+            match relay {
+                Some(relay) => relay.push(Stream::Err, text.as_bytes(), limit),
+                None => stderr.push(text.as_bytes()),
+            }
         }
         Response {
             // Death by any signal is 126, as in the reference.
@@ -294,12 +320,13 @@ impl Script<'_> {
         }
     }
 
-    /// Waits until something can be read or written, the supervisor has something to say, the
-    /// peer asks for something, or `until`.
-    fn wait(&self, until: Option<Instant>) {
+    /// Waits until something can be read or written, to `reader` too, the supervisor has something to
+    /// say, the peer asks for something, or `until`.
+    fn wait(&self, reader: Option<&UnixStream>, until: Option<Instant>) {
         let limit = until.map(|at| at.saturating_duration_since(Instant::now()));
         let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
         fds.extend(self.peer.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        fds.extend(reader.map(|fd| PollFd::new(fd, PollFlags::OUT)));
         fds.extend(self.stdin.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
         fds.extend(
             self.outputs
@@ -354,6 +381,21 @@ impl Script<'_> {
         }
         self.stdin = None;
         self.input = Vec::new();
+    }
+
+    /// One read of each output, so that what they bring is passed on in the order in which it came,
+    /// as far as it shows.
+    fn relay_output(&mut self, relay: &mut Relay, limit: usize) {
+        let mut buffer = [0; 16 * 1024];
+        for (output, stream) in self.outputs.iter_mut().zip([Stream::Out, Stream::Err]) {
+            let Some(file) = output else { continue };
+            match file.read(&mut buffer) {
+                Ok(0) => *output = None,
+                Ok(count) => relay.push(stream, &buffer[..count], limit),
+                Err(error) if is_temporary(&error) => {}
+                Err(_) => *output = None,
+            }
+        }
     }
 
     fn read_output(&mut self, captures: &mut [Capture; 2]) {

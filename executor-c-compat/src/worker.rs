@@ -16,6 +16,7 @@ use crate::confine::Containment;
 use crate::guard::Guarded;
 use crate::identity::Identity;
 use crate::input::{Bounds, Received, Share, receive};
+use crate::relay::Relay;
 use crate::run::{Setting, run};
 use crate::trusted_path::{Writers, walk};
 use crate::{report, sys};
@@ -77,16 +78,26 @@ pub fn serve(mut stream: UnixStream, service: &mut Service<'_>) {
             let name = String::from_utf8_lossy(&known.script);
             report::warning(&log(&known, "deny", &name).field("REASON", &reason));
             let response = Response::refusal(&format!("executor: {reason}"));
-            return send(&mut stream, &response, false);
+            return send(&mut stream, &response.encode(false));
         }
         Received::Nothing => return,
     };
-    let response = respond(&mut request, service, &stream);
+    let mut relay = None;
+    let response = respond(&mut request, service, &stream, &mut relay);
     service.share.release();
-    send(&mut stream, &response, request.extended);
+    let bytes = match relay {
+        Some(relay) => relay.finish(&response.encode(true)),
+        None => response.encode(request.extended),
+    };
+    send(&mut stream, &bytes);
 }
 
-fn respond(request: &mut Request, service: &mut Service<'_>, peer: &UnixStream) -> Response {
+fn respond(
+    request: &mut Request,
+    service: &mut Service<'_>,
+    peer: &UnixStream,
+    relay: &mut Option<Relay>,
+) -> Response {
     let name = String::from_utf8_lossy(&request.script).into_owned();
     let deny = |reason: &str| {
         report::warning(&log(request, "deny", &name).field("REASON", reason));
@@ -139,7 +150,7 @@ fn respond(request: &mut Request, service: &mut Service<'_>, peer: &UnixStream) 
         containment: Containment::of(permit.profile, identity.uid()),
         identity: &identity,
     };
-    let response = run(&permit, request, &setting, peer);
+    let response = run(&permit, request, &setting, peer, relay);
     report::info(&outcome(
         log(request, "run", &name).field("PROFILE", permit.profile_name),
         &response,
@@ -258,9 +269,7 @@ fn outcome(line: Line, response: &Response) -> Line {
     }
 }
 
-fn send(stream: &mut UnixStream, response: &Response, extended: bool) {
-    let bytes = response.encode(extended);
-    let mut rest = bytes.as_slice();
+fn send(stream: &mut UnixStream, mut rest: &[u8]) {
     let mut deadline = Instant::now() + ANSWER_TIMEOUT;
     while !rest.is_empty() {
         match stream.write(rest) {
