@@ -221,9 +221,9 @@ impl World {
         let dispatcher_code = six_digits(row)
             .ok_or_else(|| io::Error::other(format!("no code is listed: {listed}")))?;
 
-        let approve = self.dispatch(&["approve", &reqid])?;
+        let approve = self.dispatch(&["approve", &reqid, "--code", &agent_code])?;
         show(
-            &format!("ctrl-exec-dispatcher --root server approve {reqid}"),
+            &format!("ctrl-exec-dispatcher --root server approve {reqid} --code {agent_code}"),
             &both(&approve),
         );
         let status = client.wait(PATIENCE)?;

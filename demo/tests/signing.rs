@@ -6,6 +6,7 @@ mod common;
 use common::{OK, exits, results, stage, succeed, text};
 use ctrl_exec_demo::process::{Running, wait_until};
 use ctrl_exec_demo::world::PATIENCE;
+use ctrl_exec_protocol::json::{Bounds, Raw};
 use ctrl_exec_protocol::x509::cert;
 use std::collections::BTreeSet;
 use std::{fs, thread};
@@ -42,10 +43,15 @@ fn approvals_at_the_same_time_never_share_a_serial() {
     };
     wait_until("all requests", PATIENCE, || pending().len() == names.len()).unwrap();
 
-    let world_ref = &world;
+    let (world_ref, queue) = (&world, &queue);
     thread::scope(|scope| {
         for id in pending() {
-            scope.spawn(move || succeed(world_ref, &["approve", &id]));
+            scope.spawn(move || {
+                let queued = fs::read(queue.join(format!("{id}.json"))).unwrap();
+                let queued = Raw::parse(&queued, &Bounds::ANSWER).unwrap();
+                let code = queued.get("code").unwrap().string().unwrap();
+                succeed(world_ref, &["approve", &id, "--code", &code]);
+            });
         }
     });
     for client in &mut clients {

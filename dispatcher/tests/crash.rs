@@ -13,8 +13,7 @@ use ctrl_exec_dispatcher::model::AgentRecord;
 use ctrl_exec_dispatcher::pairing::{Decision, Identified, Queue};
 use ctrl_exec_dispatcher::store::files::registry::Registry;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::wire::pairing::LookupBy;
-use ctrl_exec_protocol::wire::pairing::PairRequest;
+use ctrl_exec_protocol::wire::pairing::{self, LookupBy, PairRequest};
 use ctrl_exec_protocol::x509::csr;
 use ctrl_exec_protocol::x509::keys::{self, KeyType, PrivateKey};
 
@@ -156,12 +155,14 @@ fn approving() {
             .unwrap()
             .id
     };
+    let code = |id: &str| pairing::code(&queue.undecided(id).unwrap().csr);
     let first = add("first");
-    let whole = root.time(&["approve", &first]);
+    let whole = root.time(&["approve", &first, "--code", &code(&first)]);
     for (number, delay) in moments(whole).enumerate() {
         let name = format!("agent{number}");
         let id = add(&name);
-        root.killed(&["approve", &id], delay);
+        let code = code(&id);
+        root.killed(&["approve", &id, "--code", &code], delay);
         match queue.decision(&id) {
             Some(Decision::Approved) => {
                 let (_, bytes) = queue.answer(&id).unwrap();
@@ -169,7 +170,7 @@ fn approving() {
             }
             Some(Decision::Denied) => panic!("denied"),
             // Undecided: it can be approved as if nothing had been.
-            None => root.ok(&["approve", &id]),
+            None => root.ok(&["approve", &id, "--code", &code]),
         }
         // An agent with a certificate is one in the registry.
         assert_eq!(root.registry().require(&name).unwrap().paired_cn(), name);

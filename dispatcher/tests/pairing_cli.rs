@@ -150,9 +150,18 @@ fn a_session_in_the_background() {
         list.contains(&reqid) && list.contains(&pairing::code(&csr)),
         "{list}"
     );
+    // What is approved is what was compared, off a terminal too.
+    let code = pairing::code(&csr);
+    let unseen = root.fails(&["approve", &reqid]);
+    assert!(unseen.contains("--code"), "{unseen}");
+    let other = format!("{:06}", (code.parse::<u32>().unwrap() + 1) % 1_000_000);
+    let differs = root.fails(&["approve", &reqid, "--code", &other]);
+    assert!(differs.contains(&code), "{differs}");
     let text = root.ok(&[
         "approve",
         &reqid,
+        "--code",
+        &code,
         "--lookup-by",
         "ip",
         "--agent-port",
@@ -178,13 +187,16 @@ fn a_session_in_the_background() {
         list.contains("cannot be signed: CSR public key too small"),
         "{list}"
     );
-    assert!(root.fails(&["approve", &reqid]).contains("need >= 2048"));
+    assert!(
+        root.fails(&["approve", &reqid, "--code", &pairing::code(weak)])
+            .contains("need >= 2048")
+    );
     root.ok(&["deny", &reqid]);
     let reason = "rejected by operator".to_owned();
     let denied = Outcome::parse(&response(&mut client)).unwrap();
     assert_eq!(denied, Outcome::Denied { reason });
     assert!(
-        root.fails(&["approve", "0011223344556677"])
+        root.fails(&["approve", "0011223344556677", "--code", "000000"])
             .contains("no pending request")
     );
 

@@ -147,7 +147,7 @@ class Dispatcher:
             for line in listed.splitlines():
                 if code in line.split():
                     reqid = line.split()[0]
-                    self.call("approve", reqid, *options)
+                    self.call("approve", reqid, "--code", code, *options)
                     return reqid
             if time.monotonic() > deadline:
                 raise Failed(f"no request with code {code}:\n{listed}")

@@ -1,4 +1,4 @@
-//! Both ends of pairing in 0.12.3 (docs/compat/pki-and-pairing.md §7).
+//! Both ends of pairing in 0.12.3 (pki-and-pairing.md §7).
 
 use super::response;
 use super::tls::{Lost, Stream};

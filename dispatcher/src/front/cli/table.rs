@@ -318,8 +318,8 @@ pub static VERBS: &[Verb] = &[
         complete: Words::Requests,
         summary: "Approve a pairing request.",
         detail: "Signs the agent's certificate and registers it. On a terminal the code that the \
-                 agent shows is asked for; elsewhere --code binds the approval to it, and without \
-                 --code the request is signed as it lies there. A name that another agent has needs \
+                 agent shows is asked for; elsewhere --code must give it: what another put into the queue is \
+                 not approved unseen. A name that another agent has needs \
                  --replace.",
         flags: &[&CODE, &REPLACE, &LOOKUP_BY, &IP, &AGENT_PORT],
         command: Command::Approve,

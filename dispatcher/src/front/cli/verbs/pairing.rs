@@ -244,29 +244,27 @@ pub fn approve(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         lookup_by: args.value(&LOOKUP_BY).and_then(LookupBy::parse),
         ip,
         port: args.number(&AGENT_PORT),
-        code: compared(ctx, args, id)?,
+        code: Some(compared(ctx, args, id)?),
         replace: args.has(&REPLACE),
     };
     let desk = desk(ctx, &ctx.config()?);
     let approved = desk.approve(id, &overrides, ctx.syslog(), Utc::now())?;
     out::raw(&approved.text());
-    if overrides.code.is_none() {
-        out::line(format_args!(
-            "  The request that was signed has the code {}; --code binds an approval to one.",
-            approved.queued.code
-        ));
-    }
     Ok(0)
 }
 
-/// The code that was compared: given, or asked for on a terminal.
-fn compared(ctx: &Ctx, args: &Args, id: &str) -> Result<Option<String>, AppError> {
+/// The code that was compared: given, or asked for on a terminal. Without it nothing is signed: whoever
+/// writes to the queue could put a request of their own in the place of the one that was looked at.
+fn compared(ctx: &Ctx, args: &Args, id: &str) -> Result<String, AppError> {
     if let Some(code) = args.value(&CODE) {
-        return Ok(Some(code.trim().to_owned()));
+        return Ok(code.trim().to_owned());
     }
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Ok(None);
+        return Err(AppError::usage(
+            "approve needs --code with the six digits that the agent shows; on a terminal it asks \
+             for them",
+        ));
     }
     let desk = looking(ctx);
     let queued = desk.queue.undecided(id)?;
@@ -277,7 +275,7 @@ fn compared(ctx: &Ctx, args: &Args, id: &str) -> Result<Option<String>, AppError
     out::error_raw("Type the six digits that the agent shows: ");
     let mut line = String::new();
     stdin.read_line(&mut line)?;
-    Ok(Some(line.trim().to_owned()))
+    Ok(line.trim().to_owned())
 }
 
 /// Denies a request.
