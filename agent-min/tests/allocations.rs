@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 
 /// What a ping may cost beyond rustls, and a run in all.
 const PING_BEYOND_RUSTLS: usize = 6;
-const RUN: usize = 48;
+const RUN: usize = 40;
 const ROUNDS: usize = 50;
 
 struct Counting;

@@ -424,8 +424,11 @@ fn memory_stays_within_the_budget_and_others_go_on() {
         .post("/run", r#"{"script":"echo","args":["still here"]}"#);
     assert_eq!(text(&body, "stdout"), "still here\n");
     let loaded = anonymous(&host);
+    // In QEMU's user mode the process is the emulator, which keeps what it has translated.
+    let emulated = std::env::var_os("CTRL_EXEC_EMULATED").is_some();
+    let translations = if emulated { 2048 } else { 0 };
     assert!(
-        loaded < idle + BUDGET + 1536,
+        loaded < idle + BUDGET + 1536 + translations,
         "{idle} kB idle, {loaded} kB with 12 floods"
     );
     host.write("opt/go", "");

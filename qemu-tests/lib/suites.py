@@ -102,6 +102,7 @@ def environment(target, programs):
     env["CTRL_EXEC_AGENT_HAS_NO_TLS12"] = "1"
     env["PROPTEST_CASES"] = "64"
     if target["qemu"]:
+        env["CTRL_EXEC_EMULATED"] = "1"  # the emulator's own memory counts in /proc
         env["CTRL_EXEC_NO_MOUNT_SETATTR"] = "1"  # one of the frames in the executor's replay
     return env
 

@@ -5,6 +5,7 @@
 
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_protocol::json::{Bounds, JsonError, Raw};
+use ctrl_exec_protocol::serial;
 use ring::digest::{SHA256, digest};
 use std::fs;
 use std::io::ErrorKind;
@@ -78,11 +79,7 @@ fn is_version(text: &str) -> bool {
 
 fn derived(document: Raw<'_>) -> String {
     let hash = digest(&SHA256, &hash_bytes(document.canonical()));
-    let mut version = String::from("sha256:");
-    for byte in &hash.as_ref()[..6] {
-        version.push_str(&format!("{byte:02x}"));
-    }
-    version
+    format!("sha256:{}", serial::hex(hash.as_ref()[..6].iter()))
 }
 
 /// The bytes the reference hashes for a canonical text: Latin-1 if every character fits, else

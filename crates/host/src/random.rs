@@ -1,5 +1,6 @@
 //! Random bytes and ids from the kernel.
 
+use ctrl_exec_protocol::serial::hex;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
@@ -21,16 +22,12 @@ pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {
 
 /// A request id: 16 lower-case hex digits from 8 random bytes.
 pub fn hex_id() -> io::Result<String> {
-    Ok(hex(&bytes::<8>()?))
+    Ok(hex(bytes::<8>()?.iter()))
 }
 
 /// A nonce: 32 lower-case hex digits from 16 random bytes.
 pub fn nonce() -> io::Result<String> {
-    Ok(hex(&bytes::<16>()?))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(hex(bytes::<16>()?.iter()))
 }
 
 #[cfg(test)]

@@ -53,7 +53,19 @@ pub fn live_hex(der_integer: &[u8]) -> String {
         [0, rest @ ..] if !rest.is_empty() => rest,
         all => all,
     };
-    magnitude.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(magnitude.iter())
+}
+
+/// Bytes as pairs of lower-case hex digits.
+pub fn hex<'a>(bytes: impl ExactSizeIterator<Item = &'a u8>) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            let first = if digit < 10 { b'0' } else { b'a' - 10 };
+            text.push(char::from(first + digit));
+        }
+    }
+    text
 }
 
 /// The number that a live serial (lower-case hex) stands for: without leading zeros.
@@ -189,11 +201,7 @@ fn decimal_to_hex(digits: &str) -> String {
             bytes.push(carry.to_le_bytes()[0]);
         }
     }
-    let hex: String = bytes
-        .iter()
-        .rev()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hex(bytes.iter().rev());
     if hex.is_empty() {
         "0".to_owned()
     } else {
