@@ -24,7 +24,7 @@ pub use record::{Mode, Origin, RunRecord};
 pub use reply::{
     Capabilities, Parts, Pong, Rotation, RunEnd, Script, Submission, Submitted, gap_line,
 };
-pub use request::{Decision, Queued};
+pub use request::{Decision, Identified, Queued};
 pub use result::{HostResult, Reply};
 pub use rotation::RotationState;
 pub use tags::{MAX_TAG, MAX_TAGS, bounded_tags};

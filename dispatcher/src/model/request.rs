@@ -2,7 +2,8 @@
 
 use ctrl_exec_protocol::json::{self, Bounds, Fields, Scalar};
 use ctrl_exec_protocol::names;
-use ctrl_exec_protocol::wire::pairing::{self, LookupBy};
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::{self, LookupBy, PairRequest};
 use miniserde::Deserialize;
 
 /// One waiting request.
@@ -45,6 +46,18 @@ pub enum Decision {
     Denied,
 }
 
+/// What is known of the sender of a request besides its words: what DNS says about its address, and
+/// of which release it seems to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identified {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// That name resolves to the address.
+    pub confirmed: bool,
+    /// It asks as agents of release 0.12.3 do: HTTP/1.0 without `Host`.
+    pub perl: bool,
+}
+
 /// A queue file as it comes.
 #[derive(Deserialize)]
 struct Stored {
@@ -62,6 +75,31 @@ struct Stored {
 }
 
 impl Queued {
+    /// What is queued of a request that came from `source` at `now`.
+    pub fn of(
+        request: &PairRequest,
+        id: String,
+        source: &str,
+        identified: &Identified,
+        now: Utc,
+    ) -> Self {
+        Self {
+            ip: request.ip.clone().unwrap_or_else(|| source.to_owned()),
+            id,
+            hostname: request.hostname.clone(),
+            csr: request.csr.clone(),
+            nonce: request.nonce.clone(),
+            source_ip: source.to_owned(),
+            lookup_by: request.lookup_by,
+            port: request.port,
+            received: now.iso(),
+            code: pairing::code(&request.csr),
+            reverse_dns: identified.name.clone().unwrap_or_default(),
+            reverse_confirmed: identified.confirmed,
+            perl: identified.perl,
+        }
+    }
+
     /// Reads a queue file; `None` for what is no request.
     pub fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
         let stored: Stored = json::read_object(bytes, &Bounds::REQUEST).ok()?;

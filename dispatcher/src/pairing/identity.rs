@@ -3,19 +3,8 @@
 //! The C resolver blocks and cannot be interrupted, so the listener asks off its loop, stops waiting
 //! after two seconds and lets the question finish by itself.
 
+use crate::model::Identified;
 use std::net::{IpAddr, ToSocketAddrs};
-
-/// What is known of the sender of a request besides its words: what DNS says about its address, and
-/// of which release it seems to be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identified {
-    /// Its name, if it has one.
-    pub name: Option<String>,
-    /// That name resolves to the address.
-    pub confirmed: bool,
-    /// It asks as agents of release 0.12.3 do: HTTP/1.0 without `Host`.
-    pub perl: bool,
-}
 
 /// Asks, blocking for as long as the system's resolver takes.
 pub fn identify(address: IpAddr) -> Identified {

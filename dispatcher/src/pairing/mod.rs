@@ -11,11 +11,11 @@ mod interactive;
 mod listener;
 mod rate;
 
-pub use crate::model::{Decision, Queued};
+pub use crate::model::{Decision, Identified, Queued};
 pub use crate::store::files::pairings::{DIR, Queue, QueueError};
 pub use background::{BackgroundError, Child, PID_FILE, Started, Stopped, start, stop};
 pub use desk::{Approved, Desk, DeskError, Overrides, list_text};
-pub use identity::{Identified, identify};
+pub use identity::identify;
 pub use interactive::{Console, Prompt, Reaction};
 pub use listener::{Ended, Listener, ListenerError, ListenerOptions, Operator};
 pub use rate::{RateLimit, RateTable, Verdict};

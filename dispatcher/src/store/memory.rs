@@ -1,11 +1,21 @@
 //! Stores in memory, for tests.
 
+use super::agents::{Agents, Listing, RegistryError};
+use super::files::revoked::normal;
 use super::locks::{Held, LockError, Locks};
+use super::pairings::{Pairings, QueueError};
+use super::revoked::{Entry, Revoked};
+use super::rotation::Rotations;
 use super::runs::{Retention, RunStoreError, Runs};
-use crate::model::RunRecord;
-use crate::model::host_word;
+use crate::model::{
+    AgentRecord, Decision, Identified, Queued, RotationState, RunRecord, host_word,
+};
+use ctrl_exec_host::syslog::Syslog;
 use ctrl_exec_protocol::names;
-use std::collections::{BTreeMap, BTreeSet};
+use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::pairing::{Outcome, PairRequest};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -118,6 +128,218 @@ impl Locks for MemoryLocks {
     }
 }
 
+/// Records of agents.
+#[derive(Debug, Default)]
+pub struct MemoryAgents(Mutex<BTreeMap<String, AgentRecord>>);
+
+impl MemoryAgents {
+    fn check(name: &str) -> Result<(), RegistryError> {
+        if names::is_agent_name(name) {
+            return Ok(());
+        }
+        Err(RegistryError::BadName(name.to_owned()))
+    }
+}
+
+impl Agents for MemoryAgents {
+    fn load(&self, name: &str) -> Result<Option<AgentRecord>, RegistryError> {
+        Ok(self.0.lock().unwrap().get(name).cloned())
+    }
+
+    fn names(&self) -> Result<Vec<String>, RegistryError> {
+        Ok(self.0.lock().unwrap().keys().cloned().collect())
+    }
+
+    fn list(&self) -> Result<Listing, RegistryError> {
+        let mut records: Vec<AgentRecord> = self.0.lock().unwrap().values().cloned().collect();
+        records.sort_by(|a, b| a.hostname().cmp(b.hostname()));
+        Ok(Listing {
+            records,
+            damaged: Vec::new(),
+        })
+    }
+
+    fn register(&self, record: &AgentRecord) -> Result<(), RegistryError> {
+        Self::check(record.name())?;
+        let entry = (record.name().to_owned(), record.clone());
+        self.0.lock().unwrap().extend([entry]);
+        Ok(())
+    }
+
+    fn update(
+        &self,
+        name: &str,
+        change: &mut dyn FnMut(&mut AgentRecord),
+    ) -> Result<AgentRecord, RegistryError> {
+        Self::check(name)?;
+        let mut records = self.0.lock().unwrap();
+        let unknown = || RegistryError::Unknown(name.to_owned());
+        let record = records.get_mut(name).ok_or_else(unknown)?;
+        change(record);
+        Ok(record.clone())
+    }
+
+    fn update_many(
+        &self,
+        names: &[&str],
+        change: &mut dyn FnMut(&mut AgentRecord) -> bool,
+    ) -> Result<usize, RegistryError> {
+        let mut records = self.0.lock().unwrap();
+        let mut written = 0;
+        for name in names {
+            let Some(record) = records.get_mut(*name) else {
+                continue;
+            };
+            let mut changed = record.clone();
+            if change(&mut changed) {
+                *record = changed;
+                written += 1;
+            }
+        }
+        Ok(written)
+    }
+
+    fn rename(
+        &self,
+        old: &str,
+        new: &str,
+        change: &mut dyn FnMut(&mut AgentRecord),
+    ) -> Result<AgentRecord, RegistryError> {
+        Self::check(old)?;
+        Self::check(new)?;
+        let mut records = self.0.lock().unwrap();
+        if old != new && records.contains_key(new) {
+            return Err(RegistryError::Exists(new.to_owned()));
+        }
+        let unknown = || RegistryError::Unknown(old.to_owned());
+        let mut record = records.remove(old).ok_or_else(unknown)?;
+        if old != new {
+            record.rename(new);
+        }
+        change(&mut record);
+        records.insert(new.to_owned(), record.clone());
+        Ok(record)
+    }
+
+    fn remove(&self, name: &str) -> Result<AgentRecord, RegistryError> {
+        Self::check(name)?;
+        let removed = self.0.lock().unwrap().remove(name);
+        removed.ok_or_else(|| RegistryError::Unknown(name.to_owned()))
+    }
+}
+
+/// A request, unless it was denied, and what was decided.
+type Request = (Option<Queued>, Option<(Decision, Vec<u8>)>);
+
+/// Requests to be paired.
+#[derive(Debug, Default)]
+pub struct MemoryPairings(Mutex<BTreeMap<String, Request>>);
+
+impl Pairings for MemoryPairings {
+    fn add(
+        &self,
+        request: &PairRequest,
+        source: &str,
+        identified: &Identified,
+        now: Utc,
+    ) -> Result<Queued, QueueError> {
+        let mut requests = self.0.lock().unwrap();
+        let id = format!("{:016x}", requests.len());
+        let queued = Queued::of(request, id.clone(), source, identified, now);
+        requests.insert(id, (Some(queued.clone()), None));
+        Ok(queued)
+    }
+
+    fn pending(&self) -> Result<Vec<Queued>, QueueError> {
+        let requests = self.0.lock().unwrap();
+        let open = requests.values().filter(|(_, decision)| decision.is_none());
+        let mut found: Vec<Queued> = open.filter_map(|(queued, _)| queued.clone()).collect();
+        found.sort_by(|a, b| (&a.received, &a.id).cmp(&(&b.received, &b.id)));
+        Ok(found)
+    }
+
+    fn load(&self, id: &str) -> Result<Queued, QueueError> {
+        if !names::is_queue_id(id) {
+            return Err(QueueError::BadId(id.to_owned()));
+        }
+        let requests = self.0.lock().unwrap();
+        let queued = requests.get(id).and_then(|(queued, _)| queued.clone());
+        queued.ok_or_else(|| QueueError::Unknown(id.to_owned()))
+    }
+
+    fn decide(&self, id: &str, outcome: &Outcome) -> Result<(), QueueError> {
+        if !names::is_queue_id(id) {
+            return Err(QueueError::BadId(id.to_owned()));
+        }
+        let mut requests = self.0.lock().unwrap();
+        let request = requests.entry(id.to_owned()).or_default();
+        let decision = match outcome {
+            Outcome::Approved(_) => Decision::Approved,
+            Outcome::Denied { .. } => {
+                request.0 = None;
+                Decision::Denied
+            }
+        };
+        request.1 = Some((decision, outcome.render().into_bytes()));
+        Ok(())
+    }
+
+    fn answer(&self, id: &str) -> Option<(Decision, Vec<u8>)> {
+        self.0.lock().unwrap().get(id)?.1.clone()
+    }
+
+    fn finish(&self, id: &str) -> Result<(), QueueError> {
+        self.0.lock().unwrap().remove(id);
+        Ok(())
+    }
+}
+
+/// The state of rotation.
+#[derive(Debug, Default)]
+pub struct MemoryRotations(Mutex<Option<RotationState>>);
+
+impl Rotations for MemoryRotations {
+    fn load(&self, _: &Syslog) -> io::Result<Option<RotationState>> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    fn save(&self, state: &RotationState) -> io::Result<()> {
+        *self.0.lock().unwrap() = Some(state.clone());
+        Ok(())
+    }
+}
+
+/// Barred serials.
+#[derive(Debug, Default)]
+pub struct MemoryRevoked(Mutex<Vec<Entry>>);
+
+impl Revoked for MemoryRevoked {
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    fn add(&self, serials: &[String], comment: &str) -> io::Result<usize> {
+        let mut entries = self.0.lock().unwrap();
+        let before = entries.len();
+        for serial in serials {
+            let serial = normal(serial);
+            if entries.iter().all(|entry| entry.serial != serial) {
+                let comment = comment.to_owned();
+                entries.push(Entry { serial, comment });
+            }
+        }
+        Ok(entries.len() - before)
+    }
+
+    fn remove(&self, serials: &HashSet<String>) -> io::Result<Vec<String>> {
+        let mut entries = self.0.lock().unwrap();
+        let barred = entries.iter().map(|entry| entry.serial.clone());
+        let removed: Vec<String> = barred.filter(|serial| serials.contains(serial)).collect();
+        entries.retain(|entry| !serials.contains(&entry.serial));
+        Ok(removed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +349,9 @@ mod tests {
     fn memory_is_a_store() {
         conformance::runs(&MemoryRuns::default());
         conformance::locks(&MemoryLocks::default());
+        conformance::agents(&MemoryAgents::default());
+        conformance::pairings(&MemoryPairings::default());
+        conformance::rotation(&MemoryRotations::default());
+        conformance::revoked(&MemoryRevoked::default());
     }
 }

@@ -150,10 +150,6 @@ impl Child {
         })
     }
 
-    pub fn pid(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-
     /// Notes that a pipe may be tried.
     pub fn note(&mut self, stdio: Stdio) {
         match stdio {

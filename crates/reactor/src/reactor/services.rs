@@ -85,11 +85,6 @@ impl Reactor {
         done
     }
 
-    /// The process id of a child, which is also its process group.
-    pub fn child_pid(&self, child: ChildId) -> Option<u32> {
-        self.child(child).map(Child::pid)
-    }
-
     /// Children that were started and not yet reported. None of them is ended when the reactor is
     /// dropped: that is the application's to decide.
     pub fn live_children(&self) -> usize {

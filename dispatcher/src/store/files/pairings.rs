@@ -1,6 +1,5 @@
 //! The queue directory (pki-and-pairing.md §7.4): one file per request, one per decision.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,10 +10,11 @@ use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::random;
 use ctrl_exec_protocol::names;
 use ctrl_exec_protocol::time::Utc;
-use ctrl_exec_protocol::wire::pairing::{self, Outcome, PairRequest};
+use ctrl_exec_protocol::wire::pairing::{Outcome, PairRequest};
 
-use crate::model::{Decision, Queued};
-use crate::pairing::Identified;
+use crate::model::{Decision, Identified, Queued};
+use crate::store::pairings::Pairings;
+pub use crate::store::pairings::QueueError;
 
 /// Where the queue lives, below the root.
 pub const DIR: &str = "/var/lib/ctrl-exec/pairing";
@@ -29,45 +29,6 @@ const MAX_FILE: u64 = 128 * 1024;
 pub struct Queue {
     dir: PathBuf,
 }
-
-/// Why the queue could not do it.
-#[derive(Debug)]
-pub enum QueueError {
-    /// Not an id of a request.
-    BadId(String),
-    /// No such request.
-    Unknown(String),
-    /// Somebody decided already and the agent has not fetched it yet.
-    Decided(String),
-    /// The request's file is no JSON or lacks something.
-    Damaged(PathBuf),
-    /// The operating system said no.
-    Io(PathBuf, io::Error),
-}
-
-impl fmt::Display for QueueError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadId(id) => write!(
-                f,
-                "'{}' is no request id (16 lower-case hex digits, see list-requests)",
-                id.escape_debug()
-            ),
-            Self::Unknown(id) => write!(f, "no pending request '{id}'"),
-            Self::Decided(id) => write!(f, "request '{id}' was decided already"),
-            Self::Damaged(path) => write!(f, "{}: damaged request", path.display()),
-            Self::Io(path, error) => {
-                write!(f, "{}: {error}", path.display())?;
-                if error.kind() == io::ErrorKind::PermissionDenied {
-                    f.write_str(" (try sudo)")?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl std::error::Error for QueueError {}
 
 impl Queue {
     /// The queue in `dir`; nothing is touched yet.
@@ -93,21 +54,7 @@ impl Queue {
     ) -> Result<Queued, QueueError> {
         crate::store::files::dirs::ensure(&self.dir).map_err(|error| self.io(&self.dir, error))?;
         let id = random::hex_id().map_err(|error| self.io(&self.dir, error))?;
-        let queued = Queued {
-            ip: request.ip.clone().unwrap_or_else(|| source.to_owned()),
-            id,
-            hostname: request.hostname.clone(),
-            csr: request.csr.clone(),
-            nonce: request.nonce.clone(),
-            source_ip: source.to_owned(),
-            lookup_by: request.lookup_by,
-            port: request.port,
-            received: now.iso(),
-            code: pairing::code(&request.csr),
-            reverse_dns: identified.name.clone().unwrap_or_default(),
-            reverse_confirmed: identified.confirmed,
-            perl: identified.perl,
-        };
+        let queued = Queued::of(request, id, source, identified, now);
         self.write(&queued.id, "json", queued.to_json().as_bytes())?;
         Ok(queued)
     }
@@ -293,6 +240,38 @@ impl Queue {
     }
 }
 
+impl Pairings for Queue {
+    fn add(
+        &self,
+        request: &PairRequest,
+        source: &str,
+        identified: &Identified,
+        now: Utc,
+    ) -> Result<Queued, QueueError> {
+        Queue::add(self, request, source, identified, now)
+    }
+
+    fn pending(&self) -> Result<Vec<Queued>, QueueError> {
+        Queue::pending(self)
+    }
+
+    fn load(&self, id: &str) -> Result<Queued, QueueError> {
+        Queue::load(self, id)
+    }
+
+    fn decide(&self, id: &str, outcome: &Outcome) -> Result<(), QueueError> {
+        Queue::decide(self, id, outcome)
+    }
+
+    fn answer(&self, id: &str) -> Option<(Decision, Vec<u8>)> {
+        Queue::answer(self, id)
+    }
+
+    fn finish(&self, id: &str) -> Result<(), QueueError> {
+        Queue::finish(self, id)
+    }
+}
+
 /// Whole, or an error: a part of a request is none. The directory is a group's, so links are not
 /// followed and nothing is waited for.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
@@ -312,5 +291,18 @@ fn suffix_of(decision: Decision) -> &'static str {
     match decision {
         Decision::Approved => "approved",
         Decision::Denied => "denied",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn files_are_a_queue() {
+        let dir = TempDir::new();
+        conformance::pairings(&Queue::new(dir.path().join("pairing")));
     }
 }

@@ -2,6 +2,8 @@
 //! reference has none, so that a decommissioned agent's certificate could pose as any other agent
 //! for years.
 
+pub use crate::store::revoked::Entry;
+use crate::store::revoked::Revoked;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::lock::{self, Kind};
@@ -16,13 +18,22 @@ pub const PATH: &str = "/var/lib/ctrl-exec/revoked-serials";
 /// Largest list read: half a million serials.
 const MAX_FILE: u64 = 64 << 20;
 
-/// One line of the list.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Entry {
-    /// The serial, in the form of [`normal`].
-    pub serial: String,
-    /// What is behind the `#`: whose it was and since when.
-    pub comment: String,
+/// The list of one dispatcher.
+#[derive(Clone, Debug)]
+pub struct RevokedFile(pub Root);
+
+impl Revoked for RevokedFile {
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        entries(&self.0)
+    }
+
+    fn add(&self, serials: &[String], comment: &str) -> io::Result<usize> {
+        add(&self.0, serials, comment)
+    }
+
+    fn remove(&self, serials: &HashSet<String>) -> io::Result<Vec<String>> {
+        remove(&self.0, serials)
+    }
 }
 
 /// The list of this dispatcher.
@@ -239,6 +250,14 @@ mod tests {
         assert!(read(&"a".repeat(200)).is_none());
         let error = parse("10\n# note\n\nrouter7\n").unwrap_err().to_string();
         assert_eq!(error, "line 4: 'router7' is no serial");
+    }
+
+    #[test]
+    fn a_file_is_a_list_of_barred_serials() {
+        let dir = TempDir::new();
+        let root = Root::at(dir.path());
+        std::fs::create_dir_all(path(&root).parent().unwrap()).unwrap();
+        crate::store::conformance::revoked(&RevokedFile(root));
     }
 
     #[test]

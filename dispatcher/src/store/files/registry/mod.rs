@@ -3,14 +3,15 @@
 
 mod repair;
 
+pub use crate::store::agents::{Damaged, Listing, RegistryError};
 pub use repair::Repaired;
 
 use crate::model::AgentRecord;
+use crate::store::agents::Agents;
 use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::durable::{self, Perm};
 use ctrl_exec_host::lock::{self, Kind, Lock};
 use ctrl_exec_protocol::names;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,61 +25,6 @@ const MAX_FILE: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Registry {
     dir: PathBuf,
-}
-
-/// Why the registry could not do it.
-#[derive(Debug)]
-pub enum RegistryError {
-    /// Not a name an agent can have.
-    BadName(String),
-    /// No such agent.
-    Unknown(String),
-    /// There is a file, and it is no record. The agent is registered all the same.
-    Damaged(Damaged),
-    /// The new name is taken.
-    Exists(String),
-    /// The operating system said no.
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Its answer.
-        error: io::Error,
-    },
-}
-
-/// A record that cannot be read.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Damaged {
-    /// Registry name of the agent.
-    pub name: String,
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub fault: String,
-}
-
-impl fmt::Display for Damaged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the record of '{}' is unreadable ({}: {}); 'ced doctor --repair' makes a new one of \
-             what is known",
-            self.name,
-            self.path.display(),
-            self.fault
-        )
-    }
-}
-
-/// What the registry holds.
-#[derive(Clone, Debug, Default)]
-pub struct Listing {
-    /// The records, by host name.
-    pub records: Vec<AgentRecord>,
-    /// The agents whose record cannot be read, by name.
-    pub damaged: Vec<Damaged>,
 }
 
 impl Registry {
@@ -368,30 +314,52 @@ fn io_error(doing: &'static str, path: &Path, error: io::Error) -> RegistryError
     }
 }
 
-impl fmt::Display for RegistryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadName(name) => write!(
-                f,
-                "invalid agent name '{}': it must begin with a letter or digit and hold only \
-                 letters, digits, '.', '_' and '-'",
-                name.escape_debug()
-            ),
-            Self::Unknown(name) => write!(f, "no agent named '{}'", name.escape_debug()),
-            Self::Damaged(damaged) => damaged.fmt(f),
-            Self::Exists(name) => write!(f, "an agent named '{name}' already exists"),
-            Self::Io { doing, path, error } => {
-                write!(f, "cannot {doing} {}: {error}", path.display())?;
-                if error.kind() == io::ErrorKind::PermissionDenied {
-                    f.write_str(" (try sudo, or join the group that owns it)")?;
-                }
-                Ok(())
-            }
-        }
+impl Agents for Registry {
+    fn load(&self, name: &str) -> Result<Option<AgentRecord>, RegistryError> {
+        Registry::load(self, name)
+    }
+
+    fn names(&self) -> Result<Vec<String>, RegistryError> {
+        Registry::names(self)
+    }
+
+    fn list(&self) -> Result<Listing, RegistryError> {
+        Registry::list(self)
+    }
+
+    fn register(&self, record: &AgentRecord) -> Result<(), RegistryError> {
+        Registry::register(self, record)
+    }
+
+    fn update(
+        &self,
+        name: &str,
+        change: &mut dyn FnMut(&mut AgentRecord),
+    ) -> Result<AgentRecord, RegistryError> {
+        Registry::update(self, name, change)
+    }
+
+    fn update_many(
+        &self,
+        names: &[&str],
+        change: &mut dyn FnMut(&mut AgentRecord) -> bool,
+    ) -> Result<usize, RegistryError> {
+        Registry::update_many(self, names, change)
+    }
+
+    fn rename(
+        &self,
+        old: &str,
+        new: &str,
+        change: &mut dyn FnMut(&mut AgentRecord),
+    ) -> Result<AgentRecord, RegistryError> {
+        Registry::rename(self, old, new, change)
+    }
+
+    fn remove(&self, name: &str) -> Result<AgentRecord, RegistryError> {
+        Registry::remove(self, name)
     }
 }
-
-impl std::error::Error for RegistryError {}
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,12 @@ fn put(registry: &Registry, name: &str, json: &str) {
 }
 
 #[test]
+fn files_are_a_registry() {
+    let (_dir, registry) = registry();
+    crate::store::conformance::agents(&registry);
+}
+
+#[test]
 fn updates_keep_what_they_do_not_know() {
     let (_dir, registry) = registry();
     put(
