@@ -55,9 +55,15 @@ pub async fn serve(
         address.ip().to_string(),
     ];
     hosts.extend(config.hosts.iter().cloned());
+    // A page that this very address serves is no stranger; the host names above keep others from
+    // calling themselves so.
+    let mut origins = config.origins.clone();
+    for name in ["localhost", "127.0.0.1", "[::1]"] {
+        origins.push(format!("http://{name}:{}", address.port()));
+    }
     let settings = StreamableHttpServerConfig::default()
         .with_allowed_hosts(hosts)
-        .with_allowed_origins(config.origins.clone())
+        .with_allowed_origins(origins)
         .enforce_origin_validation()
         .with_max_request_body_bytes(MAX_BODY)
         .with_cancellation_token(stop.child_token());

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Exit status for a wrong command line or environment, as `ced` has it.
-const USAGE: u8 = 2;
+const USAGE: u8 = 3;
 
 fn main() -> ExitCode {
     let settings = env_logger::Env::default().default_filter_or("warn,ctrl_exec_mcp=info");

@@ -153,6 +153,7 @@ fn pages_of_others_and_contradicting_headers_are_refused() {
     assert_eq!(with(&[]), 200);
     assert_eq!(with(&[("Origin", "https://desk.example")]), 200);
     assert_eq!(with(&[("Host", "bridge.example")]), 200);
+    assert_eq!(with(&[("Origin", "http://localhost:1")]), 403);
     assert_eq!(with(&[("Origin", "https://evil.example")]), 403);
     assert_eq!(with(&[("Origin", "null")]), 403);
     assert_eq!(with(&[("Host", "evil.example")]), 403);

@@ -495,14 +495,14 @@ fn broken_messages_and_an_unreachable_api() {
 }
 
 #[test]
-fn a_wrong_environment_ends_with_two() {
+fn a_wrong_environment_ends_with_three() {
     for (name, value) in [
         ("CTRLEXEC_TIMEOUT", "soon"),
         ("CTRLEXEC_CA", "/nonexistent"),
         ("CTRLEXEC_API_URL", "nowhere"),
     ] {
         let output = program().env(name, value).output().unwrap();
-        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(output.status.code(), Some(3));
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.starts_with(&format!("Error: {name}: ")), "{error}");
     }

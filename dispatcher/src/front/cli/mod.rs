@@ -91,6 +91,7 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::Maintain => verbs::maintain::maintain(ctx, args),
         Command::ListRevoked => verbs::revoke::list_revoked(ctx, args),
         Command::Man => verbs::shell::man(),
+        Command::Mcp => verbs::bridge::mcp(args),
         Command::PairingMode => verbs::pairing::pairing_mode(ctx, args),
         Command::Ping => verbs::ping::ping(ctx, args),
         Command::Renew => verbs::maintain::renew(ctx, args),

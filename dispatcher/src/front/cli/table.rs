@@ -37,6 +37,7 @@ pub enum Command {
     ListRevoked,
     Maintain,
     Man,
+    Mcp,
     PairingMode,
     Ping,
     Renew,
@@ -560,6 +561,17 @@ pub static VERBS: &[Verb] = &[
                  learns what the other one revoked since.",
         flags: &[&JSON, &IDENTITY, &PASSPHRASE_FILE, &PASSPHRASE_FD],
         command: Command::JoinCa,
+    },
+    Verb {
+        name: "mcp",
+        usage: "[-- <option>...]",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Start the tool bridge for assistants (ctrl-exec-mcp).",
+        detail: "It speaks the Model Context Protocol on standard input and output, or with \
+                 -- --http [HOST:]PORT over HTTP, and uses the HTTP API with CTRLEXEC_TOKEN.",
+        flags: &[],
+        command: Command::Mcp,
     },
     Verb {
         name: "completions",

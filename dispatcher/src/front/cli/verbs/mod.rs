@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod backup;
+pub mod bridge;
 pub mod control;
 pub mod discover;
 pub mod doctor;
