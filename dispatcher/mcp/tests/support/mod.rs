@@ -1,5 +1,6 @@
 //! A fake HTTP API, and a client that speaks the protocol with the real bridge.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -112,10 +113,8 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> 
                 let _ = stream.write_all(head.as_bytes());
                 let count = events.len();
                 for (n, (name, data)) in events.into_iter().enumerate() {
-                    if n + 1 == count {
-                        if let Some(gate) = &gate {
-                            let _ = gate.recv_timeout(PATIENCE);
-                        }
+                    if let Some(gate) = gate.as_ref().filter(|_| n + 1 == count) {
+                        let _ = gate.recv_timeout(PATIENCE);
                     }
                     let _ = stream.write_all(format!("event: {name}\ndata: {data}\n\n").as_bytes());
                 }
