@@ -222,9 +222,12 @@ fn bracket(text: &str) -> String {
     quote(text).replace(['[', ']', ':'], " ")
 }
 
+/// The date that manual pages bear.
+const DATE: &str = "2026-11-28";
+
 fn manual() -> String {
     let mut text = format!(
-        ".TH CTRL-EXEC-DISPATCHER 8 \"\" \"ctrl-exec {}\"\n.SH NAME\nctrl-exec-dispatcher, ced \\- \
+        ".TH CTRL-EXEC-DISPATCHER 8 \"{DATE}\" \"ctrl-exec {}\"\n.SH NAME\nctrl-exec-dispatcher, ced \\- \
          run scripts on a fleet of agents over mutual TLS\n.SH SYNOPSIS\n.B ctrl-exec-dispatcher\n\
          .I verb\n[options] [words]\n.SH DESCRIPTION\nPairs agents by a confirmation code, signs \
          and renews their certificates, and runs allowlisted scripts on them in parallel.\n.SH \
