@@ -373,6 +373,12 @@ fn malformed_requests_are_answered_in_the_references_words() {
     assert_eq!(ping(&host.caller()), Some(200));
 }
 
+/// In QEMU's user mode the process is the emulator, which keeps what it has translated.
+fn of_emulator() -> u64 {
+    let emulated = std::env::var_os("CTRL_EXEC_EMULATED").is_some();
+    if emulated { 4096 } else { 0 }
+}
+
 /// Anonymous memory of the agent, kB.
 fn anonymous(host: &Host) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
@@ -424,11 +430,8 @@ fn memory_stays_within_the_budget_and_others_go_on() {
         .post("/run", r#"{"script":"echo","args":["still here"]}"#);
     assert_eq!(text(&body, "stdout"), "still here\n");
     let loaded = anonymous(&host);
-    // In QEMU's user mode the process is the emulator, which keeps what it has translated.
-    let emulated = std::env::var_os("CTRL_EXEC_EMULATED").is_some();
-    let translations = if emulated { 2048 } else { 0 };
     assert!(
-        loaded < idle + BUDGET + 1536 + translations,
+        loaded < idle + BUDGET + 1536 + of_emulator(),
         "{idle} kB idle, {loaded} kB with 12 floods"
     );
     host.write("opt/go", "");
@@ -441,6 +444,42 @@ fn memory_stays_within_the_budget_and_others_go_on() {
         );
         assert!(kept >= 4096, "{kept}");
     }
+}
+
+/// Everything that callers with trusted certificates can make the agent hold at once: as many
+/// connections as it takes, each with a large body that never ends, whatever it answers to them.
+#[test]
+fn what_trusted_callers_can_make_the_agent_hold_is_bounded() {
+    const MOST: u64 = 12 * 1024;
+    let mut host = Host::new(&Ca::new());
+    host.configure("memory_budget = 2M\nmax_children = 32");
+    host.start();
+    ping(&host.caller());
+    let idle = anonymous(&host);
+    let head = b"POST /run HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n";
+    let (mut held, mut most) = (Vec::new(), idle);
+    for _ in 0..240 {
+        let Ok(mut stream) = host.caller().connect() else {
+            continue;
+        };
+        // What it no longer takes is its own affair.
+        let _ = stream
+            .write_all(head)
+            .and_then(|()| stream.write_all(&[b'x'; 150_000]));
+        held.push(stream);
+        most = most.max(anonymous(&host));
+    }
+    println!(
+        "{idle} kB idle, at most {most} kB with {} connections",
+        held.len()
+    );
+    assert!(held.len() > 48, "{}", held.len());
+    assert!(
+        most < idle + MOST + of_emulator(),
+        "{idle} kB idle, then {most} kB"
+    );
+    drop(held);
+    wait_for("an answer", || ping(&host.caller()) == Some(200));
 }
 
 #[test]
