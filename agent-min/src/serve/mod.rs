@@ -39,6 +39,10 @@ const DRAIN_TOKEN: u64 = 1;
 /// The most connections that any configuration may ask for.
 const CONNS: usize = 3 * in_flight::MOST + conns::CONTROL + admission::MOST + 16;
 
+/// How long a peer may be silent in the handshake: a link with 11 s there and back is in use.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+/// For each piece of an answer that a peer has to take: it may pause, and the link may.
+const WRITE: Duration = Duration::from_secs(60);
 /// How long after a port that cannot be had it is tried again, and after how many tries that is said
 /// again: once an hour.
 const RETRY: Duration = Duration::from_secs(10);
@@ -152,7 +156,11 @@ impl Server {
             reactor,
             listener: Some(listener),
             log,
-            limits: Arc::new(ServerLimits::default()),
+            limits: Arc::new(ServerLimits {
+                handshake: HANDSHAKE,
+                write: WRITE,
+                ..ServerLimits::default()
+            }),
             admission: Admission::new(admission::DEFAULTS),
             conns: Table::new(),
             hooks: Table::new(),

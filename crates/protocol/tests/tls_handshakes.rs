@@ -458,6 +458,20 @@ fn key_and_certificate_must_match() {
 }
 
 #[test]
+fn who_will_not_resume_is_sent_no_ticket() {
+    let trust = reference_trust();
+    let (agent, dispatcher) = (reference("agent"), reference("dispatcher"));
+    let server = tls::agent_server_config(&agent, Arc::clone(&trust), &at(NOW)).unwrap();
+    for (resumption, tickets) in [(true, 1), (false, 0)] {
+        let client =
+            tls::dispatcher_client_config(&dispatcher, Arc::clone(&trust), &at(NOW), resumption)
+                .unwrap();
+        let pair = shake(&client, &server).ok().unwrap();
+        assert_eq!(pair.client.tls13_tickets_received(), tickets);
+    }
+}
+
+#[test]
 fn sessions_resume_with_the_client_certificate_remembered() {
     let (trust, agent, dispatcher) = (
         reference_trust(),

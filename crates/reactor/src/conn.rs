@@ -47,6 +47,8 @@ pub(crate) struct Conn {
     role: Role,
     out: Out,
     deadline: Option<Duration>,
+    /// When the handshake began.
+    begun: Duration,
     /// Handshake: the peer has said something. Response: bytes sent since the deadline was set.
     progress: usize,
 }
@@ -201,6 +203,7 @@ impl Conn {
             role,
             out: Out::default(),
             deadline: None,
+            begun: Duration::ZERO,
             progress: 0,
         })
     }
@@ -260,6 +263,7 @@ impl Conn {
             Some(Ok(stream)) => {
                 self.stream = stream;
                 self.state = State::Handshake;
+                self.begun = now;
                 self.deadline = Some(now + limits.handshake);
             }
             Some(Err(text)) => {
@@ -273,17 +277,18 @@ impl Conn {
     }
 
     /// The application wants bytes sent. `false`: not now.
-    pub fn send(&mut self, bytes: Vec<u8>, then: Then, now: Duration) -> bool {
+    /// `room`: what all connections may still hold.
+    pub fn send(&mut self, bytes: Vec<u8>, then: Then, room: usize, now: Duration) -> bool {
         match (&self.role, &self.state, then) {
             // It failed at once, which the application has yet to be told.
             (_, State::Dead(_), Then::AwaitResponse) => true,
             (Role::Server(_), State::Busy, Then::Close | Then::Hold | Then::KeepAlive) => {
-                self.start_response(bytes, then, now);
+                self.start_response(bytes, then, room, now);
                 true
             }
             // An answer to a peer that has not asked yet, such as a refusal of its certificate.
             (Role::Server(_), State::Reading, Then::Close) => {
-                self.start_response(bytes, then, now);
+                self.start_response(bytes, then, room, now);
                 true
             }
             (Role::Client(_), _, Then::AwaitResponse) => self.ask(bytes, now),

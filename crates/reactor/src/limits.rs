@@ -31,7 +31,8 @@ impl Default for Config {
 /// Bounds of one accepted connection.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// From [`Reactor::serve`](crate::Reactor::serve) to the end of the TLS handshake.
+    /// The longest time without progress from [`Reactor::serve`](crate::Reactor::serve) to the end
+    /// of the TLS handshake; three times as long for all of it.
     pub handshake: Duration,
     /// From the handshake, or from the first byte of a later request, to the end of the request.
     pub request: Duration,
@@ -68,7 +69,8 @@ impl Default for ServerLimits {
 pub struct ClientLimits {
     /// Until the TCP connection stands.
     pub connect: Duration,
-    /// From there to the end of the TLS handshake.
+    /// From there to the end of the TLS handshake: the longest time without progress, and three
+    /// times as long for all of it.
     pub handshake: Duration,
     /// While a response is awaited: the longest time without progress (dispatcher.md §8
     /// `read_timeout`).

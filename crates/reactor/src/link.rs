@@ -184,5 +184,5 @@ impl Link {
     }
 }
 
-/// A response larger than this is given to the system in pieces.
+/// A response larger than this, for which memory is short, is given to the system in pieces.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;

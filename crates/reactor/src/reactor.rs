@@ -316,7 +316,8 @@ impl Reactor {
     /// client sends when nothing is outstanding.
     pub fn send(&mut self, conn: ConnId, bytes: Vec<u8>, then: Then) -> bool {
         let now = self.now;
-        let done = conn_mut(&mut self.conns, conn).is_some_and(|c| c.send(bytes, then, now));
+        let room = self.config.max_buffered.saturating_sub(self.buffered);
+        let done = conn_mut(&mut self.conns, conn).is_some_and(|c| c.send(bytes, then, room, now));
         self.after(conn, done)
     }
 

@@ -429,3 +429,45 @@ fn connections_beyond_the_limit_are_closed_at_once() {
     echo.seen.wait_closed(10);
     assert!(exchange(echo.address, &pki.client(), PING).ends_with("POST /ping 2"));
 }
+
+/// A handshake is given up after a pause, and not because a link is slow; but not for ever.
+#[test]
+fn a_handshake_may_take_longer_than_its_longest_pause() {
+    let pki = Pki::new();
+    let limits = ServerLimits {
+        handshake: secs(4),
+        ..patient()
+    };
+    let echo = start(&pki, limits);
+    let hello = |conn: &mut rustls::ClientConnection| {
+        let mut hello = Vec::new();
+        conn.write_tls(&mut hello).unwrap();
+        hello
+    };
+    let new = || rustls::ClientConnection::new(pki.client(), common::name()).unwrap();
+
+    let (mut conn, mut socket) = (new(), TcpStream::connect(echo.address).unwrap());
+    let bytes = hello(&mut conn);
+    for piece in bytes.chunks(bytes.len().div_ceil(6)) {
+        std::thread::sleep(secs(1));
+        socket.write_all(piece).unwrap();
+    }
+    conn.complete_io(&mut socket).unwrap();
+    let mut stream = rustls::StreamOwned::new(conn, socket);
+    stream.write_all(KEEP).unwrap();
+    assert_eq!(read_response(&mut stream), "POST /ping 2");
+    drop(stream);
+
+    let (mut conn, mut socket) = (new(), TcpStream::connect(echo.address).unwrap());
+    let began = std::time::Instant::now();
+    let cut = hello(&mut conn).iter().any(|byte| {
+        std::thread::sleep(millis(500));
+        socket.write_all(&[*byte]).is_err()
+    });
+    assert!(cut && began.elapsed() >= secs(12), "{:?}", began.elapsed());
+    let reasons = echo.seen.wait_closed(2);
+    assert!(
+        reasons.contains(&CloseReason::Timeout(Phase::Handshake)),
+        "{reasons:?}"
+    );
+}

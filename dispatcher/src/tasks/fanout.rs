@@ -145,6 +145,12 @@ impl Failure {
         }
         if error.sent && failure.outcome == Outcome::Unreached {
             failure.outcome = Outcome::Unknown;
+        } else if matches!(
+            error.fault,
+            Fault::ConnectTimeout | Fault::TlsTimeout | Fault::Tls(_)
+        ) {
+            // Of a slow link, or a peer that hangs up: was it too late, or did it begin?
+            failure.problem.error.push_str("; nothing ran");
         }
         failure
     }

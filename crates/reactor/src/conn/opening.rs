@@ -17,6 +17,7 @@ impl Conn {
             Ok(false) => Flow::Wait,
             Ok(true) => {
                 if let Role::Client(client) = &self.role {
+                    self.begun = cx.now;
                     self.deadline = Some(cx.now + client.limits.handshake);
                 }
                 self.state = State::Handshake;
@@ -63,6 +64,12 @@ impl Conn {
             Ok(Pulled::Blocked) => Flow::Wait,
             Ok(Pulled::Bytes) => {
                 self.progress = 1;
+                let step = match &self.role {
+                    Role::Client(client) => client.limits.handshake,
+                    Role::Server(server) => server.limits.handshake,
+                    Role::None | Role::Raw(_) => return Flow::Again,
+                };
+                self.deadline = Some((cx.now + step).min(self.begun + step * CEILING));
                 Flow::Again
             }
             Ok(Pulled::Eof) => {
@@ -77,3 +84,6 @@ impl Conn {
         }
     }
 }
+
+/// How many limits without progress a handshake may take in all.
+const CEILING: u32 = 3;

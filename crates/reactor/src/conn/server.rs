@@ -69,7 +69,13 @@ impl Conn {
         self.state = State::Reading;
     }
 
-    pub(super) fn start_response(&mut self, bytes: Vec<u8>, then: Then, now: Duration) {
+    pub(super) fn start_response(
+        &mut self,
+        bytes: Vec<u8>,
+        then: Then,
+        room: usize,
+        now: Duration,
+    ) {
         let Role::Server(server) = &self.role else {
             return;
         };
@@ -79,7 +85,10 @@ impl Conn {
             then
         };
         self.deadline = Some(now + server.limits.write);
-        if let Some(link) = self.link.as_ref().filter(|_| bytes.len() > SEND_BUFFER) {
+        // The system may hold as much again as we do, where there is room for that: then its own
+        // bounds, which grow with the link, are the better ones.
+        let much = bytes.len() > SEND_BUFFER && bytes.len() > room / 4;
+        if let Some(link) = self.link.as_ref().filter(|_| much) {
             link.bound_send_buffer();
         }
         self.out.set(bytes);
