@@ -1,6 +1,8 @@
 //! What the end-to-end tests share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod perl;
+
 use ctrl_exec_demo::process::{Running, wait_until};
 use ctrl_exec_demo::world::{PATIENCE, Script};
 use ctrl_exec_demo::{Binaries, World};

@@ -27,6 +27,17 @@ impl Authority {
     /// # Errors
     /// Missing or unreadable files, no CA certificate, key of another certificate.
     pub fn load(dir: &CaDir) -> Result<Self, CaError> {
+        let loaded = Self::read(dir);
+        let pair = dir.pair();
+        if loaded.is_err() && pair.suffixed(".new").cert.exists() {
+            // A replacement of both that a crash interrupted.
+            pair.recover()?;
+            return Self::read(dir);
+        }
+        loaded
+    }
+
+    fn read(dir: &CaDir) -> Result<Self, CaError> {
         let (key_path, cert_path) = (dir.key(), dir.cert());
         let key = PrivateKey::from_pem(&read_text(&key_path)?)
             .map_err(|error| CaError::file(&key_path, error))?;
@@ -52,6 +63,11 @@ impl Authority {
     /// Text of `ca.crt`, as delivered to agents.
     pub fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// DER of the certificate that signs.
+    pub fn der(&self) -> &[u8] {
+        &self.der
     }
 
     /// Facts of the CA certificate.

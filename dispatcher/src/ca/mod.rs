@@ -11,6 +11,7 @@ mod pair;
 pub mod request;
 mod serial;
 mod setup;
+mod succession;
 
 pub use authority::Authority;
 pub use issue::{DAYS_DEFAULT, DAYS_RENEWAL, Issued};
@@ -54,6 +55,26 @@ impl CaDir {
     /// `ca.crt`.
     pub fn cert(&self) -> PathBuf {
         self.0.join("ca.crt")
+    }
+
+    /// `ca.handover`: the CA certificates that agents are to have, once that changed.
+    pub fn handover(&self) -> PathBuf {
+        self.0.join("ca.handover")
+    }
+
+    /// The CA that is to take this one's place, while that goes on.
+    pub fn next(&self) -> Self {
+        Self(self.0.join("next"))
+    }
+
+    /// Where the CA that was replaced is kept.
+    pub fn old(&self) -> Self {
+        Self(self.0.join("old"))
+    }
+
+    /// Key and certificates as a pair that is replaced together.
+    pub fn pair(&self) -> IdentityFiles {
+        IdentityFiles::new(self.cert(), self.key())
     }
 
     /// `ca.serial`: the reference's counter, and the lock of every signing.

@@ -153,6 +153,9 @@ pub struct AgentRecord {
     pub revoked: Option<String>,
     /// The serial of ours that it was last told to forget.
     pub retired_serial: Option<String>,
+    /// Digest of the CA certificates that it trusts; `none` for one of release 0.12.3, which does not
+    /// tell.
+    pub ca_digest: Option<String>,
     /// Everything else.
     pub more: Members,
 }
@@ -313,6 +316,11 @@ impl AgentRecord {
         self.staged_expiry.as_deref().unwrap_or_default()
     }
 
+    /// Digest of the CA certificates that the agent trusts, `none`, or `""` when nothing was heard.
+    pub fn ca_digest(&self) -> &str {
+        self.ca_digest.as_deref().unwrap_or_default()
+    }
+
     /// Whether the agent's version, as its last ping told, is the reference's; unknown means no.
     pub fn is_perl(&self) -> bool {
         self.agent_version.as_deref().is_some_and(is_perl_version)
@@ -351,7 +359,7 @@ impl AgentRecord {
         self.hostname = Some(new.to_owned());
     }
 
-    fn texts(&self) -> [(&'static str, &Option<String>); 16] {
+    fn texts(&self) -> [(&'static str, &Option<String>); 17] {
         [
             ("hostname", &self.hostname),
             ("ip", &self.ip),
@@ -369,10 +377,11 @@ impl AgentRecord {
             ("staged_expiry", &self.staged_expiry),
             ("revoked", &self.revoked),
             ("retired_serial", &self.retired_serial),
+            ("ca_digest", &self.ca_digest),
         ]
     }
 
-    fn texts_mut(&mut self) -> [(&'static str, &mut Option<String>); 16] {
+    fn texts_mut(&mut self) -> [(&'static str, &mut Option<String>); 17] {
         [
             ("hostname", &mut self.hostname),
             ("ip", &mut self.ip),
@@ -390,6 +399,7 @@ impl AgentRecord {
             ("staged_expiry", &mut self.staged_expiry),
             ("revoked", &mut self.revoked),
             ("retired_serial", &mut self.retired_serial),
+            ("ca_digest", &mut self.ca_digest),
         ]
     }
 }
@@ -488,7 +498,7 @@ mod tests {
 
     #[test]
     fn every_field_is_read_and_written_under_its_name() {
-        let text = r#"{"agent_version":"0.12.3","cert_serial":"4a","dispatcher_serial":"4b","executor":"no","expiry":"e","features":"cancel","hostname":"h","ip":"i","lookup_by":"ip","paired":"p","paired_cn":"cn","port":7600,"rate":"5/60","reqid":"q","retired_serial":"4c","revoked":"r","serial_broadcast":"b","serial_confirmed":"c","serial_status":"stale","staged_expiry":"s","tags":{"n":1.0,"site":"lab"},"x":{"deep":[1,"a",null,1.5]}}"#;
+        let text = r#"{"agent_version":"0.12.3","ca_digest":"d","cert_serial":"4a","dispatcher_serial":"4b","executor":"no","expiry":"e","features":"cancel","hostname":"h","ip":"i","lookup_by":"ip","paired":"p","paired_cn":"cn","port":7600,"rate":"5/60","reqid":"q","retired_serial":"4c","revoked":"r","serial_broadcast":"b","serial_confirmed":"c","serial_status":"stale","staged_expiry":"s","tags":{"n":1.0,"site":"lab"},"x":{"deep":[1,"a",null,1.5]}}"#;
         let record = record(text);
         assert_eq!(record.to_json(), text);
         assert_eq!(record.more.render(), r#"{"x":{"deep":[1,"a",null,1.5]}}"#);

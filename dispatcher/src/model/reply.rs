@@ -332,6 +332,10 @@ pub struct Pong {
     pub reqid: Option<String>,
     /// What it can do beyond release 0.12.3, such as `cancel`.
     pub features: Vec<String>,
+    /// Digest of the CA certificates it trusts; release 0.12.3 tells none.
+    pub ca: Option<String>,
+    /// Number of the revocation list it has of this dispatcher.
+    pub crl: u64,
 }
 
 impl Pong {
@@ -351,6 +355,11 @@ impl Reply for Pong {
             staged: answer.is_true("staged"),
             reqid: answer.take_text("reqid"),
             features: answer.texts("features"),
+            ca: answer.text("ca").map(std::borrow::Cow::into_owned),
+            crl: answer
+                .integer("crl")
+                .and_then(|number| u64::try_from(number).ok())
+                .unwrap_or_default(),
         }
     }
 

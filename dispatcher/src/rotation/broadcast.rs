@@ -44,6 +44,10 @@ impl Rotator {
                 record.serial_status(),
                 SerialStatus::Pending | SerialStatus::Unknown
             ) && record.revoked().is_none()
+                && self
+                    .only_with_ca
+                    .as_ref()
+                    .is_none_or(|good| good.iter().any(|good| good == record.ca_digest()))
         };
         let listing = self.registry.list()?;
         let targets: Vec<AgentRecord> = listing.records.into_iter().filter(wanted).collect();

@@ -87,6 +87,14 @@ pub trait Agents {
     /// Makes all the calls, in parallel, and returns one result for each, in order. Success means
     /// that the agent answered `status` `ok`.
     fn rotate_serial(&mut self, calls: &[RotateCall]) -> Vec<Result<(), CallFailure>>;
+
+    /// A serial of ours that agents are asked no more to forget; called before that is noted.
+    ///
+    /// # Errors
+    /// It could not be barred; the serial is then retired again.
+    fn retired(&mut self, _serial: &str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Everything a rotation works on.
@@ -108,6 +116,9 @@ pub struct Rotator {
     pub renewal_days: u32,
     /// Overlap (`cert_overlap_days`, 30).
     pub overlap_days: u32,
+    /// While the CA is replaced: digests of the CA certificates with which an agent takes our present
+    /// certificate. Agents with others are not told its serial, lest they be called with it.
+    pub only_with_ca: Option<Vec<String>>,
 }
 
 /// How long the dispatcher's certificate still lasts.

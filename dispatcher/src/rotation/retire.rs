@@ -111,6 +111,7 @@ impl Rotator {
             .is_none_or(|end| now.0 > end.0 + state.overlap_days().clamp(1, 3650) * DAY);
         let finished = failed.is_empty() || given_up;
         if finished {
+            agents.retired(serial).map_err(|error| self.io(error))?;
             self.drop_serial(serial, log, now)?;
         }
         Ok(Retired {

@@ -74,6 +74,7 @@ fn fleet(names: &[&str]) -> Fleet {
         cert_days: 825,
         renewal_days: 90,
         overlap_days: 30,
+        only_with_ca: None,
     };
     let serial = ca::trust_serial(&rotator.files.cert).unwrap();
     for name in names {

@@ -3,7 +3,7 @@
 
 use super::dispatcher::{Dispatcher, Limits};
 use super::fanout::{Event, Task};
-use super::{backup, ping, renew, rotate};
+use super::{backup, handover, ping, replace_ca, revocation, rotate};
 use crate::backup::Places;
 use crate::fleet::address;
 use crate::model::{AppError, Outcome};
@@ -28,7 +28,7 @@ pub struct Report {
 /// Something that could not be done.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// The phase: `registry`, `ping`, `renew`, `rotate`, `broadcast`, `expire`, `retire` or `purge`.
+    /// The phase: `registry`, `revocation`, `ping`, `trust`, `renew`, `rotate`, `broadcast`, `expire`, `retire` or `purge`.
     pub phase: &'static str,
     /// The agent it concerns, or empty.
     pub host: String,
@@ -50,6 +50,9 @@ pub fn maintain(
             ..Report::default()
         },
     };
+    work.phase("revocation", |_| {
+        revocation::refresh(dispatcher, Utc::now()).map(|_| ())
+    });
     work.report.pinged = work.phase("ping", |work| work.ping(port)).unwrap_or(0);
     work.phase("rotate", Work::rotate);
     work.phase("broadcast", |work| {
@@ -62,6 +65,10 @@ pub fn maintain(
         Ok(())
     });
     work.phase("retire", |work| {
+        // Agents that wait for the new CA are reached with the certificate before.
+        if replace_ca::is_under_way(dispatcher) {
+            return Ok(());
+        }
         for retired in rotate::retire(dispatcher)? {
             work.hosts("retire", retired.failed);
         }
@@ -159,8 +166,13 @@ impl Work<'_> {
                 }
             }
         }
-        let renewed = renew::renew_due(self.dispatcher, task.due())?;
-        let failed = renewed.into_iter().filter_map(|renewed| {
+        let followed = handover::after_ping(self.dispatcher, task)?;
+        let failed = followed.handed.into_iter().filter_map(|handed| {
+            let error = handed.result.err()?;
+            Some((handed.name, error))
+        });
+        self.hosts("trust", failed.collect());
+        let failed = followed.renewed.into_iter().filter_map(|renewed| {
             let error = renewed.result.err()?;
             Some((renewed.name, error))
         });

@@ -61,7 +61,7 @@ pub struct Ping {
     agents: Registry,
     log: Arc<Log>,
     warnings: Vec<String>,
-    due: Vec<(Target, Identity)>,
+    answered: Vec<Answered>,
     issued: Issued,
     /// By registry name.
     told: HashMap<String, Told>,
@@ -116,7 +116,7 @@ pub(super) fn of_targets(
         agents: dispatcher.agents(),
         log: Arc::clone(&dispatcher.log),
         warnings: identities.warning.into_iter().collect(),
-        due: Vec::new(),
+        answered: Vec::new(),
         issued: dispatcher.issued(),
         told: HashMap::new(),
         noted: false,
@@ -124,12 +124,12 @@ pub(super) fn of_targets(
 }
 
 impl Ping {
-    /// Targets whose certificate is due, each once, with the identity they know us by.
-    pub fn due(mut self) -> Vec<(Target, Identity)> {
-        let mut due = std::mem::take(&mut self.due);
-        due.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-        due.dedup_by(|a, b| a.0.name == b.0.name);
-        due
+    /// The agents that answered well, each once.
+    pub fn answered(mut self) -> Vec<Answered> {
+        let mut answered = std::mem::take(&mut self.answered);
+        answered.sort_by(|a, b| a.target.name.cmp(&b.target.name));
+        answered.dedup_by(|a, b| a.target.name == b.target.name);
+        answered
     }
 
     fn ended(
@@ -139,19 +139,32 @@ impl Ping {
         (due, shown): (bool, Option<CertFacts>),
     ) {
         let call = self.fanout.call(index);
-        if due {
-            self.due.push((call.target.clone(), call.identity.clone()));
+        if result.reply.is_ok() {
+            self.answered.push(Answered {
+                target: call.target.clone(),
+                identity: call.identity.clone(),
+                due,
+                ca: result.reply.ca.clone().filter(|ca| ca.len() <= MAX_DIGEST),
+                crl: result.reply.crl,
+                staged: result.reply.staged,
+                shown: shown.clone(),
+            });
         }
         // Only agents of the reference, and those that were, need a note of the version.
         let version = noted_version(call, result.reply.version.as_ref());
         let features = noted_features(result.outcome, &result.reply.features);
         if version.is_some() || shown.is_some() || features.is_some() {
             let name = call.target.name.clone();
+            let ca = result.reply.is_ok().then(|| match &result.reply.ca {
+                Some(ca) if ca.len() <= MAX_DIGEST => ca.clone(),
+                _ => NO_CA.to_owned(),
+            });
             let told = Told {
                 target: result.target.clone(),
                 version,
                 features,
                 shown,
+                ca,
             };
             self.told.insert(name, told);
         }
@@ -248,6 +261,31 @@ pub(super) fn noted_features(outcome: Outcome, told: &[String]) -> Option<String
 /// Longest version that is kept of an agent.
 const MAX_VERSION: usize = 64;
 
+/// Longest digest that is kept of an agent.
+const MAX_DIGEST: usize = 64;
+
+/// What a record says of an agent that does not tell by which CA certificates it goes.
+pub const NO_CA: &str = "none";
+
+/// An agent that answered well.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The agent.
+    pub target: Target,
+    /// The identity it knows us by.
+    pub identity: Identity,
+    /// Its certificate is to be renewed.
+    pub due: bool,
+    /// Digest of the CA certificates it trusts; release 0.12.3 tells none.
+    pub ca: Option<String>,
+    /// Number of the revocation list it has of us.
+    pub crl: u64,
+    /// It holds a renewed certificate that it does not show yet.
+    pub staged: bool,
+    /// The certificate it showed.
+    pub shown: Option<CertFacts>,
+}
+
 /// What a ping told of an agent that its record should say.
 #[derive(Debug)]
 struct Told {
@@ -256,6 +294,7 @@ struct Told {
     version: Option<String>,
     features: Option<String>,
     shown: Option<CertFacts>,
+    ca: Option<String>,
 }
 
 impl Told {
@@ -272,6 +311,9 @@ impl Told {
         }
         if let Some(features) = &self.features {
             set(&mut record.features, features.clone());
+        }
+        if let Some(ca) = &self.ca {
+            set(&mut record.ca_digest, ca.clone());
         }
         // Another agent may answer at that address: its certificate is not this one's.
         if let Some(shown) = self.shown_of(record) {

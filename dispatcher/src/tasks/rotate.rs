@@ -2,8 +2,10 @@
 
 use super::dispatcher::{Dispatcher, Identities, Limits};
 use super::fanout::Failure;
+use super::handover::Standing;
 use super::ping::status_result;
-use crate::ca::{DAYS_DEFAULT, Owner};
+use super::revocation;
+use crate::ca::{CaDir, DAYS_DEFAULT, Owner};
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Identity, Plan, Target};
 use crate::model::{AppError, HostResult, Outcome, Rotation};
@@ -34,6 +36,10 @@ pub fn rotator(dispatcher: &Dispatcher) -> Result<Rotator, AppError> {
         cert_days: config.cert_days()?.unwrap_or(DAYS_DEFAULT),
         renewal_days: days("cert_renewal_days", 90, "a number of days")?,
         overlap_days: days("cert_overlap_days", 30, "a number of days")?,
+        only_with_ca: match CaDir::new(config.ca_dir()).next().dir().exists() {
+            true => Some(Standing::load(dispatcher)?.good().to_vec()),
+            false => None,
+        },
     })
 }
 
@@ -86,6 +92,10 @@ impl<'a> Calls<'a> {
 }
 
 impl Agents for Calls<'_> {
+    fn retired(&mut self, serial: &str) -> std::io::Result<()> {
+        revocation::retire_own(&self.dispatcher.root, serial, Utc::now())
+    }
+
     fn rotate_serial(&mut self, calls: &[RotateCall]) -> Vec<Result<(), CallFailure>> {
         let made: Vec<Call> = calls
             .iter()

@@ -394,6 +394,21 @@ flag!(
     false,
     "Give the scripts what is read from standard input, at most 512 KiB."
 );
+flag!(
+    DAYS,
+    "days",
+    Takes::Number("DAYS", 1, 36_500),
+    false,
+    "Days that the certificate is to last."
+);
+flag!(FINISH, "finish", Takes::Nothing, false, "Drop the old CA.");
+flag!(
+    STATUS,
+    "status",
+    Takes::Nothing,
+    false,
+    "Change nothing; show how far it is."
+);
 
 /// Flags every verb takes.
 pub static COMMON: &[&Flag] = &[&CONFIG, &ROOT, &HELP, &VERSION];

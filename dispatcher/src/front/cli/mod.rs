@@ -96,6 +96,8 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::Ping => verbs::ping::ping(ctx, args),
         Command::Renew => verbs::maintain::renew(ctx, args),
         Command::Restore => verbs::backup::restore(ctx, args),
+        Command::RenewCa => verbs::ca::renew_ca(ctx, args),
+        Command::ReplaceCa => verbs::ca::replace_ca(ctx, args),
         Command::Revoke => verbs::revoke::revoke(ctx, args),
         Command::RotateCert => verbs::maintain::rotate_cert(ctx, args),
         Command::Run => verbs::run::run(ctx, args),

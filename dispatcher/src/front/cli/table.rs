@@ -42,6 +42,8 @@ pub enum Command {
     Ping,
     Renew,
     Restore,
+    RenewCa,
+    ReplaceCa,
     Revoke,
     RotateCert,
     Run,
@@ -451,6 +453,38 @@ pub static VERBS: &[Verb] = &[
                  still checked to be the one this CA made.",
         flags: &[&JSON, &PORT, &EXPIRED, &ACCEPT_NAME],
         command: Command::Renew,
+    },
+    Verb {
+        name: "renew-ca",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Make the CA's certificate anew with the same key, and hand it to the agents.",
+        detail: "Nothing has to be paired again. The new certificate begins where the old one did and \
+                 lasts --days (default 3650). Agents take it over their connection, check that the CA \
+                 signed it and use it at once; those that were not reached get it with maintain or \
+                 ping. Agents of release 0.12.3 take none: their ca.crt is to be copied.\n\n\
+                 Repeat it as often as you like: it goes on where it was interrupted. --status changes \
+                 nothing and shows who has the certificate. Exit status 1 while an agent lacks it.",
+        flags: &[&JSON, &DAYS, &STATUS],
+        command: Command::RenewCa,
+    },
+    Verb {
+        name: "replace-ca",
+        usage: "",
+        words: (0, 0),
+        complete: Words::None,
+        summary: "Put a new CA in the place of one that leaked or is to be changed.",
+        detail: "In three steps, each by calling it again until it says that all is done. First agents \
+                 are handed the new CA, which the old one vouches for, and trust both. When all have it \
+                 (--force: without waiting for the others), the new CA signs: the dispatcher's and the \
+                 agents' certificates are exchanged. --finish drops the old CA here and on the agents; \
+                 with --force although some are not ready, which must be paired again.\n\n\
+                 It can be interrupted at any moment and goes on when it is called again. --status \
+                 changes nothing. Agents of release 0.12.3 must be paired again. Exit status 1 while \
+                 something is left to do.",
+        flags: &[&JSON, &DAYS, &FORCE, &FINISH, &STATUS],
+        command: Command::ReplaceCa,
     },
     Verb {
         name: "rotate-cert",

@@ -1,9 +1,11 @@
 //! The dispatcher's own certificate and its CA's.
 
+use super::handover::until;
 use super::places::secret;
 use super::report::{Grade, Report};
 use crate::ca::{Authority, CaDir};
 use crate::config::Config;
+use crate::store::files::registry::Registry;
 use crate::trust;
 use ctrl_exec_protocol::time::{DAY, Utc};
 use ctrl_exec_protocol::tls::Identity;
@@ -125,17 +127,18 @@ fn chain(report: &mut Report, config: &Config, identity: &Identity, now: Utc) {
     }
 }
 
-pub(super) fn authority(report: &mut Report, config: &Config, now: Utc) {
+pub(super) fn authority(report: &mut Report, config: &Config, registry: &Registry, now: Utc) {
     let dir = CaDir::new(config.ca_dir());
     if !dir.key().exists() {
         report.add(
             "ca",
             Grade::Warning,
             format!(
-                "no CA key in {}: this dispatcher can neither pair nor renew. Agents work until their \
-                 certificates end; restore the key from a backup, and do not set up a new CA, which \
-                 would cut all of them off",
-                config.ca_dir().display()
+                "no CA key in {}: this dispatcher can neither pair nor renew nor rotate. Agents work \
+                 until certificates end: {}. Restore the key from a backup, and do not set up a new CA, \
+                 which would cut all of them off",
+                config.ca_dir().display(),
+                until(config, registry)
             ),
         );
         return;
@@ -149,8 +152,8 @@ pub(super) fn authority(report: &mut Report, config: &Config, now: Utc) {
                 authority.facts(),
                 now,
                 400,
-                "agents obey until then; a CA certificate re-issued with the same key and name \
-                      replaces it on dispatcher and agents without pairing anything",
+                "agents obey until then; 'ced renew-ca' makes it anew and hands it to the agents, \
+                 without pairing anything",
             );
             secret(report, &dir.key());
         }

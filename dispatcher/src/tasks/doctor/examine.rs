@@ -2,6 +2,7 @@
 
 use super::agents::agents;
 use super::certificates::{authority, certificates};
+use super::handover::handover;
 use super::places::{directory, hook};
 use super::report::{Grade, Report};
 use super::serials::twins;
@@ -45,7 +46,8 @@ pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> R
         report.add("config", Grade::Fault, error.to_string());
     }
     certificates(&mut report, config, now);
-    authority(&mut report, config, now);
+    authority(&mut report, config, registry, now);
+    handover(&mut report, root, config, registry);
     hook(&mut report, config);
     for dir in [
         crate::store::files::registry::DIR,

@@ -4,6 +4,7 @@
 mod agents;
 mod certificates;
 mod examine;
+mod handover;
 mod places;
 mod report;
 mod serials;

@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod backup;
 pub mod bridge;
+pub mod ca;
 pub mod control;
 pub mod discover;
 pub mod doctor;

@@ -8,7 +8,7 @@ use crate::front::cli::flags::{JSON, JSON_LINES, QUIET, STRICT};
 use crate::front::cli::progress::{self, Results};
 use crate::front::cli::{out, render};
 use crate::model::AppError;
-use crate::tasks::{auth, ping, renew};
+use crate::tasks::{auth, handover, ping};
 
 /// Tests mutual TLS with agents.
 pub fn ping(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
@@ -27,7 +27,10 @@ pub fn ping(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let mut results = progress::drive(&mut task, args, usize::MAX, |result| {
         shown.arrived(result, render::ping_result);
     })?;
-    renew::renew_due(&dispatcher, task.due())?;
+    if let Err(error) = handover::after_ping(&dispatcher, task) {
+        // The pings were answered all the same.
+        out::error(format_args!("Warning: {error}"));
+    }
     if shown.at_end(args, &mut results, None) {
         let rows: String = results.results.iter().map(render::ping_result).collect();
         out::raw(&format!("{}{rows}", render::ping_head()));

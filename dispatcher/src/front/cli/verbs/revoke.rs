@@ -1,6 +1,7 @@
 //! `revoke`, `list-revoked`, `unrevoke`.
 
 use super::agents::{serials, until};
+use crate::ca;
 use crate::fleet::address;
 use crate::front::cli::args::Args;
 use crate::front::cli::ctx::{Ctx, Exit};
@@ -12,8 +13,10 @@ use crate::store::files::issued::IssuedCert;
 use crate::store::files::registry::RegistryError;
 use crate::store::files::revoked;
 use crate::tasks::Limits;
-use crate::tasks::ping::ping_call;
+use crate::tasks::ping::{NO_CA, ping_call};
+use crate::tasks::revocation;
 use crate::tasks::revoke::{Barred, Barring, RevokeError};
+use crate::trust;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::log_line::Line;
@@ -54,6 +57,7 @@ pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let now = Utc::now();
     match subject(args)? {
         Subject::Serial(serial) => {
+            not_our_own(ctx, &serial)?;
             let cert = IssuedCert {
                 serial,
                 until: Utc(i64::MAX),
@@ -63,7 +67,12 @@ pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
                 std::slice::from_ref(&cert),
                 &format!("by serial {}", now.iso()),
             )?;
-            report(ctx, args, "", &[cert], new);
+            let cert = [cert];
+            let listed = listed(ctx);
+            report(ctx, args, "", &cert, new);
+            if !args.has(&JSON) {
+                out::raw(&for_agents(ctx, &cert, listed)?);
+            }
         }
         Subject::Name(name) => {
             let barred = barring.revoke(name, now, |record| shown(ctx, args, record));
@@ -78,7 +87,7 @@ pub fn revoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             };
             report(ctx, args, name, &certs, new);
             if !args.has(&JSON) {
-                out::raw(&instructions(name, &certs, registered));
+                out::raw(&instructions(name, registered));
             }
         }
     }
@@ -153,7 +162,7 @@ fn shown(ctx: &Ctx, args: &Args, record: &AgentRecord) -> Option<CertFacts> {
     (facts.subject_cn.as_deref() == Some(record.paired_cn())).then_some(facts)
 }
 
-fn instructions(name: &str, certs: &[IssuedCert], registered: bool) -> String {
+fn instructions(name: &str, registered: bool) -> String {
     let mut text = String::new();
     if registered {
         let _ = writeln!(
@@ -162,24 +171,75 @@ fn instructions(name: &str, certs: &[IssuedCert], registered: bool) -> String {
              back, 'ced unpair {name}' forgets it."
         );
     }
-    text.push_str(
-        "\nAgents trust dispatchers by serial, so these certificates open no other agent. To have \
-         one refuse them\nbefore it reads a request, run on it:\n",
-    );
-    for cert in certs {
-        let _ = writeln!(
-            text,
-            "  echo '{}' >> /etc/ctrl-exec-agent/revoked-serials",
-            cert.serial
-        );
-    }
     let _ = writeln!(
         text,
-        "and reload the agent (systemctl reload ctrl-exec-agent, or /etc/init.d/ctrl-exec-agent \
-         reload).\nOn '{name}' itself, if you still have it: stop the agent and remove \
-         /etc/ctrl-exec-agent/agent.key."
+        "\nAgents trust dispatchers by serial, so these certificates open no other agent.\nOn '{name}' \
+         itself, if you still have it: stop the agent and remove /etc/ctrl-exec-agent/agent.key."
     );
     text
+}
+
+/// A dispatcher that bars its own certificate could tell no agent so again.
+fn not_our_own(ctx: &Ctx, serial: &str) -> Result<(), AppError> {
+    let files = trust::identity_files(&ctx.config()?);
+    for (files, remedy) in [
+        (files.clone(), "'rotate-cert' replaces it first"),
+        (
+            files.suffixed(".prev"),
+            "it is needed until its overlap is over",
+        ),
+    ] {
+        let own = ca::live_serial(&files.cert).map(|own| revoked::normal(&own));
+        if own.is_ok_and(|own| own == serial) {
+            return Err(AppError::usage(format!(
+                "{serial} is the serial of this dispatcher's own certificate ({}): {remedy}",
+                files.cert.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the list that agents are handed fit what is revoked now.
+fn listed(ctx: &Ctx) -> Result<(), AppError> {
+    revocation::refresh(&ctx.dispatcher()?, Utc::now()).map(|_| ())
+}
+
+/// How agents learn of a certificate that may be a dispatcher's.
+fn for_agents(
+    ctx: &Ctx,
+    certs: &[IssuedCert],
+    listed: Result<(), AppError>,
+) -> Result<String, AppError> {
+    let mut text = match listed {
+        Ok(()) => {
+            "\nAgents are handed the new list with the next 'ping' or 'maintain'.\n".to_owned()
+        }
+        Err(error) => format!(
+            "\nNo new list could be made for the agents: {}\n'maintain' makes it, where the CA's key \
+             can be read.\n",
+            out::clean(&error.message)
+        ),
+    };
+    let listing = ctx.registry().list()?;
+    let perl = listing.records.iter();
+    let perl = perl.filter(|record| record.is_perl() || record.ca_digest() == NO_CA);
+    let names: Vec<String> = perl.map(|record| out::clean(record.name())).collect();
+    if !names.is_empty() {
+        let _ = writeln!(
+            text,
+            "Not reached by it, being of release 0.12.3: {}. Run on each, and reload its agent:",
+            names.join(", ")
+        );
+        for cert in certs {
+            let _ = writeln!(
+                text,
+                "  echo '{}' >> /etc/ctrl-exec-agent/revoked-serials",
+                cert.serial
+            );
+        }
+    }
+    Ok(text)
 }
 
 /// Lists what is refused.
@@ -244,6 +304,12 @@ pub fn unrevoke(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             Err(error) => return Err(error.into()),
         },
     };
+    if let Err(error) = listed(ctx) {
+        out::error(format_args!(
+            "Warning: no new list for the agents: {}",
+            out::clean(&error.message)
+        ));
+    }
     let line = Line::new("unrevoke")
         .field("AGENT", name)
         .field("SERIALS", freed.join(","));
