@@ -1,5 +1,6 @@
-//! An agent of release 0.12.3 as it shows itself on the wire: it answers what that release answers
-//! and knows nothing of what came later.
+//! An agent of release 0.12.3 with a service manager that starts it again: it answers what that
+//! release answers and knows nothing of what came later. (The one of the test kit ends with the
+//! first handshake that a killed dispatcher breaks off, as the real one does.)
 
 use ctrl_exec_protocol::http::{Limits, RequestParser, render_response};
 use ctrl_exec_protocol::tls::{self, Identity};
