@@ -21,6 +21,7 @@ pub mod runs;
 pub mod serve;
 mod table;
 pub mod trust;
+pub mod verdict;
 
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

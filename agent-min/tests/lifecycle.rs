@@ -160,12 +160,12 @@ fn the_command_line_is_strict_and_helpful() {
 }
 
 #[test]
-fn self_check_shows_the_state_and_fails_only_when_a_file_does_not_load() {
+fn self_check_shows_the_state_and_fails_when_serve_would() {
     let host = Host::new(&Ca::new());
     host.script("ok", "#!/bin/sh\n");
     host.allow("gone = /no/such profile=nowhere");
     let (code, stdout, _) = run(&host, &["self-check"]);
-    assert_eq!(code, Some(0), "{stdout}");
+    assert_eq!(code, Some(1), "an undefined profile: {stdout}");
     for part in [
         &format!("Port:        {}\n", host.port),
         "Scripts:     2\n",

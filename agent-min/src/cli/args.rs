@@ -41,7 +41,7 @@ struct Spec {
 }
 
 /// The modes for people, with what the usage tells of them.
-const MODES: [(&str, &str); 8] = [
+const MODES: [(&str, &str); 9] = [
     ("serve", "answer the dispatcher (foreground)"),
     ("request-pairing", "ask a dispatcher for a certificate"),
     (
@@ -50,6 +50,10 @@ const MODES: [(&str, &str); 8] = [
     ),
     ("paired", "the same as an exit code: 0 paired, 1 not"),
     ("self-check", "check configuration, certificate and scripts"),
+    (
+        "reload",
+        "have the agent read its files again; exit 1 when it cannot",
+    ),
     ("self-ping", "ping the agent running on this host"),
     (
         "cert-staged",

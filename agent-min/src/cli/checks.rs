@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::config::paths::Paths;
-use crate::config::{self, Configuration, Notes};
+use crate::config::{self, Configuration, Loaded, Notes};
 use crate::executable::{self, is_executable};
 use crate::identity::files::{self, Files};
 use crate::identity::install::{self, Owner};
@@ -118,11 +118,16 @@ pub(super) fn self_check(paths: &Paths) -> u8 {
             "Undefined profile: {script} -> {profile} (serve will not start)\n"
         ));
     }
+    // All that a start would read, by the very code of it.
+    let fault = Loaded::load(paths, &mut Notes::default()).err();
     // Nothing that follows needs what is given up here, so the very thing is tried.
     let restrictions = restrict::apply(Extent::of(&loaded.conf));
     out.push_str(&format!("Given up:    {restrictions}\n"));
+    if let Some(fault) = &fault {
+        out.push_str(&format!("Verdict:     serve will not start: {fault}\n"));
+    }
     super::print(&out);
-    0
+    u8::from(fault.is_some())
 }
 
 /// What a start of the script would meet: the file, its first line, and the user of its profile.

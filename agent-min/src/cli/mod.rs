@@ -9,6 +9,7 @@ use crate::config::paths::Paths;
 use crate::pairing;
 use crate::runs::supervisor;
 use crate::serve;
+use crate::verdict;
 use args::{Args, usage};
 use ctrl_exec_host::{diagnostics, stderr};
 use std::ffi::OsString;
@@ -53,6 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         "pairing-status" => checks::pairing_status(&paths),
         "paired" => checks::paired(&paths),
         "self-check" => checks::self_check(&paths),
+        "reload" => verdict::reload(&paths),
         "self-ping" => checks::self_ping(&paths, args.pairing.port),
         "cert-staged" => certs::cert_staged(&paths),
         "promote-cert" => certs::promote_cert(&paths),

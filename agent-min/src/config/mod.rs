@@ -60,6 +60,8 @@ pub struct Served {
     pub ca: String,
     /// This device's best knowledge of the time.
     pub clock: DeviceClock,
+    /// Live serial of the own certificate.
+    pub serial: String,
     cn: Option<String>,
     /// End of the certificate that is served, Unix seconds and in OpenSSL's form.
     expires: (i64, String),
@@ -90,6 +92,7 @@ impl Served {
             chain,
             ca: handover::fingerprint(&ca),
             clock,
+            serial: own.facts().serial_hex.clone(),
             cn: own.facts().subject_cn.clone(),
             expires: (own.facts().not_after, Utc(own.facts().not_after).openssl()),
         })

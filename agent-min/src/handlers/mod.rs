@@ -212,6 +212,12 @@ impl State {
         if self.loaded.trusted.owner(&peer.serial).is_some() {
             return Ok(());
         }
+        let here = peer.ip.is_loopback() || Some(peer.ip) == self.loaded.conf.bind;
+        if here && *peer.serial == *self.loaded.identity.serial {
+            // Who has the own key and is on this very host is `self-ping`.
+            self.info(Line::new("self-ping").field("PEER", peer.ip));
+            return Err(Step::Reply(mismatch_reply()));
+        }
         if self.loaded.trusted.has_twin(&peer.serial) {
             self.warn(
                 Line::new("serial-ambiguous")

@@ -46,6 +46,7 @@ fn take_ca(state: &mut State, ca: &str) -> Result<(), String> {
     let own = crate::trust::read_bounded(&files.ca).ok().flatten();
     // Not those in force: what root put there is what vouches, whatever lies in our own directory.
     handover::admit(&own.unwrap_or_default(), ca)?;
+    handover::goes_on(&files.ca_text().ok().flatten().unwrap_or_default(), ca)?;
     let Some(place) = files.handed else {
         return Err("a pairing waits for a start of the agent's service".to_owned());
     };

@@ -30,7 +30,7 @@ use messages::{Messages, eprint_line};
 use options::{Request, check};
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -325,19 +325,22 @@ fn accept(
 struct StandingCa {
     path: PathBuf,
     verifier: ChainVerifier,
-    key: Vec<u8>,
 }
 
 impl StandingCa {
     /// None where there is no CA file, or none that could be used.
     fn of(paths: &Paths) -> Option<StandingCa> {
-        let path = install::effective(paths, &paths.etc().join("ca.crt"));
-        let text = fs::read_to_string(&path).ok()?;
-        Some(StandingCa {
-            verifier: ChainVerifier::from_pem(&text).ok()?,
-            key: cert::facts(&cert::from_pem(&text).ok()?).ok()?.spki_der,
-            path,
-        })
+        let ca = paths.etc().join("ca.crt");
+        let path = install::effective(paths, &ca);
+        // What a dispatcher handed over counts, if the file vouches for it.
+        let files = Files {
+            cert: PathBuf::new(),
+            key: PathBuf::new(),
+            handed: (path == ca).then(|| paths.handed_ca()),
+            ca: path.clone(),
+        };
+        let verifier = ChainVerifier::from_pem(&files.ca_text().ok()??).ok()?;
+        Some(StandingCa { path, verifier })
     }
 
     /// The dispatcher's certificate must be of this CA, whatever its dates.
@@ -351,11 +354,12 @@ impl StandingCa {
         }
     }
 
-    /// The CA to be installed must have this one's key; a re-issued certificate has.
+    /// The CA to be installed must have a key that this host trusts; a re-issued certificate has.
     fn admits(&self, ca: &str) -> Result<(), Failure> {
-        let same = cert::from_pem(ca)
-            .and_then(|der| cert::facts(&der))
-            .is_ok_and(|facts| facts.spki_der == self.key);
+        let same = cert::facts_from_pem(ca).is_ok_and(|new| {
+            let mut own = self.verifier.authorities();
+            own.any(|own| own.spki_der == new.spki_der)
+        });
         if same { Ok(()) } else { Err(self.refusal()) }
     }
 

@@ -12,6 +12,7 @@ use crate::rate_limit::{RateLimiter, Rule};
 use crate::restrict::{self, Extent};
 use crate::runs::in_flight::{self, InFlight};
 use crate::table::Table;
+use crate::verdict::Verdict;
 use conns::{Conn, Stage};
 use ctrl_exec_host::Root;
 use ctrl_exec_host::syslog::{Level, Syslog};
@@ -111,6 +112,7 @@ struct Server {
     /// It will be looked who has to be shown that his script still runs.
     showing_life: bool,
     stopping: bool,
+    verdict: Verdict,
 }
 
 impl Server {
@@ -146,6 +148,7 @@ impl Server {
             }
         }
         Ok(Server {
+            verdict: Verdict::new(&paths),
             rate: limiter(&loaded),
             state: State {
                 paths,
@@ -250,12 +253,14 @@ impl Server {
                 }
                 self.state.loaded = loaded;
                 self.judge_waiting();
+                self.verdict.tell("");
                 notes
                     .lines
                     .push((Level::Info, Line::new("reload").field("RESULT", "ok")));
             }
             Err(error) => {
                 error!("reload failed, the old configuration stays: {error}");
+                self.verdict.tell(&error.to_string());
                 let line = Line::new("reload")
                     .field("RESULT", "error")
                     .field("ERROR", &error);

@@ -6,8 +6,9 @@
 //! in which the old CA certifies the new key. An agent needs no other rule, and whoever may write
 //! the place where it keeps the list cannot make it trust what the CA did not sign.
 
+use super::cert::{self, CertFacts};
+use super::pem;
 use super::verify::{ChainVerifier, verify_signed};
-use super::{cert, pem};
 use ring::digest::{SHA256, digest};
 
 /// Checks a list of CA certificates (`offered`) against the trusted ones (`anchors`), both PEM.
@@ -36,16 +37,38 @@ pub fn admit(anchors: &str, offered: &str) -> Result<(), &'static str> {
         if !vouched {
             return Err("a CA certificate that the present CA did not sign");
         }
-        let shorter = anchors.authorities().any(|anchor| {
-            anchor.subject_der == one.facts.subject_der
-                && anchor.spki_der == one.facts.spki_der
-                && anchor.not_after > one.facts.not_after
-        });
-        if shorter {
-            return Err("a CA certificate that ends before the present one");
-        }
     }
-    Ok(())
+    shortens(&anchors, parsed.iter().map(|one| &one.facts))
+}
+
+/// Checks that no CA certificate of a list (`offered`) ends before one of the same CA in force
+/// (`present`), both PEM: that would be a step back, and two dispatchers with lists of their own would
+/// exchange them for ever.
+///
+/// # Errors
+/// Why it is refused, in words for a log and an answer.
+pub fn goes_on(present: &str, offered: &str) -> Result<(), &'static str> {
+    let unreadable = "unreadable CA certificates";
+    let present = ChainVerifier::from_pem(present).map_err(|_| unreadable)?;
+    let offered = ChainVerifier::from_pem(offered).map_err(|_| unreadable)?;
+    shortens(&present, offered.authorities())
+}
+
+fn shortens<'a>(
+    present: &ChainVerifier,
+    mut offered: impl Iterator<Item = &'a CertFacts>,
+) -> Result<(), &'static str> {
+    let shorter = offered.any(|one| {
+        present.authorities().any(|anchor| {
+            anchor.subject_der == one.subject_der
+                && anchor.spki_der == one.spki_der
+                && anchor.not_after > one.not_after
+        })
+    });
+    match shorter {
+        true => Err("a CA certificate that ends before the present one"),
+        false => Ok(()),
+    }
 }
 
 /// What tells one list of CA certificates from another: a digest of them in their order. Empty when

@@ -7,6 +7,7 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::YES;
 use crate::front::cli::out;
 use crate::model::AppError;
+use crate::tasks::revocation;
 use crate::tasks::rotate::rotator;
 use crate::trust;
 use ctrl_exec_protocol::time::Utc;
@@ -39,6 +40,7 @@ pub fn setup_dispatcher(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         return Ok(1);
     }
     let replaces = files.cert.exists();
+    let before = ca::trust_serial(&files.cert).ok();
     let authority = Authority::load(&CaDir::new(ctx.root.path(DEFAULT_DIR)))?;
     let owner = Owner::of_user(Path::new("/etc/passwd"), config.service_user());
     let issued = ca::setup_dispatcher(
@@ -56,6 +58,9 @@ pub fn setup_dispatcher(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         issued.expiry()
     ));
     if replaces {
+        if let Some(before) = before {
+            revocation::retire_own(&ctx.root, &before, Utc::now())?;
+        }
         // What the records and the state say of the old certificate holds no more.
         let stale = rotator(&ctx.dispatcher()?)?.start_over(ctx.syslog(), Utc::now())?;
         if !stale.is_empty() {
