@@ -6,7 +6,6 @@
 mod support;
 
 use ctrl_exec_dispatcher::fleet::{Call, Engine, EngineOptions, Identity, Plan, Route, Target};
-use ctrl_exec_dispatcher::model::SerialStatus;
 use ctrl_exec_protocol::tls;
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use std::io::{BufRead, BufReader};
@@ -41,7 +40,7 @@ fn main() {
     let own = tls::Identity::from_pem(&read("dispatcher.crt"), &read("dispatcher.key")).unwrap();
     let trust = Arc::new(ChainVerifier::from_pem(&root.ca_pem()).unwrap());
     let config = tls::dispatcher_client_config(&own, trust, &system_clock(), false).unwrap();
-    let identity = Identity(config);
+    let identity = Identity::new(config);
     let calls: Vec<Call> = (0..AGENTS)
         .map(|n| {
             let target = Target {
@@ -50,7 +49,7 @@ fn main() {
                     address: fleet::address(n).to_string(),
                     port,
                 },
-                serial_status: SerialStatus::Current,
+                knows: String::new(),
                 perl: false,
                 executor: None,
                 features: None,

@@ -7,7 +7,6 @@ mod support;
 use ctrl_exec_dispatcher::fleet::{
     Answer, Batch, Call, Engine, EngineOptions, Fault, Identity, Plan, Report, Route, Target,
 };
-use ctrl_exec_dispatcher::model::SerialStatus;
 use ctrl_exec_protocol::tls;
 use ctrl_exec_protocol::x509::verify::{ChainVerifier, system_clock};
 use std::net::SocketAddr;
@@ -24,7 +23,7 @@ fn identity(root: &Root) -> Identity {
     let read = |name: &str| std::fs::read_to_string(root.path("etc/ctrl-exec").join(name)).unwrap();
     let own = tls::Identity::from_pem(&read("dispatcher.crt"), &read("dispatcher.key")).unwrap();
     let trust = Arc::new(ChainVerifier::from_pem(&root.ca_pem()).unwrap());
-    Identity(tls::dispatcher_client_config(&own, trust, &system_clock(), false).unwrap())
+    Identity::new(tls::dispatcher_client_config(&own, trust, &system_clock(), false).unwrap())
 }
 
 fn call(identity: &Identity, address: SocketAddr) -> Call {
@@ -35,7 +34,7 @@ fn call(identity: &Identity, address: SocketAddr) -> Call {
             address: address.ip().to_string(),
             port: address.port(),
         },
-        serial_status: SerialStatus::Current,
+        knows: String::new(),
         perl: false,
         executor: None,
         features: None,

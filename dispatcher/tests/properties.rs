@@ -31,7 +31,7 @@ fn call() -> Call {
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     let target = address::target(&AgentRecord::new("a"), None, None);
-    Call::get(target, Identity(Arc::new(nobody)), "/x")
+    Call::get(target, Identity::new(Arc::new(nobody)), "/x")
 }
 
 proptest! {

@@ -62,6 +62,101 @@ fn reached(root: &Root, name: &str) -> bool {
     ended.exit == 0
 }
 
+/// The new certificate is in place, and nothing else was done when the power failed: agents that
+/// know only the old one are reached by any command, at once, and the state is put in order.
+#[test]
+fn a_rotation_that_broke_off_cuts_nobody_off() {
+    let root = Root::new();
+    let (vm, _map) = agent_with_map(&root, "vm", "127.0.0.1:0");
+    paired(&root, "vm", vm.address);
+    let etc = |name: &str| root.path("etc/ctrl-exec").join(name);
+    let state = root.path("var/lib/ctrl-exec/rotation.json");
+    let keep: Vec<(&str, Vec<u8>)> = ["dispatcher.crt", "dispatcher.key"]
+        .into_iter()
+        .map(|name| (name, std::fs::read(etc(name)).unwrap()))
+        .collect();
+    let old = own_serial(&root);
+    root.json(&["rotate-cert", "--json"]);
+    let new = own_serial(&root);
+    let announced = format!(
+        r#"{{"next":{{"serial":"{new}","previous":"{old}","rotated_at":"2026-11-28T01:02:03Z","overlap_days":30}}}}"#
+    );
+    for left in [None, Some(announced)] {
+        // The agent was not told, its record not written, the state not either, or announced only.
+        let known: Map = Arc::new(Mutex::new(HashSet::from([old.clone()])));
+        let again = return_agent(
+            &root,
+            "vm",
+            Arc::clone(&known),
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+        );
+        paired_at(&root, "vm", again.address, &old);
+        match &left {
+            None => std::fs::remove_file(&state).unwrap(),
+            Some(text) => std::fs::write(&state, text).unwrap(),
+        }
+        assert!(reached(&root, "vm"), "{left:?}");
+        let status = root.run(&["serial-status"]).stdout;
+        assert!(
+            status.contains(&format!("Current serial:  {new}")),
+            "{status}"
+        );
+        assert!(status.contains("pending"), "{status}");
+        if left.is_some() {
+            assert!(
+                status.contains("Rotated at:      2026-11-28T01:02:03Z"),
+                "{status}"
+            );
+        }
+        root.json(&["maintain", "--json"]);
+        assert!(known.lock().unwrap().contains(&new));
+    }
+    // Announced, and then nothing: it did not happen.
+    for (name, bytes) in &keep {
+        std::fs::write(etc(name), bytes).unwrap();
+        let _ = std::fs::remove_file(etc(&format!("{name}.prev")));
+    }
+    let announced = format!(r#"{{"next":{{"serial":"{new}","previous":"{old}"}}}}"#);
+    std::fs::write(&state, announced).unwrap();
+    root.run(&["serial-status"]);
+    assert_eq!(std::fs::read_to_string(&state).unwrap().trim(), "{}");
+}
+
+/// What a record says of an agent may be wrong: a call that is refused for its serial is made once
+/// with the other certificate, whatever it is.
+#[test]
+fn a_call_refused_for_its_serial_is_made_with_the_other_certificate() {
+    let root = Root::new();
+    let (vm, map) = agent_with_map(&root, "vm", "127.0.0.1:0");
+    paired(&root, "vm", vm.address);
+    let old = own_serial(&root);
+    root.json(&["rotate-cert", "--json"]);
+    let new = own_serial(&root);
+    // Its record says that it knows the new one; it knows only the old one, and the reverse.
+    for (knows, trusts) in [(&new, &old), (&old, &new)] {
+        *map.lock().unwrap() = HashSet::from([trusts.clone()]);
+        paired_at(&root, "vm", vm.address, knows);
+        let before = vm.seen().len();
+        for verb in [
+            &["run", "vm", "s", "--strict"][..],
+            &["ping", "vm", "--strict"],
+        ] {
+            let ended = root.run(verb);
+            assert_eq!(ended.exit, 0, "{verb:?}: {ended:?}");
+        }
+        assert_eq!(vm.seen().len(), before + 4, "each was refused once");
+    }
+    // An agent that knows neither refuses, and is not asked a third time.
+    *map.lock().unwrap() = HashSet::new();
+    let before = vm.seen().len();
+    let ended = root.run(&["run", "vm", "s", "--strict"]);
+    assert!(
+        ended.exit == 4 && ended.stdout.contains("serial mismatch"),
+        "{ended:?}"
+    );
+    assert_eq!(vm.seen().len(), before + 2);
+}
+
 #[test]
 fn a_rotation_reaches_agents_that_were_away() {
     let root = Root::new();
@@ -142,9 +237,14 @@ fn a_rotation_reaches_agents_that_were_away() {
 
 /// Registers an agent that trusts the present certificate.
 fn paired(root: &Root, name: &str, address: SocketAddr) {
+    paired_at(root, name, address, &own_serial(root));
+}
+
+/// An agent whose record says that it knows this serial.
+fn paired_at(root: &Root, name: &str, address: SocketAddr, knows: &str) {
     root.register(name, address);
     let mut record = root.record(name);
-    record.insert("dispatcher_serial".into(), jval::string(own_serial(root)));
+    record.insert("dispatcher_serial".into(), jval::string(knows));
     root.register_json(name, &jval::line(&record));
 }
 

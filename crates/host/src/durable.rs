@@ -83,6 +83,71 @@ impl Drop for Staged {
     }
 }
 
+/// Many files of one directory, replaced durably at the cost of two syncs for all of them.
+///
+/// Each file is replaced whole or not at all. A crash in [`commit`](Self::commit) may leave some
+/// replaced and others not.
+#[derive(Debug)]
+pub struct Batch {
+    dir: PathBuf,
+    staged: Vec<Staged>,
+}
+
+impl Batch {
+    /// Files of this directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            staged: Vec::new(),
+        }
+    }
+
+    /// Writes the new content of a file beside it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn stage(&mut self, name: &str, data: &[u8], perm: &Perm) -> io::Result<()> {
+        let (file, temp) = create_temp(&self.dir.join(name))?;
+        let staged = Staged {
+            target: self.dir.join(name),
+            temp,
+            committed: false,
+        };
+        fill_unsynced(&file, data, perm).map_err(|error| named(&error, &staged.temp))?;
+        self.staged.push(staged);
+        Ok(())
+    }
+
+    /// How many files are staged.
+    pub fn len(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.staged.is_empty()
+    }
+
+    /// Puts all of them in their places.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn commit(self) -> io::Result<()> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        let dir = File::open(&self.dir)?;
+        // One sync for the content of all; then the renames may be seen.
+        rustix::fs::syncfs(&dir)?;
+        for mut staged in self.staged {
+            std::fs::rename(&staged.temp, &staged.target)
+                .map_err(|error| named(&error, &staged.target))?;
+            staged.committed = true;
+        }
+        sync_dir(&self.dir)
+    }
+}
+
 /// Removes a file and syncs its directory. `false` when there was none.
 pub fn remove(path: &Path) -> io::Result<bool> {
     match std::fs::remove_file(path) {
@@ -130,13 +195,17 @@ fn create_temp(path: &Path) -> io::Result<(File, PathBuf)> {
     Err(last)
 }
 
-fn fill(mut file: File, data: &[u8], perm: &Perm) -> io::Result<()> {
+fn fill(file: File, data: &[u8], perm: &Perm) -> io::Result<()> {
+    fill_unsynced(&file, data, perm)?;
+    file.sync_all()
+}
+
+fn fill_unsynced(mut file: &File, data: &[u8], perm: &Perm) -> io::Result<()> {
     file.write_all(data)?;
     if let Some((uid, gid)) = perm.owner {
-        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
-    fchmod(&file, Mode::from_raw_mode(perm.mode))?;
-    file.sync_all()
+    Ok(fchmod(file, Mode::from_raw_mode(perm.mode))?)
 }
 
 fn parent(path: &Path) -> &Path {
@@ -262,6 +331,26 @@ mod tests {
         assert!(path.is_dir());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write(&dir.file("absent/x"), b"", &Perm::mode(0o644)).is_err());
+    }
+
+    #[test]
+    fn a_batch_replaces_each_file_whole() {
+        let dir = TempDir::new("durable-batch");
+        write(&dir.file("a"), b"old", &Perm::mode(0o644)).unwrap();
+        let mut batch = Batch::new(dir.path());
+        batch.stage("a", b"new", &Perm::mode(0o640)).unwrap();
+        batch.stage("b", b"more", &Perm::mode(0o640)).unwrap();
+        assert_eq!(std::fs::read(dir.file("a")).unwrap(), b"old");
+        assert_eq!(batch.len(), 2);
+        batch.commit().unwrap();
+        assert_eq!(std::fs::read(dir.file("a")).unwrap(), b"new");
+        assert_eq!(std::fs::read(dir.file("b")).unwrap(), b"more");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        let mut dropped = Batch::new(dir.path());
+        dropped.stage("c", b"x", &Perm::mode(0o600)).unwrap();
+        drop(dropped);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert!(Batch::new(dir.path()).is_empty());
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub fn target(record: &AgentRecord, word_port: Option<u16>, option: Option<u16>)
             address: address.to_owned(),
             port,
         },
-        serial_status: record.serial_status(),
+        knows: record.dispatcher_serial().to_owned(),
         perl: record.is_perl(),
         executor: record.executor,
         paired: record.noted_cn().map(str::to_owned),

@@ -1,7 +1,7 @@
 //! One request to one agent, and what came of it.
 
 use super::error::{CallError, Fault};
-use crate::model::{Rate, SerialStatus};
+use crate::model::Rate;
 use ctrl_exec_protocol::capture::Captured;
 use ctrl_exec_reactor::http::{Response, render_request};
 use rustls::ClientConfig;
@@ -27,9 +27,9 @@ pub struct Target {
     pub name: String,
     /// The way there.
     pub route: Route,
-    /// What the agent is believed to trust: while it waits for our new serial, the old
-    /// certificate is presented.
-    pub serial_status: SerialStatus,
+    /// Serial of ours that the agent confirmed last, or empty: while that is the one before a
+    /// rotation, the old certificate is presented.
+    pub knows: String,
     /// Whether the agent is known to be of release 0.12.3 or older.
     pub perl: bool,
     /// Whether it has an executor, where that is known.
@@ -67,12 +67,32 @@ impl Target {
 
 /// The certificate and trust that a call is made with. Copies are the same identity.
 #[derive(Clone, Debug)]
-pub struct Identity(pub Arc<ClientConfig>);
+pub struct Identity {
+    /// What is shown, and what is trusted.
+    pub config: Arc<ClientConfig>,
+    /// What is shown instead, once, to an agent that refuses the serial of the first.
+    pub other: Option<Arc<ClientConfig>>,
+}
 
 impl Identity {
+    /// An identity without another.
+    pub fn new(config: Arc<ClientConfig>) -> Self {
+        Self {
+            config,
+            other: None,
+        }
+    }
+
+    /// The same, and another for agents that refuse it.
+    #[must_use]
+    pub fn or(mut self, other: Option<&Self>) -> Self {
+        self.other = other.map(|other| Arc::clone(&other.config));
+        self
+    }
+
     /// Whether connections made with the one do for the other.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.config, &other.config)
     }
 }
 

@@ -1,11 +1,15 @@
 //! What is known about the last rotation (pki-and-pairing.md §9.1). Members of other versions are
 //! kept.
 
+use super::agent::{AgentRecord, SerialStatus};
 use ctrl_exec_protocol::json::{Bounds, Json, JsonError, Members};
 use ctrl_exec_protocol::time::{DAY, Utc};
 
 /// Serials before the previous one that agents may still trust. Ours only.
 const UNRETIRED: &str = "unretired_serials";
+
+/// A rotation that is about to be made. Ours only.
+const NEXT: &str = "next";
 
 /// What is known about the last rotation.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -117,6 +121,59 @@ impl RotationState {
         self.overlap_expires = Some(expires.iso());
         self.overlap_days = Some(i64::from(overlap));
         self.previous_retired = None;
+    }
+
+    /// Notes a rotation that is about to be made; [`settle`](Self::settle) makes it one.
+    pub(crate) fn announce(&mut self, next: &str, old: Option<&str>, overlap: u32, now: Utc) {
+        let next = Members::of([
+            ("serial", Json::text(next)),
+            ("previous", Json::text(old.unwrap_or_default())),
+            ("rotated_at", Json::text(now.iso())),
+            ("overlap_days", Json::integer(i64::from(overlap))),
+        ]);
+        self.more.set(NEXT, next);
+    }
+
+    /// Whether a rotation was announced and it is not noted what became of it.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.more.contains(NEXT)
+    }
+
+    /// A rotation was announced: it has happened if `actual` is the serial of our certificate, and
+    /// has not otherwise. Whether there was one.
+    pub(crate) fn settle(&mut self, actual: &str) -> bool {
+        if !self.is_announced() {
+            return false;
+        }
+        let next = self.more.object(NEXT).unwrap_or_default();
+        self.more.remove(NEXT);
+        if next.text("serial").is_some_and(|serial| serial == actual) {
+            let old = next.text("previous").filter(|old| !old.is_empty());
+            let overlap = next.integer("overlap_days").unwrap_or(30);
+            let at = next.text("rotated_at").and_then(|at| Utc::parse_iso(&at));
+            self.rotated(
+                actual,
+                old.as_deref(),
+                overlap.try_into().unwrap_or(30),
+                at.unwrap_or_else(Utc::now),
+            );
+        }
+        true
+    }
+
+    /// What an agent knows of our certificate: its record says which serial it confirmed last, and
+    /// that alone counts, so that a rotation need not be written into every record.
+    pub fn standing(&self, record: &AgentRecord) -> SerialStatus {
+        let (knows, current) = (record.dispatcher_serial(), self.current_serial());
+        match record.serial_status() {
+            stored if current.is_empty() => stored,
+            _ if knows == current => SerialStatus::Current,
+            SerialStatus::Stale => SerialStatus::Stale,
+            SerialStatus::Unknown => SerialStatus::Unknown,
+            // No pair of ours is left that it knows.
+            _ if self.unretired().iter().any(|serial| serial == knows) => SerialStatus::Stale,
+            _ => SerialStatus::Pending,
+        }
     }
 
     /// Notes that a serial was taken back (or given up).

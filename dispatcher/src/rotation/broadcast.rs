@@ -7,6 +7,7 @@ use ctrl_exec_protocol::time::Utc;
 use super::{Action, Agents, CallFailure, Pair, RotateCall, RotationError, Rotator};
 use crate::ca;
 use crate::model::{AgentRecord, SerialStatus};
+use std::collections::HashSet;
 
 /// What a broadcast came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,9 +40,10 @@ impl Rotator {
             serial: ca::trust_serial(&self.files.cert)?,
             ..Broadcast::default()
         };
+        let state = self.status(log)?.unwrap_or_default();
         let wanted = |record: &AgentRecord| {
             matches!(
-                record.serial_status(),
+                state.standing(record),
                 SerialStatus::Pending | SerialStatus::Unknown
             ) && record.revoked().is_none()
                 && self
@@ -128,9 +130,23 @@ impl Rotator {
     fn note(&self, report: &Broadcast, log: &Syslog, now: Utc) -> Result<(), RotationError> {
         // Another rotation may have happened meanwhile: then this serial is old news.
         if ca::trust_serial(&self.files.cert)? == report.serial {
-            self.registry.update_many(&report.updated, |record| {
-                record.confirm_serial(&report.serial, now);
-                true
+            let updated: HashSet<&str> = report.updated.iter().map(String::as_str).collect();
+            let failed = report.failed.iter().map(|(name, _)| name);
+            let names: Vec<&String> = report.updated.iter().chain(failed).collect();
+            let broadcast = now.iso();
+            self.registry.update_many(&names, |record| {
+                if updated.contains(record.name()) {
+                    record.confirm_serial(&report.serial, now);
+                    return true;
+                }
+                // For whoever reads records by themselves, such as release 0.12.3.
+                let marks = record.serial_status() == SerialStatus::Current
+                    && record.dispatcher_serial() != report.serial;
+                if marks {
+                    record.serial_status = Some(SerialStatus::Pending);
+                    record.serial_broadcast = Some(broadcast.clone());
+                }
+                marks
             })?;
         }
         for name in &report.updated {

@@ -5,9 +5,10 @@
 //! the new serial with; here the old pair stays beside the new one as `<cert>.prev`, `<key>.prev`
 //! and makes the announcements, until the overlap is over and the old serial has been taken back.
 //!
-//! Order of a rotation, each step durable before the next: old pair copied to `.prev`; new pair put
-//! in place ([`IdentityFiles::replace`](crate::ca::IdentityFiles::replace)); agents marked pending;
-//! state written. [`Rotator::reconcile`] finishes whatever a crash left.
+//! Order of a rotation, each step durable before the next: announced in the state; old pair copied to
+//! `.prev`; new pair put in place ([`IdentityFiles::replace`](crate::ca::IdentityFiles::replace));
+//! state written. No record is: which serial an agent confirmed last says what it knows
+//! ([`RotationState::standing`]). [`Rotator::reconcile`] finishes whatever a crash left.
 
 mod broadcast;
 mod retire;
@@ -294,13 +295,13 @@ impl Rotator {
     ) -> Result<Rotated, RotationError> {
         let _lock = self.lock()?;
         self.reconcile_locked(log, now)?;
-        let state = self.status(log)?;
-        let damaged = self.registry.list()?.damaged;
-        if !force && !damaged.is_empty() {
-            let names = damaged.into_iter().map(|damaged| damaged.name);
+        let mut state = self.status(log)?.unwrap_or_default();
+        let listing = self.registry.list()?;
+        if !force && !listing.damaged.is_empty() {
+            let names = listing.damaged.into_iter().map(|damaged| damaged.name);
             return Err(RotationError::Unreadable(names.collect()));
         }
-        let unfinished = self.unfinished()?;
+        let unfinished = self.unfinished(&state, &listing.records)?;
         if !force && !unfinished.is_empty() {
             return Err(RotationError::Unfinished(unfinished));
         }
@@ -310,20 +311,29 @@ impl Rotator {
             .exist()
             .then(|| ca::trust_serial(&self.files.cert))
             .transpose()?;
+        let new = ctrl_exec_protocol::serial::canonical(&issued.facts.serial_hex);
+        state.announce(&new, old.as_deref(), self.overlap_days, now);
+        rotation::store(&state, &self.state).map_err(|error| self.io(error))?;
         if old.is_some() {
             self.files.copy_to(&self.previous())?;
         }
         self.files.replace(&issued.pem, &key_pem, self.owner)?;
-        let (state, pending) = self.adopt(state, old.as_deref(), now)?;
+        state.settle(&new);
+        if let Err(error) = rotation::store(&state, &self.state) {
+            // It was announced, so the next command notes what has happened.
+            let line = Line::new("cert-rotation-fail").field("ERROR", self.io(error));
+            log.log(Level::Warning, &line);
+        }
         // They know only a certificate that is gone now: nothing here can reach them any more.
         self.registry.update_many(&unfinished, |record| {
             record.serial_status = Some(SerialStatus::Stale);
             true
         })?;
-        let pending = pending.saturating_sub(unfinished.len());
+        let waiting = |record: &&AgentRecord| state.standing(record) == SerialStatus::Pending;
+        let pending = listing.records.iter().filter(waiting).count();
         Ok(Rotated {
             stale: unfinished,
-            new_serial: state.current_serial().to_owned(),
+            new_serial: new,
             old_serial: old,
             overlap_expires: state.overlap_expires().unwrap_or(now),
             pending,
@@ -360,13 +370,22 @@ impl Rotator {
         Ok(stale)
     }
 
-    /// Finishes or takes back what a crash left of a rotation. Cheap when there is nothing to do.
+    /// Finishes or takes back what a crash left of a rotation. Cheap when there is nothing to do,
+    /// and no lock is taken then.
     ///
     /// # Errors
     /// See [`RotationError`].
     pub fn reconcile(&self, log: &Syslog, now: Utc) -> Result<(), RotationError> {
-        if !self.previous().cert.exists() && !self.files.suffixed(".new").cert.exists() {
-            return Ok(());
+        let replacing = self.files.suffixed(".new");
+        if !replacing.cert.exists() && !replacing.key.exists() {
+            let state = rotation::load(&self.state, log).map_err(|error| self.io(error))?;
+            let announced = state.as_ref().is_some_and(RotationState::is_announced);
+            let known = state.as_ref().map_or("", RotationState::current_serial);
+            let noted = !self.previous().cert.exists()
+                || ca::trust_serial(&self.files.cert).is_ok_and(|actual| actual == known);
+            if noted && !announced {
+                return Ok(());
+            }
         }
         let _lock = self.lock()?;
         self.reconcile_locked(log, now)
@@ -374,66 +393,52 @@ impl Rotator {
 
     fn reconcile_locked(&self, log: &Syslog, now: Utc) -> Result<(), RotationError> {
         self.files.recover()?;
-        let previous = self.previous();
-        if !previous.exist() || !self.files.exist() {
+        if !self.files.exist() {
             return Ok(());
         }
-        let (actual, before) = (
-            ca::trust_serial(&self.files.cert)?,
-            ca::trust_serial(&previous.cert)?,
-        );
+        let actual = ca::trust_serial(&self.files.cert)?;
+        let mut state = self.status(log)?;
+        if let Some(state) = &mut state {
+            if state.settle(&actual) {
+                rotation::store(state, &self.state).map_err(|error| self.io(error))?;
+            }
+        }
+        let previous = self.previous();
+        if !previous.exist() {
+            return Ok(());
+        }
+        let before = ca::trust_serial(&previous.cert)?;
         if actual == before {
             // The copy was made, the new pair not.
             previous.remove()?;
             return Ok(());
         }
-        let state = self.status(log)?;
         let known = state.as_ref().map(RotationState::current_serial);
         if known == Some(actual.as_str()) || known.is_some_and(|known| known != before) {
             return Ok(());
         }
-        self.adopt(state, Some(&before), now)?;
-        Ok(())
-    }
-
-    /// The new pair is in place: marks agents and writes the state.
-    fn adopt(
-        &self,
-        state: Option<RotationState>,
-        old: Option<&str>,
-        now: Utc,
-    ) -> Result<(RotationState, usize), RotationError> {
-        let current = ca::trust_serial(&self.files.cert)?;
-        let names = self.registry.names()?;
-        let broadcast = now.iso();
-        let pending = self.registry.update_many(&names, |record| {
-            // Whoever was told already, before the crash that this run repairs, stays told.
-            if record.dispatcher_serial() == current {
-                return false;
-            }
-            record.serial_status = Some(SerialStatus::Pending);
-            record.serial_broadcast = Some(broadcast.clone());
-            true
-        })?;
+        // A rotation that was not announced: an older version made it.
         let mut state = state.unwrap_or_default();
-        state.rotated(&current, old, self.overlap_days, now);
-        rotation::store(&state, &self.state).map_err(|error| self.io(error))?;
-        Ok((state, pending))
+        state.rotated(&actual, Some(&before), self.overlap_days, now);
+        rotation::store(&state, &self.state).map_err(|error| self.io(error))
     }
 
     /// Agents that an announcement made with the previous pair would still reach, and no other.
-    fn unfinished(&self) -> Result<Vec<String>, RotationError> {
+    fn unfinished(
+        &self,
+        state: &RotationState,
+        records: &[AgentRecord],
+    ) -> Result<Vec<String>, RotationError> {
         if !self.previous().exist() {
             return Ok(Vec::new());
         }
         let before = ca::trust_serial(&self.previous().cert)?;
-        let only_before = |record: &AgentRecord| {
-            record.serial_status() == SerialStatus::Pending
+        let only_before = |record: &&AgentRecord| {
+            state.standing(record) == SerialStatus::Pending
                 && record.dispatcher_serial() == before
                 && record.revoked().is_none()
         };
-        let listing = self.registry.list()?;
-        let named = listing.records.iter().filter(|record| only_before(record));
+        let named = records.iter().filter(only_before);
         Ok(named.map(|record| record.name().to_owned()).collect())
     }
 
@@ -445,19 +450,29 @@ impl Rotator {
         let Some(state) = self.status(log)? else {
             return Ok(Vec::new());
         };
-        if state.overlap_expires().is_none_or(|end| now <= end) {
-            return Ok(Vec::new());
-        }
+        let over = state.overlap_expires().is_some_and(|end| now > end);
+        let lost = |record: &AgentRecord| match state.standing(record) {
+            SerialStatus::Stale => record.serial_status() != SerialStatus::Stale,
+            SerialStatus::Pending => over,
+            SerialStatus::Current | SerialStatus::Unknown => false,
+        };
+        let names: Vec<String> = self
+            .registry
+            .list()?
+            .records
+            .iter()
+            .filter(|record| lost(record))
+            .map(|record| record.name().to_owned())
+            .collect();
         let mut stale = Vec::new();
-        self.registry
-            .update_many(&self.registry.names()?, |record| {
-                if record.serial_status() != SerialStatus::Pending {
-                    return false;
-                }
-                record.serial_status = Some(SerialStatus::Stale);
-                stale.push(record.name().to_owned());
-                true
-            })?;
+        self.registry.update_many(&names, |record| {
+            if !lost(record) {
+                return false;
+            }
+            record.serial_status = Some(SerialStatus::Stale);
+            stale.push(record.name().to_owned());
+            true
+        })?;
         for name in &stale {
             let line = Line::new("serial-stale")
                 .field("AGENT", name)

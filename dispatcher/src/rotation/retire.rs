@@ -141,7 +141,7 @@ impl Rotator {
 /// Agents that trust the present serial and may still trust `serial`. One that was paired after
 /// the last rotation never knew it.
 fn has_to_forget(record: &AgentRecord, serial: &str, state: &RotationState) -> bool {
-    record.serial_status() == SerialStatus::Current
+    state.standing(record) == SerialStatus::Current
         && record.revoked().is_none()
         && record.retired_serial.as_deref() != Some(serial)
         && (record.paired().is_empty() || record.paired() <= state.rotated_at())

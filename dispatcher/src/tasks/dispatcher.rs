@@ -5,7 +5,6 @@ use super::select::Choice;
 use crate::config::Config;
 use crate::fleet::{Engine, EngineOptions, Identity, Plan, Target};
 use crate::model::AppError;
-use crate::model::SerialStatus;
 use crate::store::files::issued::Issued;
 use crate::store::files::locks::{self, LockDir};
 use crate::store::files::registry::{self, Registry};
@@ -16,6 +15,9 @@ use crate::store::runs::Runs;
 use crate::trust;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::random;
+use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +54,8 @@ type Stamp = Option<(u64, u64, i64, i64, u64)>;
 pub struct Identities {
     /// Ours.
     pub current: Identity,
+    /// Serial of ours, as agents are told it.
+    pub serial: String,
     /// The one from before a rotation, while agents still need it.
     pub previous: Option<Identity>,
     /// Why the one before a rotation is not to be had, if it should be.
@@ -59,13 +63,15 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// The one that an agent is to be shown.
+    /// The one that an agent is to be shown: the one before a rotation until the agent has
+    /// confirmed the new one; and the other one if it refuses that.
     pub fn of(&self, target: &Target) -> Identity {
-        let previous = match target.serial_status {
-            SerialStatus::Current => None,
-            _ => self.previous.as_ref(),
-        };
-        previous.unwrap_or(&self.current).clone()
+        match &self.previous {
+            Some(previous) if target.knows != self.serial => {
+                previous.clone().or(Some(&self.current))
+            }
+            previous => self.current.clone().or(previous.as_ref()),
+        }
     }
 }
 
@@ -168,6 +174,7 @@ impl Dispatcher {
     /// # Errors
     /// Files that are missing or do not fit.
     pub fn identities(&self, resumption: bool) -> Result<Identities, AppError> {
+        self.reconcile();
         let files = trust::identity_files(&self.config);
         let before = files.suffixed(".prev");
         let paths = [
@@ -187,10 +194,11 @@ impl Dispatcher {
                 return Ok(loaded.identities.clone());
             }
         }
-        let current = Identity(trust::client_config(&self.config, resumption)?);
+        let current = Identity::new(trust::client_config(&self.config, resumption)?);
+        let serial = crate::ca::trust_serial(&files.cert)?;
         // Without the old pair, agents not told of the new one are out of reach; the others not.
         let (previous, warning) = match trust::previous_client_config(&self.config, resumption) {
-            Ok(previous) => (previous.map(Identity), None),
+            Ok(previous) => (previous.map(Identity::new), None),
             Err(error) => {
                 let warning = format!("the certificate before the rotation: {error}");
                 (None, Some(warning))
@@ -198,6 +206,7 @@ impl Dispatcher {
         };
         let identities = Identities {
             current,
+            serial,
             previous,
             warning,
         };
@@ -207,6 +216,18 @@ impl Dispatcher {
             identities: identities.clone(),
         });
         Ok(identities)
+    }
+
+    /// Brings the state of a rotation in order that was interrupted. Whoever may not is no worse off:
+    /// calls go by the certificates that are there.
+    pub fn reconcile(&self) {
+        if let Ok(rotator) = super::rotate::rotator(self) {
+            let log = self.log.handle();
+            if let Err(error) = rotator.reconcile(&log, Utc::now()) {
+                let line = Line::new("cert-rotation-fail").field("ERROR", error);
+                log.log(Level::Warning, &line);
+            }
+        }
     }
 
     /// How calls to so many hosts are made.

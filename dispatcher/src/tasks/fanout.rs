@@ -273,7 +273,6 @@ pub(super) fn failed<T: Reply>(call: &Call, rtt: Duration, failure: Failure) -> 
 pub(crate) mod testing {
     use super::*;
     use crate::fleet::{Identity, Route, Target};
-    use crate::model::SerialStatus;
 
     /// A call to an agent `vm`, with an identity that trusts nobody.
     pub fn call() -> Call {
@@ -283,7 +282,7 @@ pub(crate) mod testing {
                 address: "10.0.0.1".into(),
                 port: 7443,
             },
-            serial_status: SerialStatus::Current,
+            knows: String::new(),
             perl: false,
             executor: None,
             features: None,
@@ -298,7 +297,7 @@ pub(crate) mod testing {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-        Call::get(target, Identity(Arc::new(nobody)), "/x")
+        Call::get(target, Identity::new(Arc::new(nobody)), "/x")
     }
 
     pub fn answer_of(status: u16, body: &str) -> Answer {

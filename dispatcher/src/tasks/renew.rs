@@ -243,7 +243,7 @@ fn identity_for_expired(dispatcher: &Dispatcher, end: Option<Utc>) -> Result<Ide
     });
     let files = trust::identity_files(&dispatcher.config);
     let tls = trust::client_config_of(&dispatcher.config, &files, false, &clock)?;
-    Ok(Identity(tls))
+    Ok(Identity::new(tls))
 }
 
 fn log(dispatcher: &Dispatcher, renewed: &Renewed, reqid: &str) {

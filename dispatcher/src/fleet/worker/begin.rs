@@ -100,6 +100,7 @@ impl Worker {
             reused: kept.is_some(),
             listening: false,
             incoming: None,
+            other: false,
         };
         match kept {
             Some(conn) => {
@@ -157,7 +158,7 @@ impl Worker {
         let limits = self.limits(shared, call);
         let conn = self.reactor.connect(
             SocketAddr::new(address, call.target.port()),
-            &call.identity.0,
+            flight.config(call),
             tls::server_name(call.target.address()),
             &limits,
         );

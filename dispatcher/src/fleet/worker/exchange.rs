@@ -1,20 +1,22 @@
 //! One exchange over a connection that stands: request, answer, end.
 
 use super::super::batch::{Plan, Shared};
-use super::super::call::{Call, Route, Target};
+use super::super::call::{Call, Identity, Route, Target};
 use super::super::close::{fault_of, is_sent};
 use super::super::error::Fault;
 use super::super::pacing::Leave;
 use super::super::pool::Kept;
-use super::state::Worker;
+use super::state::{Flight, Worker};
 use crate::store::files::registry::Registry;
 use crate::store::files::revoked;
+use ctrl_exec_protocol::json::{Bounds, Raw};
 use ctrl_exec_protocol::text::Untrusted;
 use ctrl_exec_protocol::wire::messages::error_of;
 use ctrl_exec_protocol::x509::cert;
 use ctrl_exec_reactor::http::Response;
 use ctrl_exec_reactor::{CloseReason, ConnId};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long an agent of 0.12.3 has after the handshake to refuse us: as long as reaching it took,
@@ -126,12 +128,30 @@ impl Worker {
             self.end(flight, Err(Fault::PerlClosed(Some(reason))));
             return;
         }
+        let call = &shared.calls[flight.which.1];
+        if !flight.other && call.identity.other.is_some() && refuses_serial(&response) {
+            self.reactor.close(conn);
+            let leave = self
+                .pacing
+                .connect(&route, call.target.rate, Instant::now());
+            if leave == Leave::Now {
+                let again = Flight {
+                    other: true,
+                    reused: false,
+                    sent: false,
+                    ..flight
+                };
+                self.dial(again, &shared);
+                return;
+            }
+            self.end(flight, Ok(response));
+            return;
+        }
         let wanted = self.keep.is_some() || self.pacing.is_awaited(&route);
         if response.keep_alive && wanted {
-            let call = &shared.calls[flight.which.1];
             let kept = Kept {
                 conn,
-                identity: call.identity.clone(),
+                identity: Identity::new(Arc::clone(flight.config(call))),
                 limits: self.limits(&shared, call),
             };
             if let Some(surplus) = self.pool.keep(&route, kept) {
@@ -209,6 +229,15 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether an agent says that it does not know our certificate: nothing was done.
+fn refuses_serial(response: &Response) -> bool {
+    response.status == 403
+        && Raw::parse(&response.body, &Bounds::ANSWER)
+            .ok()
+            .and_then(|body| body.get("error")?.string())
+            .is_some_and(|error| error == "serial mismatch")
 }
 
 /// Whether the certificate carries another name than the one paired.

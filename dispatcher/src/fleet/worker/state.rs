@@ -11,6 +11,7 @@ use super::live::Incoming;
 use super::part::Part;
 use ctrl_exec_reactor::http::Response;
 use ctrl_exec_reactor::{ClientLimits, Config, ConnId, QueryId, Reactor, SLOWEST, Waker};
+use rustls::ClientConfig;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
@@ -44,6 +45,18 @@ pub(super) struct Flight {
     pub(super) listening: bool,
     /// What has come of an answer in pieces.
     pub(super) incoming: Option<Box<Incoming>>,
+    /// The agent refused our serial, and is shown our other certificate.
+    pub(super) other: bool,
+}
+
+impl Flight {
+    /// What is shown to the agent.
+    pub(super) fn config<'a>(&self, call: &'a Call) -> &'a Arc<ClientConfig> {
+        match &call.identity.other {
+            Some(other) if self.other => other,
+            _ => &call.identity.config,
+        }
+    }
 }
 
 /// A connection, from its making to its end.

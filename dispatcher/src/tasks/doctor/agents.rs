@@ -2,17 +2,23 @@
 
 use super::super::dispatcher::{Dispatcher, Limits, new_reqid};
 use super::super::ping::{ping_call, ping_result};
+use super::groups::Groups;
 use super::report::{Grade, Report};
 use crate::fleet::Call;
 use crate::fleet::address;
 use crate::model::AppError;
-use crate::model::{AgentRecord, SerialStatus};
+use crate::model::{AgentRecord, RotationState, SerialStatus};
 use crate::store::files::registry::Registry;
 use ctrl_exec_protocol::time::{DAY, Utc};
 use ctrl_exec_protocol::x509::cert;
 use std::collections::HashMap;
 
-pub(super) fn agents(report: &mut Report, registry: &Registry, now: Utc) {
+pub(super) fn agents(
+    report: &mut Report,
+    registry: &Registry,
+    state: Option<&RotationState>,
+    now: Utc,
+) {
     let listing = match registry.list() {
         Ok(listing) => listing,
         Err(error) => {
@@ -26,50 +32,62 @@ pub(super) fn agents(report: &mut Report, registry: &Registry, now: Utc) {
         report.add("registry", Grade::Fault, damaged.to_string());
     }
     clones(report, &records);
+    let mut groups = Groups::default();
     for record in &records {
         let name = record.name();
         if let Some(since) = record.revoked() {
-            report.add(
+            groups.add(
                 "agents",
                 Grade::Ok,
+                name,
                 format!("'{name}' is revoked since {since} and not called"),
+                "are revoked and not called",
             );
             continue;
         }
-        match Utc::parse_openssl(record.expiry()) {
-            Some(end) if end.0 < now.0 => report.add(
+        let end = record.expiry();
+        match Utc::parse_openssl(end) {
+            Some(date) if date.0 < now.0 => groups.add(
                 "agents",
                 Grade::Fault,
+                name,
                 format!(
-                    "the certificate of '{name}' ended on {}: 'renew --allow-expired {name}', or \
-                     pair it again",
-                    record.expiry()
+                    "the certificate of '{name}' ended on {end}: 'renew --allow-expired {name}', or \
+                     pair it again"
                 ),
+                "have certificates that ended ('renew --allow-expired', or pair them again)",
             ),
-            Some(end) if end.0 - now.0 < 30 * DAY => report.add(
+            Some(date) if date.0 - now.0 < 30 * DAY => groups.add(
                 "agents",
                 Grade::Warning,
+                name,
                 format!(
-                    "the certificate of '{name}' ends on {}: 'renew {name}', and restart the agent",
-                    record.expiry()
+                    "the certificate of '{name}' ends on {end}: 'renew {name}', and restart the agent"
                 ),
+                "have certificates that end within 30 days ('renew', and restart the agents)",
             ),
             _ => {}
         }
-        match record.serial_status() {
-            SerialStatus::Stale => report.add(
+        let standing = state.map_or_else(|| record.serial_status(), |state| state.standing(record));
+        match standing {
+            SerialStatus::Stale => groups.add(
                 "agents",
                 Grade::Fault,
+                name,
                 format!("'{name}' missed the last rotation: pair it again"),
+                "missed the last rotation (pair them again)",
             ),
-            SerialStatus::Pending => report.add(
+            SerialStatus::Pending => groups.add(
                 "agents",
                 Grade::Warning,
+                name,
                 format!("'{name}' has not confirmed the new certificate yet; 'maintain' retries"),
+                "have not confirmed the new certificate yet ('maintain' retries)",
             ),
             SerialStatus::Current | SerialStatus::Unknown => {}
         }
     }
+    groups.tell(report);
 }
 
 /// The difference of the clocks, as far as a certificate shows one: an agent whose certificate
@@ -105,21 +123,30 @@ pub fn reach(dispatcher: &Dispatcher, report: &mut Report) -> Result<(), AppErro
         .collect();
     let total = calls.len();
     let mut reached = 0;
+    let mut groups = Groups::default();
     let answers = dispatcher.engine().all(calls.clone(), plan);
     for (call, answer) in calls.iter().zip(answers) {
         let certificate = answer.certificate.clone();
         let result = ping_result(call, answer);
         let name = &result.host;
         if let Some(skew) = certificate.and_then(|der| clock_of(&der, Utc::now())) {
-            report.add("clock", Grade::Warning, format!("'{name}': {skew}"));
+            let one = format!("'{name}': {skew}");
+            let of_all = "have certificates that begin in the future";
+            groups.add("clock", Grade::Warning, name, one, of_all);
         }
         match result.error() {
             None => reached += 1,
             Some(error) => {
-                report.add("reachability", Grade::Fault, format!("'{name}': {error}"));
+                let one = format!("'{name}': {error}");
+                // The same but for the address.
+                let target = &call.target;
+                let place = format!("{}:{}", target.address(), target.port());
+                let of_all = format!("do not answer ({})", error.replace(&place, "HOST:PORT"));
+                groups.add("reachability", Grade::Fault, name, one, &of_all);
             }
         }
     }
+    groups.tell(report);
     report.add(
         "reachability",
         Grade::Ok,

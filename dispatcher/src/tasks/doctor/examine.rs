@@ -8,9 +8,11 @@ use super::report::{Grade, Report};
 use super::serials::twins;
 use crate::backup::{LastBackup, Places};
 use crate::config::Config;
+use crate::model::RotationState;
 use crate::store::files::registry::Registry;
 use crate::store::files::revoked;
 use crate::tasks::backup::reminder;
+use ctrl_exec_host::bounded::Bounded;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_protocol::time::Utc;
 
@@ -56,7 +58,11 @@ pub fn examine(root: &Root, config: &Config, registry: &Registry, now: Utc) -> R
     ] {
         directory(&mut report, &root.path(dir));
     }
-    agents(&mut report, registry, now);
+    let state = Bounded::new(1 << 16)
+        .text(&config.rotation_file())
+        .map(|text| RotationState::of_text(&text))
+        .ok();
+    agents(&mut report, registry, state.as_ref(), now);
     twins(&mut report, config, root, registry, now);
     backup(&mut report, config, registry);
     if let Err(error) = revoked::load(root) {

@@ -5,6 +5,7 @@ mod agents;
 mod certificates;
 mod examine;
 mod handover;
+mod groups;
 mod places;
 mod report;
 mod serials;

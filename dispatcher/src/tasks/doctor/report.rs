@@ -31,6 +31,8 @@ pub struct Finding {
     pub grade: Grade,
     /// In words, with the remedy.
     pub message: String,
+    /// The agents it is about, if it is about agents.
+    pub agents: Vec<String>,
 }
 
 /// Findings in the order they were made.
@@ -54,10 +56,22 @@ impl Report {
 
     /// Adds a finding.
     pub fn add(&mut self, check: &'static str, grade: Grade, message: impl Into<String>) {
+        self.add_of(check, grade, message, Vec::new());
+    }
+
+    /// Adds a finding about these agents.
+    pub fn add_of(
+        &mut self,
+        check: &'static str,
+        grade: Grade,
+        message: impl Into<String>,
+        agents: Vec<String>,
+    ) {
         self.0.push(Finding {
             check,
             grade,
             message: message.into(),
+            agents,
         });
     }
 }

@@ -20,6 +20,7 @@ pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     } else {
         Vec::new()
     };
+    dispatcher.reconcile();
     let mut report = doctor::examine(&ctx.root, &dispatcher.config, &registry, Utc::now());
     if !args.has(&OFFLINE) {
         if let Err(error) = doctor::reach(&dispatcher, &mut report) {
@@ -32,11 +33,15 @@ pub fn doctor(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let bad = report.worst() == Grade::Fault;
     if args.has(&JSON) {
         let checks = report.findings().iter().map(|finding| {
-            Members::of([
+            let mut check = Members::of([
                 ("check", Json::text(finding.check)),
                 ("grade", Json::text(finding.grade.word())),
                 ("message", Json::text(&*finding.message)),
-            ])
+            ]);
+            if !finding.agents.is_empty() {
+                check.set("agents", Json::texts(&finding.agents));
+            }
+            check
         });
         out::line(
             Members::of([

@@ -7,6 +7,7 @@ use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{EXPIRED, FORCE, JSON, PORT};
 use crate::front::cli::out;
 use crate::model::AppError;
+use crate::model::{AgentRecord, RotationState, SerialStatus};
 use crate::rotation::Broadcast;
 use crate::store::files::rotation;
 use crate::tasks;
@@ -69,6 +70,13 @@ pub fn rotate_cert(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             rotated.pending
         ));
     }
+    if !rotated.stale.is_empty() {
+        out::error(format_args!(
+            "Warning: left behind, as they knew only the certificate before the last one; they must be \
+             paired again: {}",
+            rotated.stale.join(", ")
+        ));
+    }
     let told = tasks::rotate::broadcast(&dispatcher)?;
     if args.has(&JSON) {
         let failed = told.failed.iter().map(|(name, error)| {
@@ -95,13 +103,6 @@ pub fn rotate_cert(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         );
     } else {
         out::raw(&broadcast_text(&told));
-        if !rotated.stale.is_empty() {
-            out::line(format_args!(
-                "\nLeft behind, as they knew only the certificate before the last one; they must be \
-                 paired again:\n  {}",
-                rotated.stale.join("\n  ")
-            ));
-        }
     }
     Ok(0)
 }
@@ -130,8 +131,11 @@ fn broadcast_text(told: &Broadcast) -> String {
 pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     // The reference looks at the default paths whatever the configuration says; ours looks where
     // rotation works, and at the default paths when there is no configuration to be read.
-    let state = match ctx.config() {
-        Ok(config) => rotation::load(&config.rotation_file(), ctx.syslog())?,
+    let state = match ctx.dispatcher() {
+        Ok(dispatcher) => {
+            dispatcher.reconcile();
+            rotation::load(&dispatcher.config.rotation_file(), ctx.syslog())?
+        }
         Err(_) => rotation::load(
             &ctx.root.path("/var/lib/ctrl-exec/rotation.json"),
             ctx.syslog(),
@@ -142,9 +146,17 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let exit = Exit::from(!listing.damaged.is_empty());
     let agents = listing.records;
     if args.has(&JSON) {
-        let state = state.map_or(Json::null(), |state| state.members().into());
-        let agents = agents.into_iter().map(|record| record.members());
-        out::line(Members::of([("state", state), ("agents", Json::list(agents))]).render());
+        let agents = agents.into_iter().map(|mut record| {
+            let standing = standing(state.as_ref(), &record);
+            if standing != record.serial_status() {
+                record.serial_status = Some(standing);
+            }
+            record.members()
+        });
+        let shown = state
+            .as_ref()
+            .map_or(Json::null(), |state| state.members().into());
+        out::line(Members::of([("state", shown), ("agents", Json::list(agents))]).render());
         return Ok(exit);
     }
     let mut text = match &state {
@@ -178,7 +190,7 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         };
         row(
             &out::clean(record.hostname()),
-            record.serial_status().word(),
+            standing(state.as_ref(), record).word(),
             &out::clean(record.serial_confirmed.as_deref().unwrap_or_default()),
             &serial,
         );
@@ -189,6 +201,10 @@ pub fn serial_status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         .collect();
     out::raw(&text);
     Ok(exit)
+}
+
+fn standing(state: Option<&RotationState>, record: &AgentRecord) -> SerialStatus {
+    state.map_or_else(|| record.serial_status(), |state| state.standing(record))
 }
 
 /// Periodic work. Exit status 1 when a phase failed or a host did.

@@ -9,7 +9,7 @@ pub use repair::Repaired;
 use crate::model::AgentRecord;
 use crate::store::agents::Agents;
 use ctrl_exec_host::bounded::Bounded;
-use ctrl_exec_host::durable::{self, Perm};
+use ctrl_exec_host::durable::{self, Batch, Perm};
 use ctrl_exec_host::lock::{self, Kind, Lock};
 use ctrl_exec_protocol::names;
 use std::fs;
@@ -20,6 +20,13 @@ use std::path::{Path, PathBuf};
 pub const DIR: &str = "/var/lib/ctrl-exec/agents";
 /// Largest record file read; an honest one has a few hundred bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+/// Records that are written at once, where many are.
+const BATCH: usize = 5_000;
+const PERM: Perm = Perm {
+    mode: 0o644,
+    owner: None,
+};
 
 /// A registry directory.
 #[derive(Clone, Debug)]
@@ -191,17 +198,35 @@ impl Registry {
         }
         let _lock = self.lock()?;
         let mut written = 0;
+        let mut batch = Batch::new(&self.dir);
         for name in names {
             let mut record = match self.load(name.as_ref()) {
                 Ok(Some(record)) => record,
                 Ok(None) | Err(RegistryError::Damaged(_)) => continue,
                 Err(error) => return Err(error),
             };
-            if change(&mut record) {
-                self.write(&record)?;
-                written += 1;
+            if !change(&mut record) {
+                continue;
+            }
+            self.check_name(record.name())?;
+            let path = self.path(record.name());
+            batch
+                .stage(
+                    &file_name(record.name()),
+                    record.to_json().as_bytes(),
+                    &PERM,
+                )
+                .map_err(|error| io_error("write", &path, error))?;
+            written += 1;
+            if batch.len() == BATCH {
+                std::mem::replace(&mut batch, Batch::new(&self.dir))
+                    .commit()
+                    .map_err(|error| io_error("write", &self.dir, error))?;
             }
         }
+        batch
+            .commit()
+            .map_err(|error| io_error("write", &self.dir, error))?;
         Ok(written)
     }
 
@@ -246,7 +271,7 @@ impl Registry {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.json"))
+        self.dir.join(file_name(name))
     }
 
     fn check_name(&self, name: &str) -> Result<(), RegistryError> {
@@ -260,15 +285,8 @@ impl Registry {
     fn write(&self, record: &AgentRecord) -> Result<(), RegistryError> {
         self.check_name(record.name())?;
         let path = self.path(record.name());
-        durable::write(
-            &path,
-            record.to_json().as_bytes(),
-            &Perm {
-                mode: 0o644,
-                owner: None,
-            },
-        )
-        .map_err(|error| io_error("write", &path, error))
+        durable::write(&path, record.to_json().as_bytes(), &PERM)
+            .map_err(|error| io_error("write", &path, error))
     }
 
     fn unlink(&self, name: &str) -> Result<(), RegistryError> {
@@ -304,6 +322,10 @@ impl Registry {
             .and_then(|file| lock::wait(file, Kind::Exclusive))
             .map_err(|error| io_error("lock", &path, error))
     }
+}
+
+fn file_name(name: &str) -> String {
+    format!("{name}.json")
 }
 
 fn io_error(doing: &'static str, path: &Path, error: io::Error) -> RegistryError {
