@@ -198,7 +198,7 @@ impl Config {
     /// Agent calls at once; as in the reference, what is no number or below 1 acts as 1.
     pub fn max_parallel(&self) -> usize {
         match self.settings.text("max_parallel") {
-            None => 64,
+            None => default_parallel(),
             Some(text) => text.parse().unwrap_or(1).clamp(1, 65_535),
         }
     }
@@ -244,6 +244,16 @@ impl Config {
     }
 }
 
+/// Calls at once unless configured: waiting costs little, so a quarter of the descriptors, from 64
+/// to 512.
+fn default_parallel() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let quarter = limit.current.unwrap_or(u64::MAX) / 4;
+    usize::try_from(quarter)
+        .unwrap_or(usize::MAX)
+        .clamp(64, 512)
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -271,7 +281,7 @@ mod tests {
     fn defaults_and_odd_values() {
         let base = "cert=/c\nkey=/k\nca=/a\n";
         let plain = config(base).unwrap();
-        assert_eq!(plain.max_parallel(), 64);
+        assert!((64..=512).contains(&plain.max_parallel()));
         assert_eq!(plain.read_timeout().unwrap().as_secs(), 60);
         assert_eq!(plain.auth_hook_timeout().unwrap().unwrap().as_secs(), 10);
         assert_eq!(plain.cert_days().unwrap(), None);

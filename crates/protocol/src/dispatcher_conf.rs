@@ -50,6 +50,14 @@ impl Settings {
     /// reference wants `cert`, `key` and `ca`: DEVIATE); the reader knows the defaults.
     pub fn parse(text: &str) -> Self {
         let mut settings = Self::default();
+        let text = text.strip_prefix('\u{feff}').map_or(text, |rest| {
+            settings.warnings.push(
+                "it begins with a byte order mark (BOM), which release 0.12.3 does not read; save it \
+                 without"
+                    .to_owned(),
+            );
+            rest
+        });
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
             if line.trim().is_empty() || line.starts_with('#') {

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub struct Plan {
     /// Calls under way at once.
     pub parallel: usize,
+    /// So many and never more, also where agents are silent (a rolling run).
+    pub rolling: bool,
     /// Limit of each step of a call (handshake, each read without progress).
     pub step: Duration,
     /// Start no further call after so many failures.
@@ -36,6 +38,7 @@ impl Plan {
     pub fn new(parallel: usize, step: Duration) -> Self {
         Self {
             parallel,
+            rolling: false,
             step,
             max_failures: usize::MAX,
             max_answer: super::MAX_ANSWER,

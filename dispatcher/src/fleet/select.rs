@@ -59,6 +59,14 @@ impl Selection {
         if self.all && !self.words.is_empty() {
             return Err(SelectError::AllAndWords);
         }
+        let by_tag = self.words.is_empty() && self.among.is_none();
+        if let (Some(filter), true) = (&self.tags, by_tag) {
+            let words = registry.tagged(&filter.0).map_err(SelectError::Registry)?;
+            if words.is_empty() {
+                return Err(SelectError::Untagged);
+            }
+            return self.without_excluded(words, registry);
+        }
         let mut words = if !self.words.is_empty() {
             expand(&self.words, registry)?
         } else if let Some(among) = &self.among {

@@ -256,6 +256,7 @@ impl Dispatcher {
                 .max_failures
                 .map_or(usize::MAX, |most| most.of(hosts)),
             deadline: limits.deadline,
+            rolling: limits.batch.is_some(),
             any_name: limits.any_name,
             agents: Some(self.agents()),
             ..Plan::new(parallel, step)

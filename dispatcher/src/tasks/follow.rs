@@ -14,6 +14,49 @@ use std::time::Duration;
 /// and is shut out.
 const PAUSES: [u64; 6] = [2, 3, 5, 8, 12, 15];
 
+/// Pauses where connections are kept, which counts as one however often it is asked.
+const KEPT_PAUSES: [u64; 3] = [250, 500, 1_000];
+/// Agents asked in a second, at most.
+const ASKED: usize = 2_000;
+
+/// How often agents may be asked how far a run is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pace {
+    /// Each time over a connection of its own: an agent of 0.12.3 is among them.
+    Connecting,
+    /// Over kept connections, to so many agents.
+    Kept(usize),
+}
+
+impl Pace {
+    /// The pace of a run, by the agents it is still open on, with connections that are kept.
+    pub fn of(dispatcher: &Dispatcher, record: &RunRecord) -> Self {
+        let open = record.open_hosts();
+        let agents = dispatcher.agents();
+        let perl = |name: &&str| {
+            let name = crate::model::host_word::split(name).0;
+            !matches!(agents.load(name), Ok(Some(record)) if !record.is_perl())
+        };
+        if open.iter().any(|name| perl(&&**name)) {
+            Self::Connecting
+        } else {
+            Self::Kept(open.len())
+        }
+    }
+
+    /// How long to wait after look number `look` (from 0) before the next one.
+    pub fn pause(self, look: usize) -> Duration {
+        match self {
+            Self::Connecting => pause(look),
+            Self::Kept(hosts) => {
+                let least = hosts.saturating_mul(1_000) / ASKED;
+                let usual = KEPT_PAUSES[look.min(KEPT_PAUSES.len() - 1)];
+                Duration::from_millis(usual.max(least as u64))
+            }
+        }
+    }
+}
+
 /// How long to wait after look number `look` (from 0) before the next one.
 pub fn pause(look: usize) -> Duration {
     Duration::from_secs(PAUSES[look.min(PAUSES.len() - 1)])
@@ -204,6 +247,15 @@ mod tests {
         }
         let gone = result_of(&answer_failed(Fault::Refused, false));
         assert!(matches!(gone, Fetched::Error(text) if text.contains("connection refused")));
+    }
+
+    #[test]
+    fn the_end_is_seen_within_a_second_where_connections_are_kept() {
+        for look in 0..20 {
+            assert!(Pace::Kept(100).pause(look) <= Duration::from_secs(1));
+        }
+        assert_eq!(Pace::Kept(20_000).pause(9), Duration::from_secs(10));
+        assert_eq!(Pace::Connecting.pause(9), pause(9));
     }
 
     #[test]

@@ -6,10 +6,12 @@ use super::fanout::{Event, Task};
 use super::{backup, handover, ping, replace_ca, revocation, rotate};
 use crate::backup::Places;
 use crate::fleet::address;
-use crate::model::{AppError, Outcome};
+use crate::model::{AgentRecord, AppError, Outcome, Phase};
 use ctrl_exec_host::syslog::Level;
+use ctrl_exec_protocol::json::Json;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 /// What maintenance came to.
@@ -36,15 +38,18 @@ pub struct Failure {
     pub error: String,
 }
 
-/// Does all of it. `tell` hears of each failure as it happens.
+/// Does all of it, but with `quick` does not ask agents that were silent the last times. `tell` hears of each failure as it happens.
 pub fn maintain(
     dispatcher: &Dispatcher,
     port: Option<u16>,
+    quick: bool,
     tell: &mut dyn FnMut(&Failure),
 ) -> Report {
     let mut work = Work {
         dispatcher,
         tell,
+        quick,
+        silent: HashSet::new(),
         report: Report {
             agents: dispatcher.agents().names().map_or(0, |names| names.len()),
             ..Report::default()
@@ -56,7 +61,7 @@ pub fn maintain(
     work.report.pinged = work.phase("ping", |work| work.ping(port)).unwrap_or(0);
     work.phase("rotate", Work::rotate);
     work.phase("broadcast", |work| {
-        let told = rotate::broadcast(dispatcher)?;
+        let told = rotate::broadcast_but(dispatcher, &work.silent)?;
         work.hosts("broadcast", told.failed);
         Ok(())
     });
@@ -69,7 +74,7 @@ pub fn maintain(
         if replace_ca::is_under_way(dispatcher) {
             return Ok(());
         }
-        for retired in rotate::retire(dispatcher)? {
+        for retired in rotate::retire_but(dispatcher, &work.silent)? {
             work.hosts("retire", retired.failed);
         }
         Ok(())
@@ -99,9 +104,22 @@ fn backup_due(dispatcher: &Dispatcher) -> Option<String> {
     Some(due)
 }
 
+/// Field of a record: how many times in a row maintenance did not reach the agent. Ours only.
+const SILENT: &str = "silent";
+/// So many times, and `--quick` does not try.
+const OFTEN: u64 = 3;
+
+fn times_silent(record: &AgentRecord) -> u64 {
+    let times = record.more.text(SILENT);
+    times.and_then(|times| times.parse().ok()).unwrap_or(0)
+}
+
 struct Work<'a> {
     dispatcher: &'a Dispatcher,
     tell: &'a mut dyn FnMut(&Failure),
+    quick: bool,
+    /// Agents that did not answer, and are not asked a second time.
+    silent: HashSet<String>,
     report: Report,
 }
 
@@ -147,8 +165,23 @@ impl Work<'_> {
             .records
             .iter()
             .filter(|record| record.revoked().is_none())
+            .filter(|record| {
+                let skipped = self.quick && times_silent(record) >= OFTEN;
+                if skipped {
+                    self.silent.insert(record.name().to_owned());
+                }
+                !skipped
+            })
             .map(|record| address::target(record, None, port))
             .collect();
+        let before: HashMap<&str, u64> = listing
+            .records
+            .iter()
+            .map(|record| (record.name(), times_silent(record)))
+            .filter(|(_, times)| *times > 0)
+            .collect();
+        let mut heard = Vec::new();
+        let mut unheard = Vec::new();
         if targets.is_empty() {
             return Ok(0);
         }
@@ -159,13 +192,33 @@ impl Work<'_> {
                 continue;
             };
             match result.outcome {
-                Outcome::Ok => answered += 1,
+                Outcome::Ok => {
+                    answered += 1;
+                    if before.contains_key(&*result.host) {
+                        heard.push(result.host.clone());
+                    }
+                }
                 _ => {
+                    let phase = result.problem.as_ref().and_then(|problem| problem.phase);
+                    if matches!(phase, Some(Phase::Name | Phase::Connect)) {
+                        self.silent.insert(result.host.clone());
+                        unheard.push(result.host.clone());
+                    }
                     let error = result.error().unwrap_or("the agent reports a fault");
                     self.fail("ping", result.host.clone(), error.to_owned());
                 }
             }
         }
+        let registry = self.dispatcher.agents();
+        registry.update_many(&unheard, |record| {
+            let times = times_silent(record).saturating_add(1);
+            record.more.set(SILENT, Json::text(times.to_string()));
+            true
+        })?;
+        registry.update_many(&heard, |record| {
+            record.more.remove(SILENT);
+            true
+        })?;
         let followed = handover::after_ping(self.dispatcher, task)?;
         let failed = followed.handed.into_iter().filter_map(|handed| {
             let error = handed.result.err()?;

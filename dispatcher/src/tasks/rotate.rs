@@ -18,6 +18,7 @@ use ctrl_exec_host::users;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::RotateRequest;
 use ctrl_exec_protocol::x509::keys::KeyType;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// The rotation of this dispatcher.
@@ -58,33 +59,46 @@ pub fn rotate(dispatcher: &Dispatcher, force: bool) -> Result<Rotated, AppError>
 /// # Errors
 /// Certificates or registry; agents that fail are in the report.
 pub fn broadcast(dispatcher: &Dispatcher) -> Result<Broadcast, AppError> {
+    broadcast_but(dispatcher, &HashSet::new())
+}
+
+/// The same without asking the agents of these names, which have just been silent.
+pub(super) fn broadcast_but(
+    dispatcher: &Dispatcher,
+    silent: &HashSet<String>,
+) -> Result<Broadcast, AppError> {
     let rotator = rotator(dispatcher)?;
-    let mut agents = Calls::new(dispatcher)?;
+    let mut agents = Calls::new(dispatcher, silent)?;
     let id = dispatcher.config.dispatcher_id();
     Ok(rotator.broadcast(&mut agents, &id, &dispatcher.log.handle(), Utc::now())?)
 }
 
-/// Takes old serials back where it is time.
+/// Takes old serials back where it is time, but not from these agents, which have just been silent.
 ///
 /// # Errors
 /// Certificates, state or registry; agents that fail are in the report.
-pub fn retire(dispatcher: &Dispatcher) -> Result<Vec<Retired>, AppError> {
+pub(super) fn retire_but(
+    dispatcher: &Dispatcher,
+    silent: &HashSet<String>,
+) -> Result<Vec<Retired>, AppError> {
     let rotator = rotator(dispatcher)?;
-    let mut agents = Calls::new(dispatcher)?;
+    let mut agents = Calls::new(dispatcher, silent)?;
     Ok(rotator.retire(&mut agents, &dispatcher.log.handle(), Utc::now())?)
 }
 
 /// Calls agents with the pair each of them trusts.
 struct Calls<'a> {
     dispatcher: &'a Dispatcher,
+    silent: &'a HashSet<String>,
     identities: Identities,
     plan: Plan,
 }
 
 impl<'a> Calls<'a> {
-    fn new(dispatcher: &'a Dispatcher) -> Result<Self, AppError> {
+    fn new(dispatcher: &'a Dispatcher, silent: &'a HashSet<String>) -> Result<Self, AppError> {
         Ok(Self {
             dispatcher,
+            silent,
             identities: dispatcher.identities(false)?,
             plan: dispatcher.plan(&Limits::default(), 0)?,
         })
@@ -97,8 +111,10 @@ impl Agents for Calls<'_> {
     }
 
     fn rotate_serial(&mut self, calls: &[RotateCall]) -> Vec<Result<(), CallFailure>> {
+        let asked = |call: &&RotateCall| !self.silent.contains(call.agent.name());
         let made: Vec<Call> = calls
             .iter()
+            .filter(asked)
             .map(|call| {
                 let previous = match call.with {
                     Pair::Current => None,
@@ -116,9 +132,22 @@ impl Agents for Calls<'_> {
             .dispatcher
             .engine()
             .all(made.clone(), self.plan.clone());
-        made.iter()
+        let mut results = made
+            .iter()
             .zip(answers)
-            .map(|(call, answer)| confirmed(rotate_result(call, answer)))
+            .map(|(call, answer)| confirmed(rotate_result(call, answer)));
+        let silent = || {
+            Err(CallFailure {
+                refused: false,
+                text: "it was silent a moment ago and is not asked again".to_owned(),
+            })
+        };
+        calls
+            .iter()
+            .map(|call| match asked(&call) {
+                true => results.next().unwrap_or_else(silent),
+                false => silent(),
+            })
             .collect()
     }
 }

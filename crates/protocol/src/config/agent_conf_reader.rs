@@ -7,7 +7,7 @@ use super::agent_conf::{
     OVERRIDABLE, RateLimit,
 };
 use super::ip_list::IpList;
-use super::lines::{Line, classify, is_space};
+use super::lines::{BOM, HAS_BOM, Line, classify, is_space};
 use super::{ConfigError, MAX_FILE_BYTES, MAX_NAME, MAX_VALUE, Subject, Warning, keys, shown};
 
 /// Reads the value of a number, given the key for messages.
@@ -108,6 +108,7 @@ impl Reader {
         }
         match classify(line) {
             Line::Empty => Ok(()),
+            Line::Malformed if line.starts_with(BOM) => Err(HAS_BOM.to_owned()),
             Line::Malformed => Err(format!("malformed line '{}'", shown(line.trim()))),
             Line::Section { word, name } => self.enter(word, name),
             Line::Key { key, value } => {

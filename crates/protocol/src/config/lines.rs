@@ -16,6 +16,11 @@ pub(super) enum Line<'a> {
     Malformed,
 }
 
+/// What some editors put before the text of a file.
+pub(super) const BOM: char = '\u{feff}';
+/// What is said of a line that begins with it.
+pub(super) const HAS_BOM: &str = "begins with a byte order mark (BOM): save the file without";
+
 /// Perl's `\s` for bytes: Rust's ASCII whitespace lacks the vertical tab.
 pub(super) fn is_space(ch: char) -> bool {
     matches!(ch, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')

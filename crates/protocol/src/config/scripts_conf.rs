@@ -1,6 +1,6 @@
 //! `scripts.conf`: the allowlist of scripts (agent.md §7.5).
 
-use super::lines::{is_space, is_word, key_value};
+use super::lines::{BOM, HAS_BOM, is_space, is_word, key_value};
 use super::{ConfigError, MAX_FILE_BYTES, MAX_NAME, MAX_VALUE, Subject, Warning};
 use crate::sorted_map::SortedMap;
 
@@ -73,6 +73,9 @@ fn entry(line: &str) -> Result<Option<(&str, Script)>, &'static str> {
     let trimmed = line.trim_matches(is_space);
     if trimmed.is_empty() || trimmed.starts_with('#') {
         return Ok(None);
+    }
+    if line.starts_with(BOM) {
+        return Err(HAS_BOM);
     }
     let (name, value) = key_value(line).ok_or("malformed line")?;
     if name.is_empty() || !name.chars().all(|ch| is_word(ch) || ch == '-') || line.contains('\0') {

@@ -23,6 +23,29 @@ fn fault(text: &str) -> String {
 }
 
 #[test]
+fn a_byte_order_mark_is_named() {
+    for text in [
+        "\u{feff}port = 7443\n",
+        "\u{feff}# a comment\n",
+        "\u{feff}[tags]\n",
+    ] {
+        let error = AgentConf::parse(text, "agent.conf")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "agent.conf: line 1: begins with a byte order mark (BOM): save the file without"
+        );
+    }
+    let (conf, warnings) = ScriptsConf::parse("\u{feff}a = /b\nc = /d\n", "s").unwrap();
+    assert_eq!(conf.scripts.len(), 1);
+    assert!(
+        warnings[0].message.contains("byte order mark"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn conformance_table() {
     let mut cases = 0;
     for case in CONFORMANCE.split("\n== ").skip(1) {

@@ -7,9 +7,42 @@ use super::state::{Conn, Flight, Which, Worker};
 use ctrl_exec_protocol::tls;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Agents answer within this, as a rule; those that do not must not keep others waiting.
+const SOON: Duration = Duration::from_secs(1);
+/// Most calls of one batch whose agents are silent, in one loop.
+const MAX_SILENT: usize = 2_048;
 
 impl Worker {
+    /// Calls whose agents are silent give their places to others, within bounds. They go on, and
+    /// count again once something is heard.
+    pub(super) fn set_silent_aside(&mut self) {
+        let now = Instant::now();
+        while let Some(entry) = self.unheard.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            let conn = entry.remove();
+            let flight = self
+                .conns
+                .get_mut(&conn)
+                .and_then(|conn| conn.flight.as_mut());
+            let Some(flight) = flight.filter(|flight| !flight.heard && !flight.silent) else {
+                continue;
+            };
+            let Some(part) = self.parts.get_mut(&flight.which.0) else {
+                continue;
+            };
+            if part.silent < MAX_SILENT {
+                flight.silent = true;
+                part.silent += 1;
+                part.running -= 1;
+                self.may_begin = true;
+            }
+        }
+    }
+
     pub(super) fn release_delayed(&mut self) {
         let now = Instant::now();
         while let Some(entry) = self.delayed.first_entry() {
@@ -101,6 +134,8 @@ impl Worker {
             listening: false,
             incoming: None,
             other: false,
+            heard: kept.is_some(),
+            silent: false,
         };
         match kept {
             Some(conn) => {
@@ -162,6 +197,11 @@ impl Worker {
             tls::server_name(call.target.address()),
             &limits,
         );
+        if !flight.silent && !shared.plan.rolling {
+            self.delays += 1;
+            self.unheard
+                .insert((Instant::now() + SOON, self.delays), conn);
+        }
         // A refusal, even at once, comes as an event.
         let entry = Conn {
             route: call.target.route.clone(),

@@ -34,6 +34,19 @@ const MAX_NAME: usize = 253;
 impl Worker {
     /// A connection stands: asks, at once or after the agent had the time to refuse us.
     pub(super) fn handshaken(&mut self, conn: ConnId) {
+        if let Some(flight) = self
+            .conns
+            .get_mut(&conn)
+            .and_then(|conn| conn.flight.as_mut())
+        {
+            flight.heard = true;
+            if std::mem::take(&mut flight.silent) {
+                if let Some(part) = self.parts.get_mut(&flight.which.0) {
+                    part.silent -= 1;
+                    part.running += 1;
+                }
+            }
+        }
         let flight = self.conns.get(&conn).and_then(|conn| conn.flight.as_ref());
         let known = flight.and_then(|flight| {
             let shared = self.shared_of(flight)?;

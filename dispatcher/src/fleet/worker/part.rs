@@ -13,7 +13,10 @@ pub struct Part {
     /// Not begun, in order.
     pub(super) ready: VecDeque<usize>,
     pub(super) share: usize,
+    /// Under way, but for the silent ones.
     pub(super) running: usize,
+    /// Under way, and their agents have not been heard of for a while.
+    pub(super) silent: usize,
     /// Not ended.
     pub(super) left: usize,
     /// What was under way was given up already.
@@ -28,6 +31,7 @@ impl Part {
             ready: indices.into(),
             share,
             running: 0,
+            silent: 0,
             cancelled: false,
         }
     }

@@ -45,6 +45,10 @@ pub(super) struct Flight {
     pub(super) listening: bool,
     /// What has come of an answer in pieces.
     pub(super) incoming: Option<Box<Incoming>>,
+    /// The handshake is done.
+    pub(super) heard: bool,
+    /// It gave its place to another call, as its agent was not heard of.
+    pub(super) silent: bool,
     /// The agent refused our serial, and is shown our other certificate.
     pub(super) other: bool,
 }
@@ -84,6 +88,8 @@ pub struct Worker {
     pub(super) delays: u64,
     /// Connections to agents that may have something to say first, and until when.
     pub(super) hearing: BTreeMap<(Instant, u64), ConnId>,
+    /// When connections that were begun are looked at again.
+    pub(super) unheard: BTreeMap<(Instant, u64), ConnId>,
     pub(super) pool: Pool,
     /// By step and largest answer.
     pub(super) limits: HashMap<(Duration, usize), Arc<ClientLimits>>,
@@ -121,6 +127,7 @@ impl Worker {
             delayed: BTreeMap::new(),
             delays: 0,
             hearing: BTreeMap::new(),
+            unheard: BTreeMap::new(),
             pool: Pool::new(KEPT.min(most)),
             limits: HashMap::new(),
             kept_output: 0,
@@ -205,7 +212,11 @@ impl Worker {
             pending.fetch_sub(size, Ordering::Relaxed);
             answer = call.failed(Fault::NoRoom, flight.sent, rtt);
         }
-        part.running -= 1;
+        if flight.silent {
+            part.silent -= 1;
+        } else {
+            part.running -= 1;
+        }
         part.left -= 1;
         self.active -= 1;
         self.may_begin = true;

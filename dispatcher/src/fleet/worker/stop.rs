@@ -39,7 +39,7 @@ impl Worker {
             .map(|(id, _)| *id)
             .collect();
         // Only what has not begun can be waiting for an agent.
-        let waiting = |part: &Part| part.ready.len() + part.running < part.left;
+        let waiting = |part: &Part| part.ready.len() + part.running + part.silent < part.left;
         if self
             .parts
             .values()

@@ -50,6 +50,7 @@ impl Worker {
             self.drop_stopped();
             self.release_delayed();
             self.ask_heard();
+            self.set_silent_aside();
             if std::mem::take(&mut self.may_begin) {
                 self.begin_calls();
             }
@@ -65,10 +66,12 @@ impl Worker {
     fn wait(&self) -> Option<Duration> {
         let delayed = self.delayed.first_key_value().map(|((due, _), _)| *due);
         let heard = self.hearing.first_key_value().map(|((due, _), _)| *due);
+        let unheard = self.unheard.first_key_value().map(|((due, _), _)| *due);
         let deadlines = self.parts.values().filter_map(Part::deadline);
         let due = deadlines
             .chain(delayed)
             .chain(heard)
+            .chain(unheard)
             .min()
             .map(|due| due.saturating_duration_since(Instant::now()));
         match (self.resolving.is_empty(), due) {

@@ -62,8 +62,12 @@ impl Ctx {
 
     /// Everything tasks work with; lives for this one command.
     pub fn dispatcher(&self) -> Result<Dispatcher, AppError> {
+        self.dispatcher_that(EngineOptions::default())
+    }
+
+    /// The same with an engine of these options.
+    pub fn dispatcher_that(&self, options: EngineOptions) -> Result<Dispatcher, AppError> {
         let (root, config) = (self.root.clone(), self.config()?);
-        let options = EngineOptions::default();
         let log_root = self.root.clone();
         let log = Log::new(move || Syslog::open(IDENT, &log_root).socket_only());
         Ok(Dispatcher::new(root, config, log, options))

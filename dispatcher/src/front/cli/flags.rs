@@ -473,3 +473,10 @@ flag!(
     false,
     "Replace a dispatcher that is here already; what is replaced is kept."
 );
+flag!(
+    QUICK,
+    "quick",
+    Takes::Nothing,
+    false,
+    "Do not ask agents that were silent the last three times."
+);

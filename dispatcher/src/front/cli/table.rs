@@ -514,7 +514,7 @@ pub static VERBS: &[Verb] = &[
         complete: Words::None,
         summary: "Periodic work: ping, renew, rotate, retire, purge.",
         detail: "For a root timer, every few hours.",
-        flags: &[&JSON, &PORT],
+        flags: &[&JSON, &PORT, &QUICK],
         command: Command::Maintain,
     },
     Verb {

@@ -1,5 +1,6 @@
 //! `status` and `wait` (dispatcher.md §3.2, §3.3).
 
+use crate::fleet::EngineOptions;
 use crate::front::cli::args::Args;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{JSON, PORT, TIMEOUT};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long `wait` waits unless told otherwise.
 const DEFAULT_WAIT: u64 = 300;
+/// How long a connection is kept between two questions.
+const KEEP: Duration = Duration::from_secs(30);
 /// How long after its time a question of `wait` that is under way may still be answered.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -32,8 +35,11 @@ pub fn status(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
 pub fn wait(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let limit = Duration::from_secs(args.number(&TIMEOUT).unwrap_or(DEFAULT_WAIT));
     let deadline = Instant::now() + limit;
-    let dispatcher = ctx.dispatcher()?;
-    let mut looks = 0;
+    let dispatcher = ctx.dispatcher_that(EngineOptions {
+        keep: Some(KEEP),
+        ..EngineOptions::default()
+    })?;
+    let (mut looks, mut pace) = (0, None);
     loop {
         let limits = Limits {
             // An agent that never comes to an end must not hold us beyond our own time.
@@ -55,7 +61,8 @@ pub fn wait(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
             show(args, &record);
             return Ok(2);
         }
-        std::thread::sleep(follow::pause(looks).min(left));
+        let pace = *pace.get_or_insert_with(|| follow::Pace::of(&dispatcher, &record));
+        std::thread::sleep(pace.pause(looks).min(left));
         looks += 1;
     }
 }

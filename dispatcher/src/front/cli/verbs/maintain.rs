@@ -4,7 +4,7 @@
 use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
-use crate::front::cli::flags::{EXPIRED, FORCE, JSON, PORT};
+use crate::front::cli::flags::{EXPIRED, FORCE, JSON, PORT, QUICK};
 use crate::front::cli::out;
 use crate::model::AppError;
 use crate::model::{AgentRecord, RotationState, SerialStatus};
@@ -210,15 +210,20 @@ fn standing(state: Option<&RotationState>, record: &AgentRecord) -> SerialStatus
 /// Periodic work. Exit status 1 when a phase failed or a host did.
 pub fn maintain(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let dispatcher = ctx.dispatcher()?;
-    let report = tasks::maintain::maintain(&dispatcher, args.number(&PORT), &mut |failure| {
-        let error = out::clean(&failure.error);
-        if failure.host.is_empty() {
-            out::error(format_args!("maintain: {}: {error}", failure.phase));
-        } else {
-            let host = out::clean(&failure.host);
-            out::error(format_args!("maintain: {}: {host}: {error}", failure.phase));
-        }
-    });
+    let report = tasks::maintain::maintain(
+        &dispatcher,
+        args.number(&PORT),
+        args.has(&QUICK),
+        &mut |failure| {
+            let error = out::clean(&failure.error);
+            if failure.host.is_empty() {
+                out::error(format_args!("maintain: {}: {error}", failure.phase));
+            } else {
+                let host = out::clean(&failure.host);
+                out::error(format_args!("maintain: {}: {host}: {error}", failure.phase));
+            }
+        },
+    );
     let complete = report.failed.is_empty();
     if let Some(due) = &report.backup {
         out::error(format_args!("maintain: backup: {}", out::clean(due)));

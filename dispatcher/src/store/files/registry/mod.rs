@@ -2,6 +2,7 @@
 //! of the reference (dispatcher.md §6), so both may work on one directory.
 
 mod repair;
+mod tag_index;
 
 pub use crate::store::agents::{Damaged, Listing, RegistryError};
 pub use repair::Repaired;
