@@ -6,6 +6,7 @@
 
 pub mod binaries;
 pub mod process;
+pub mod soak;
 pub mod world;
 
 pub use binaries::Binaries;

@@ -2,6 +2,7 @@
 //! thinks of new ones.
 
 use super::{Peer, Reply, State, Step, ok};
+use crate::runs::lock::since_boot;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::wire::messages::{
     CancelReply, CancelRequest, RunningScript, RunsReply, error_body, status_error,
@@ -27,7 +28,10 @@ pub(super) fn cancel(state: &mut State, peer: &Peer, body: &[u8]) -> Step {
 
 /// The answer to `GET /runs`.
 pub fn runs_listed(state: &State, runs: Vec<RunningScript>) -> Reply {
+    let up = since_boot();
     let reply = RunsReply {
+        serving: Some(up.saturating_sub(state.started)),
+        up: Some(up),
         host: state.host.clone(),
         runs,
     };

@@ -29,6 +29,8 @@ pub struct State {
     pub paths: Paths,
     /// This host's name, as peers see it.
     pub host: String,
+    /// When this agent has started, in seconds since boot.
+    pub started: u64,
     /// Everything a reload replaces.
     pub loaded: Loaded,
     /// Lines to be logged, in order; the loop takes them after each call.

@@ -46,6 +46,7 @@ impl Bench {
             state: State {
                 paths,
                 host: "host".into(),
+                started: 0,
                 loaded,
                 lines: Vec::new(),
             },

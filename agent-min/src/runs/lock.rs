@@ -163,7 +163,7 @@ fn flags() -> i32 {
 }
 
 /// Seconds since boot, time asleep included.
-pub(super) fn since_boot() -> u64 {
+pub fn since_boot() -> u64 {
     // Not `clock_gettime`: through a 32-bit musl, rustix reads a 32-bit time as a 64-bit one.
     u64::try_from(rustix::system::sysinfo().uptime).unwrap_or(0)
 }

@@ -2,7 +2,7 @@
 
 pub mod execute;
 pub mod in_flight;
-mod lock;
+pub mod lock;
 pub mod oom;
 pub mod outcome;
 mod retention;

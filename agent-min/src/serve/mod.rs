@@ -11,6 +11,7 @@ use crate::handlers::State;
 use crate::rate_limit::{RateLimiter, Rule};
 use crate::restrict::{self, Extent};
 use crate::runs::in_flight::{self, InFlight};
+use crate::runs::lock::since_boot;
 use crate::table::Table;
 use crate::verdict::Verdict;
 use conns::{Conn, Stage};
@@ -153,6 +154,7 @@ impl Server {
             state: State {
                 paths,
                 host: host_name(&loaded.conf),
+                started: since_boot(),
                 loaded,
                 lines: Vec::new(),
             },

@@ -513,3 +513,40 @@ fn every_verb_and_option_is_documented() {
         .collect();
     assert!(missing.is_empty(), "in no reference page: {missing:?}");
 }
+
+/// The words of states between two marks of a source file: `Self::Name … => "word"`.
+fn state_words(file: &str) -> BTreeSet<String> {
+    let source = read(&repo().join(file));
+    let lines = source.lines().map(str::trim);
+    lines
+        .filter(|line| line.starts_with("Self::") && line.ends_with("\","))
+        .filter_map(|line| line.split('"').nth(1))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_state_of_a_run_is_documented_and_the_reverse() {
+    let page = read(&repo().join("docs/reference/RUNS.md"));
+    let (_, dispatcher) = page
+        .split_once("## On the dispatcher")
+        .expect("the heading");
+    let (dispatcher, _) = dispatcher.split_once("\n## ").expect("another heading");
+    let documented: BTreeSet<String> = dispatcher
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .map(str::to_owned)
+        .collect();
+    let outcomes = state_words("dispatcher/src/model/outcome.rs");
+    assert!(outcomes.contains("unknown"), "{outcomes:?}");
+    let entries = state_words("dispatcher/src/model/entry.rs");
+    assert!(entries.contains("expired"), "{entries:?}");
+    // The phases stand in the same file as the outcomes.
+    let phases = ["name", "connect", "tls", "http"].map(str::to_owned);
+    let known: BTreeSet<String> = outcomes
+        .union(&entries)
+        .filter(|word| !phases.contains(word))
+        .cloned()
+        .collect();
+    assert_eq!(known, documented);
+}

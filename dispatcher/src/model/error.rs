@@ -1,5 +1,6 @@
 //! Why something was not done, for whichever front end asked.
 
+use super::lock::Holder;
 use std::fmt;
 
 /// The kinds of error, each with an exit status and an HTTP status.
@@ -57,6 +58,8 @@ pub struct AppError {
     pub conflicts: Vec<String>,
     /// The host words that name no registered agent.
     pub unknown: Vec<String>,
+    /// Who holds them.
+    pub holders: Vec<Holder>,
 }
 
 impl AppError {
@@ -68,6 +71,7 @@ impl AppError {
             code: None,
             conflicts: Vec::new(),
             unknown: Vec::new(),
+            holders: Vec::new(),
         }
     }
 

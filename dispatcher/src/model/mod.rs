@@ -5,6 +5,7 @@ mod control;
 mod entry;
 mod error;
 pub mod host_word;
+mod lock;
 mod outcome;
 mod record;
 mod reply;
@@ -19,6 +20,7 @@ pub use agent::{
 pub use control::{Cancelled, Running, RunningScript};
 pub use entry::{EntryState, HostEntry};
 pub use error::{AppError, Kind};
+pub use lock::{Holder, LockNote};
 pub use outcome::{Outcome, Phase, Problem};
 pub use record::{Mode, Origin, RunRecord};
 pub use reply::{

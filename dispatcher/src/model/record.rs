@@ -297,6 +297,22 @@ impl RunRecord {
         }
     }
 
+    /// Adds the result of a host of a sync run whose end nobody has seen. One that is known stays.
+    /// When all hosts have one, the record is complete.
+    pub fn add_unseen(&mut self, result: HostResult<RunEnd>) {
+        let open = self.unended_words();
+        if open.iter().any(|word| split(word).0 == result.host) {
+            if let Mode::Sync { results, .. } = &mut self.mode {
+                results.retain(|known| known.host != result.host);
+                results.push(result);
+            }
+        }
+        if let Mode::Sync { words, results } = &self.mode {
+            let known = |word: &String| results.iter().any(|one| one.host == split(word).0);
+            self.complete = words.iter().all(known);
+        }
+    }
+
     /// Adds the end of a host of a sync run. Once there is too much output, none is kept.
     pub fn add(&mut self, mut result: HostResult<RunEnd>) {
         let Mode::Sync { results, .. } = &mut self.mode else {

@@ -7,7 +7,8 @@ use super::revoked::Revoked;
 use super::rotation::Rotations;
 use super::runs::{Retention, RunStoreError, Runs};
 use crate::model::{
-    AgentRecord, Decision, EntryState, HostEntry, Identified, Mode, RotationState, RunRecord,
+    AgentRecord, Decision, EntryState, Holder, HostEntry, Identified, LockNote, Mode,
+    RotationState, RunRecord,
 };
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
@@ -83,12 +84,13 @@ pub fn runs(store: &dyn Runs) {
 /// A place for locks, all free at first.
 pub fn locks(store: &dyn Locks) {
     let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-    let conflicts = |hosts: &[&str], script: &str| match store.acquire(&words(hosts), script) {
+    let take = |hosts: &[&str], script: &str| store.acquire(&words(hosts), script, 100, false);
+    let conflicts = |hosts: &[&str], script: &str| match take(hosts, script) {
         Ok(_) => Vec::new(),
-        Err(LockError::Held(pairs)) => pairs,
+        Err(LockError::Held(holders)) => holders.iter().map(Holder::pair).collect(),
         Err(error) => panic!("{error}"),
     };
-    let held = store.acquire(&words(&["a", "b:7443"]), "s").unwrap();
+    let held = take(&["a", "b:7443"], "s").unwrap();
     assert_eq!(conflicts(&["a"], "s"), ["a:s"]);
     assert_eq!(conflicts(&["b"], "s"), ["b:s"], "the name without port too");
     assert!(conflicts(&["a"], "other").is_empty());
@@ -96,15 +98,43 @@ pub fn locks(store: &dyn Locks) {
     assert_eq!(conflicts(&["c", "a"], "s"), ["a:s"]);
     assert!(conflicts(&["c"], "s").is_empty());
     let listed = store.list().unwrap();
-    assert!(
-        listed.contains(&("a".to_owned(), "s".to_owned())),
-        "{listed:?}"
-    );
+    assert!(listed.iter().any(|lock| lock.pair() == "a:s" && lock.live));
     drop(held);
     assert!(conflicts(&["a", "b"], "s").is_empty());
     assert!(store.list().unwrap().is_empty());
     // A host named twice is one.
-    assert!(store.acquire(&words(&["a", "a"]), "s").is_ok());
+    assert!(take(&["a", "a"], "s").is_ok());
+
+    // What a run notes stays when its command is gone, where its end is not known.
+    let note = |host: &str, until| LockNote {
+        reqid: "r1".to_owned(),
+        host: host.to_owned(),
+        since: 50,
+        until,
+        user: "ann".to_owned(),
+    };
+    let mut held = take(&["a", "b:7443", "c"], "s").unwrap();
+    held.note("a", &note("a", None));
+    held.note("b:7443", &note("b", None));
+    held.note("c", &note("c", Some(99)));
+    let Err(LockError::Held(holders)) = take(&["a"], "s") else {
+        panic!("it is held")
+    };
+    assert_eq!(holders[0].note, Some(note("a", None)));
+    assert!(holders[0].live);
+    assert_eq!(store.settle(&|_| true).unwrap(), 0, "a command holds them");
+    held.over("a");
+    drop(held);
+    assert!(conflicts(&["a"], "s").is_empty(), "its end is known");
+    assert_eq!(conflicts(&["b"], "s"), ["b:s"]);
+    assert_eq!(conflicts(&["b:7443"], "s"), ["b:s", "b:7443:s"]);
+    assert!(conflicts(&["c"], "s").is_empty(), "its time is over");
+    let left = store.list().unwrap();
+    assert!(left.iter().all(|lock| !lock.live && lock.note.is_some()));
+    assert!(store.acquire(&words(&["b"]), "s", 100, true).is_ok());
+    assert_eq!(store.settle(&|note| note.reqid == "r2").unwrap(), 0);
+    assert!(store.settle(&|note| note.host == "b").unwrap() > 0);
+    assert!(conflicts(&["b", "b:7443"], "s").is_empty());
 }
 
 /// A registry, empty at first.

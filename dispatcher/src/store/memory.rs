@@ -2,13 +2,14 @@
 
 use super::agents::{Agents, Listing, RegistryError};
 use super::files::revoked::normal;
-use super::locks::{Held, LockError, Locks};
+use super::locks::{Guard, Held, LockError, Locks};
 use super::pairings::{Pairings, QueueError};
 use super::revoked::{Entry, Revoked};
 use super::rotation::Rotations;
 use super::runs::{Retention, RunStoreError, Runs};
 use crate::model::{
-    AgentRecord, Decision, Identified, Queued, RotationState, RunRecord, host_word,
+    AgentRecord, Decision, Holder, Identified, LockNote, Queued, RotationState, RunRecord,
+    host_word,
 };
 use ctrl_exec_host::syslog::Syslog;
 use ctrl_exec_protocol::names;
@@ -81,26 +82,58 @@ impl Runs for MemoryRuns {
     }
 }
 
-/// Locks.
+/// Locks: whether a command holds one, and the note in it.
 #[derive(Debug, Default)]
-pub struct MemoryLocks(Arc<Mutex<BTreeSet<(String, String)>>>);
+pub struct MemoryLocks(Arc<Mutex<Table>>);
 
-struct Guard {
-    locks: Arc<Mutex<BTreeSet<(String, String)>>>,
+type Table = BTreeMap<(String, String), (bool, Option<LockNote>)>;
+
+struct Taken {
+    locks: Arc<Mutex<Table>>,
     taken: Vec<(String, String)>,
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
+impl Taken {
+    fn set(&self, word: &str, note: Option<&LockNote>) {
+        let bare = host_word::split(word).0;
         let mut locks = self.locks.lock().unwrap();
-        for pair in &self.taken {
-            locks.remove(pair);
+        let of_word = |pair: &&(String, String)| pair.0 == word || pair.0 == bare;
+        for pair in self.taken.iter().filter(of_word) {
+            locks.insert(pair.clone(), (true, note.cloned()));
         }
     }
 }
 
+impl Guard for Taken {
+    fn note(&mut self, word: &str, note: &LockNote) {
+        self.set(word, Some(note));
+    }
+
+    fn over(&mut self, word: &str) {
+        self.set(word, None);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut locks = self.locks.lock().unwrap();
+        for pair in &self.taken {
+            if let Some(entry) = locks.get_mut(pair) {
+                entry.0 = false;
+            }
+        }
+        locks.retain(|_, (live, note)| *live || note.is_some());
+    }
+}
+
 impl Locks for MemoryLocks {
-    fn acquire(&self, hosts: &[String], script: &str) -> Result<Held, LockError> {
+    fn acquire(
+        &self,
+        hosts: &[String],
+        script: &str,
+        now: i64,
+        despite_notes: bool,
+    ) -> Result<Held, LockError> {
         let mut words: BTreeSet<&str> = hosts.iter().map(String::as_str).collect();
         words.extend(hosts.iter().map(|host| host_word::split(host).0));
         let pairs = words
@@ -108,23 +141,47 @@ impl Locks for MemoryLocks {
             .map(|host| ((*host).to_owned(), script.to_owned()));
         let taken: Vec<_> = pairs.collect();
         let mut locks = self.0.lock().unwrap();
-        let held = taken.iter().filter(|pair| locks.contains(*pair));
-        let held: Vec<String> = held
-            .map(|(host, script)| format!("{host}:{script}"))
-            .collect();
+        let held = taken.iter().filter_map(|pair| {
+            let (live, note) = locks.get(pair)?;
+            let kept = |note: &LockNote| !despite_notes && note.until.is_none_or(|at| at >= now);
+            let keeps = *live || note.as_ref().is_some_and(kept);
+            keeps.then(|| Holder {
+                host: pair.0.clone(),
+                script: pair.1.clone(),
+                live: *live,
+                note: note.clone(),
+            })
+        });
+        let held: Vec<Holder> = held.collect();
         if !held.is_empty() {
             return Err(LockError::Held(held));
         }
-        locks.extend(taken.iter().cloned());
+        for pair in &taken {
+            locks.insert(pair.clone(), (true, None));
+        }
         drop(locks);
-        Ok(Held::new(Guard {
+        Ok(Held::new(Taken {
             locks: Arc::clone(&self.0),
             taken,
         }))
     }
 
-    fn list(&self) -> Result<Vec<(String, String)>, LockError> {
-        Ok(self.0.lock().unwrap().iter().cloned().collect())
+    fn list(&self) -> Result<Vec<Holder>, LockError> {
+        let locks = self.0.lock().unwrap();
+        let holders = locks.iter().map(|((host, script), (live, note))| Holder {
+            host: host.clone(),
+            script: script.clone(),
+            live: *live,
+            note: note.clone(),
+        });
+        Ok(holders.collect())
+    }
+
+    fn settle(&self, is_over: &dyn Fn(&LockNote) -> bool) -> Result<usize, LockError> {
+        let mut locks = self.0.lock().unwrap();
+        let before = locks.len();
+        locks.retain(|_, (live, note)| *live || !note.as_ref().is_some_and(is_over));
+        Ok(before - locks.len())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::ca::CaError;
 use crate::config::ConfigError;
 use crate::fleet::address::AddressError;
 use crate::fleet::select::SelectError;
-use crate::model::{AppError, Kind};
+use crate::model::{AppError, Holder, Kind};
 use crate::pairing::{BackgroundError, DeskError, ListenerError, QueueError};
 use crate::rotation::RotationError;
 use crate::store::files::issued::IssuedError;
@@ -79,8 +79,9 @@ impl From<LockError> for AppError {
     fn from(error: LockError) -> Self {
         let message = error.to_string();
         match error {
-            LockError::Held(conflicts) => Self {
-                conflicts,
+            LockError::Held(holders) => Self {
+                conflicts: holders.iter().map(Holder::pair).collect(),
+                holders,
                 ..Self::new(Kind::Locked, message)
             },
             LockError::Io(..) => Self::system(message),

@@ -1,11 +1,16 @@
 //! `status` and `wait` (dispatcher.md §3.2, §3.3, §9.4, §12.3): how far a run is.
 
 use super::dispatcher::{Dispatcher, Limits};
-use super::fanout::{Failure, is_success};
+use super::fanout::{Event, Failure, Task, is_success};
+use super::running;
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Identity, Target};
-use crate::model::{AppError, EntryState, HostEntry, Mode, Reply, RunEnd, RunRecord};
+use crate::model::{
+    AppError, EntryState, Holder, HostEntry, HostResult, Mode, Outcome, Problem, Reply, RunEnd,
+    RunRecord, Running, RunningScript,
+};
 use ctrl_exec_protocol::json::{Bounds, Members, Raw};
+use ctrl_exec_protocol::time::Utc;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -57,6 +62,9 @@ impl Pace {
     }
 }
 
+/// How long one look at questions under way lasts.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How long to wait after look number `look` (from 0) before the next one.
 pub fn pause(look: usize) -> Duration {
     Duration::from_secs(PAUSES[look.min(PAUSES.len() - 1)])
@@ -77,6 +85,9 @@ pub fn look(
     let Some(record) = runs.load(reqid)? else {
         return Ok(None);
     };
+    if matches!(record.mode, Mode::Sync { .. }) {
+        return look_at_waited_for(dispatcher, record, port, limits).map(Some);
+    }
     let open = record.open_hosts();
     if open.is_empty() {
         return Ok(Some(record));
@@ -106,6 +117,15 @@ pub fn look(
             (*name, fetched)
         })
         .collect();
+    // A submission whose end was not known has left its lock. The agent has told now whether there
+    // is such a run, and keeps a second one of the script away by itself.
+    let told = |host: &str| {
+        let fetched = fetched.get(host);
+        fetched.is_some_and(|fetched| !matches!(fetched, Fetched::Error(_)))
+    };
+    let _ = dispatcher
+        .locks()
+        .settle(&|note| note.reqid == reqid && told(&note.host));
     // Another poller may have written meanwhile: what it found to be over stays so.
     let mut change = |record: &mut RunRecord| {
         if let Mode::Async { entries } = &mut record.mode {
@@ -125,6 +145,88 @@ pub fn look(
             change(&mut record);
             Ok(Some(record))
         }
+    }
+}
+
+/// A run whose command waits for it writes its record itself. Where that command is gone, the
+/// agents are asked: what they do not list any more is over, and nobody has seen how.
+fn look_at_waited_for(
+    dispatcher: &Dispatcher,
+    record: RunRecord,
+    port: Option<u16>,
+    limits: Limits,
+) -> Result<RunRecord, AppError> {
+    let reqid = record.reqid.clone();
+    let goes_on = |lock: &Holder| {
+        let note = lock.note.as_ref();
+        lock.live && note.is_some_and(|note| note.reqid == reqid)
+    };
+    if record.complete || dispatcher.locks().list()?.iter().any(goes_on) {
+        return Ok(record);
+    }
+    let words = record.unended_words();
+    let targets = address::resolve_or_pass(&dispatcher.agents(), &words, port)?;
+    let asked = Utc::now().0;
+    let mut task = running::of_targets(dispatcher, targets, limits)?;
+    let mut over = Vec::new();
+    while task.left() > 0 {
+        let Some(Event::Ended(told)) = task.next(LOOK) else {
+            continue;
+        };
+        let reply = &told.reply;
+        let listed = |runs: &Vec<RunningScript>| runs.iter().any(|run| run.reqid == reqid);
+        if reply.runs.as_ref().is_some_and(|runs| !listed(runs)) {
+            let since = record.created.unwrap_or_default();
+            let over_there = reply.shows_end_of(&reqid, since, asked, Utc::now().0);
+            over.push(unseen(*told, over_there, &record));
+        }
+    }
+    let change = |record: &mut RunRecord| {
+        for result in &over {
+            record.add_unseen(result.clone());
+        }
+    };
+    match dispatcher
+        .runs()
+        .update(&reqid, &mut |record| change(record))
+    {
+        Ok(Some(updated)) => Ok(updated),
+        // Whoever may only read the record still sees how far the run is.
+        Ok(None) | Err(_) => {
+            let mut record = record;
+            change(&mut record);
+            Ok(record)
+        }
+    }
+}
+
+/// The result of a host where nobody has seen how a run ended, whether it is over or the agent
+/// cannot tell.
+fn unseen(told: HostResult<Running>, over: bool, record: &RunRecord) -> HostResult<RunEnd> {
+    let rest = if over {
+        "it does not run there any more"
+    } else {
+        "the agent was restarted meanwhile and cannot tell whether it still runs"
+    };
+    HostResult {
+        host: told.host,
+        target: told.target,
+        reported: told.reported,
+        outcome: Outcome::Unknown,
+        problem: Some(Problem {
+            error: format!(
+                "its end was not seen, as the command that waited for it is gone; {rest}"
+            ),
+            phase: None,
+        }),
+        rtt: told.rtt,
+        reply: RunEnd {
+            script: Some(record.script.clone()),
+            reqid: Some(record.reqid.clone()),
+            exit: Some(-1),
+            ..RunEnd::default()
+        },
+        more: Members::new(),
     }
 }
 

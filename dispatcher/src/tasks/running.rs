@@ -8,9 +8,12 @@ use super::ping::Inquiry;
 use crate::fleet::address;
 use crate::fleet::{Answer, Call, Control, Identity, Target};
 use crate::model::{AppError, HostResult, Outcome, Running};
+use crate::store::locks::Locks;
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::json::{Bounds, Members, Raw};
 use ctrl_exec_protocol::log_line::Line;
+use ctrl_exec_protocol::time::Utc;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +26,42 @@ pub struct RunningOn {
     fanout: Fanout<Running, ()>,
     log: Arc<Log>,
     warnings: Vec<String>,
+    locks: Arc<dyn Locks>,
+    /// Runs that had left locks when the questions were asked: host and request id.
+    left: HashSet<(String, String)>,
+    /// When the questions began, in seconds since 1970.
+    asked: i64,
+    /// What hosts told, by registry name, and when; `None` once that was made use of.
+    told: Option<HashMap<String, (Running, i64)>>,
+}
+
+impl RunningOn {
+    /// Runs that had left a lock as their end was not known: those that an agent does not list are
+    /// over. Of a run that was under way when the question was asked the answer says nothing.
+    fn settle(&mut self) {
+        let Some(told) = self.told.take().filter(|told| !told.is_empty()) else {
+            return;
+        };
+        let (left, asked) = (&self.left, self.asked);
+        let settled = self.locks.settle(&|note| {
+            let listed = told.get(&note.host);
+            left.contains(&(note.host.clone(), note.reqid.clone()))
+                && listed.is_some_and(|(told, at)| {
+                    told.shows_end_of(&note.reqid, note.since, asked, *at)
+                })
+        });
+        match settled {
+            Ok(0) => {}
+            Ok(count) => {
+                let line = Line::new("locks-settled").field("COUNT", count);
+                self.log.log(Level::Info, &line);
+            }
+            Err(error) => {
+                let line = Line::new("locks-settled").field("ERROR", error);
+                self.log.log(Level::Warning, &line);
+            }
+        }
+    }
 }
 
 /// Begins to ask agents what they run for this dispatcher. The hook's action is `running`.
@@ -50,6 +89,12 @@ pub(super) fn of_targets(
 ) -> Result<RunningOn, AppError> {
     let identities = dispatcher.identities(limits.resumption)?;
     let plan = dispatcher.plan(&limits, targets.len())?;
+    let locks = dispatcher.locks().list().unwrap_or_default();
+    let left = locks
+        .into_iter()
+        .filter(|lock| !lock.live)
+        .filter_map(|lock| lock.note.map(|note| (note.host, note.reqid)))
+        .collect();
     let calls = targets
         .into_iter()
         .map(|target| {
@@ -62,6 +107,10 @@ pub(super) fn of_targets(
         fanout: Fanout::start(dispatcher.engine(), calls, plan, limits.notify, judge),
         log: Arc::clone(&dispatcher.log),
         warnings: identities.warning.into_iter().collect(),
+        locks: dispatcher.locks(),
+        left,
+        asked: Utc::now().0,
+        told: Some(HashMap::new()),
     })
 }
 
@@ -69,10 +118,14 @@ impl Task for RunningOn {
     type Reply = Running;
 
     fn next(&mut self, timeout: Duration) -> Option<Event<Running>> {
-        Some(match self.fanout.next(timeout)? {
+        let event = match self.fanout.next(timeout)? {
             Step::Begun(name) => Event::Begun(name),
             Step::Output(host, piece) => Event::Output { host, piece },
             Step::Ended(_, result, ()) => {
+                if let Some(told) = &mut self.told {
+                    let reply = (result.reply.clone(), Utc::now().0);
+                    told.insert(result.host.clone(), reply);
+                }
                 let line = Line::new("runs")
                     .field("AGENT", &result.host)
                     .field("TARGET", &result.target)
@@ -84,7 +137,11 @@ impl Task for RunningOn {
                 }
                 Event::Ended(Box::new(result))
             }
-        })
+        };
+        if self.fanout.left() == 0 {
+            self.settle();
+        }
+        Some(event)
     }
 
     fn left(&self) -> usize {

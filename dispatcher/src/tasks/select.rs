@@ -1,6 +1,7 @@
 //! Which hosts a caller means.
 
 use crate::fleet::select::{Selection, TagFilter};
+use crate::model::host_word::split;
 use crate::model::{AppError, Kind};
 use crate::store::files::registry::Registry;
 use crate::store::runs::Runs;
@@ -18,6 +19,8 @@ pub struct Choice {
     pub tags: Option<TagFilter>,
     /// Only the hosts where this run failed.
     pub failed_of: Option<String>,
+    /// With `failed_of`: also the hosts where that run may still go on.
+    pub with_unknown: bool,
 }
 
 impl Choice {
@@ -28,18 +31,31 @@ impl Choice {
         runs: &dyn Runs,
     ) -> Result<Vec<String>, AppError> {
         let among = match &self.failed_of {
+            None if self.with_unknown => {
+                return Err(AppError::usage("--with-unknown needs --failed-of"));
+            }
             None => None,
             Some(reqid) => {
                 let shown = reqid.escape_debug();
                 let record = runs.load(reqid)?.ok_or_else(|| {
                     AppError::new(Kind::NotFound, format!("no record of run '{shown}'"))
                 })?;
-                let failed = record.failed_hosts();
+                let mut failed = record.failed_hosts();
+                let unknown = record.unended_words();
+                if self.with_unknown {
+                    failed.extend(unknown.iter().map(|word| split(word).0.to_owned()));
+                    failed.sort();
+                    failed.dedup();
+                }
                 if failed.is_empty() {
-                    return Err(AppError::new(
-                        Kind::NotFound,
-                        format!("run '{shown}' has no failed host"),
-                    ));
+                    let mut message = format!("run '{shown}' has no failed host");
+                    if !unknown.is_empty() {
+                        message.push_str(&format!(
+                            "; on {} it may still go on (--with-unknown)",
+                            unknown.len()
+                        ));
+                    }
+                    return Err(AppError::new(Kind::NotFound, message));
                 }
                 Some(failed)
             }

@@ -11,6 +11,11 @@ pub struct RunsReply {
     pub host: String,
     /// The runs.
     pub runs: Vec<RunningScript>,
+    /// Since how many seconds the agent serves. It does not know of the scripts that an agent before
+    /// it has started and that go on.
+    pub serving: Option<u64>,
+    /// Since how many seconds its host is up.
+    pub up: Option<u64>,
 }
 
 /// A run that has not ended.
@@ -30,6 +35,8 @@ pub struct RunningScript {
 struct ToldRuns {
     host: Scalar,
     runs: Vec<ToldRun>,
+    serving: Scalar,
+    up: Scalar,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +64,8 @@ impl RunsReply {
         Ok(Self {
             host: told.host.text(),
             runs: runs.collect(),
+            serving: told.serving.count(),
+            up: told.up.count(),
         })
     }
 
@@ -76,10 +85,12 @@ impl RunsReply {
             runs.push_str(&fields.finish());
         }
         runs.push(']');
-        Fields::with_room(3)
+        Fields::with_room(5)
             .text("status", "ok")
             .text("host", &self.host)
             .raw("runs", &runs)
+            .count_if("serving", self.serving)
+            .count_if("up", self.up)
             .finish()
     }
 }
@@ -173,10 +184,12 @@ mod tests {
                 seconds: 14,
                 run_async: true,
             }],
+            serving: Some(7),
+            up: Some(70),
         };
         assert_eq!(
             reply.render(),
-            r#"{"status":"ok","host":"h","runs":[{"reqid":"r","script":"s","seconds":14,"async":true}]}"#
+            r#"{"status":"ok","host":"h","runs":[{"reqid":"r","script":"s","seconds":14,"async":true}],"serving":7,"up":70}"#
         );
         assert_eq!(RunsReply::parse(reply.render().as_bytes()), Ok(reply));
         let none = RunsReply::default();

@@ -4,7 +4,7 @@ use super::args::Args;
 use super::ctx::Ctx;
 use super::flags::{
     ACCEPT_NAME, ALL, BATCH, EXCLUDE, FAILED_OF, Flag, HOSTS_FILE, JSON, LIST, MAX_FAILURES,
-    PARALLEL, PORT, STDIN, TAGS, TIME_LIMIT, TIMEOUT, TOKEN, USERNAME,
+    PARALLEL, PORT, STDIN, TAGS, TIME_LIMIT, TIMEOUT, TOKEN, USERNAME, WITH_UNKNOWN,
 };
 use super::{hosts, out};
 use crate::fleet::Target;
@@ -38,6 +38,7 @@ pub fn choice(args: &Args, words: &[String]) -> Result<Choice, AppError> {
         all: args.has(&ALL),
         tags: tags(args)?,
         failed_of: args.value(&FAILED_OF).map(str::to_owned),
+        with_unknown: args.has(&WITH_UNKNOWN),
     })
 }
 

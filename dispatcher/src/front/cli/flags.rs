@@ -225,6 +225,27 @@ flag!(
     "Every run of this dispatcher on these hosts."
 );
 flag!(
+    DESPITE_UNKNOWN,
+    "despite-unknown",
+    Takes::Nothing,
+    false,
+    "Also where an earlier run of the script has an end that is not known."
+);
+flag!(
+    WITH_UNKNOWN,
+    "with-unknown",
+    Takes::Nothing,
+    false,
+    "With --failed-of: also the hosts where that run may still go on."
+);
+flag!(
+    ON_HANGUP,
+    "on-hangup",
+    Takes::OneOf(&["leave", "cancel"]),
+    false,
+    "When the terminal closes: go on and record the results (leave), or end the runs on the agents."
+);
+flag!(
     ACCEPT_NAME,
     "accept-name",
     Takes::Nothing,

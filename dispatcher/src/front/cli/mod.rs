@@ -14,6 +14,7 @@ mod parse;
 mod progress;
 mod render;
 mod secret;
+mod stops;
 mod table;
 mod verbs;
 

@@ -3,7 +3,7 @@
 
 use super::args::Args;
 use super::flags::JSON;
-use crate::model::{AppError, Kind, Parts};
+use crate::model::{AppError, Holder, Kind, Parts};
 use crate::store::files::registry::Damaged;
 use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::text::Untrusted;
@@ -77,16 +77,23 @@ pub fn failure(args: &Args, error: &AppError) {
             .render(),
         ),
         Kind::Denied => self::error(format_args!("Denied: {}", error.message)),
-        Kind::Locked if json => line(
-            Members::of([
+        Kind::Locked if json => {
+            let mut object = Members::of([
                 ("ok", Json::integer(0)),
                 ("error", Json::text("locked")),
                 ("code", Json::integer(4)),
                 ("conflicts", Json::texts(&error.conflicts)),
-            ])
-            .render(),
-        ),
-        Kind::Locked => self::error(format_args!("Locked: {}", error.conflicts.join(", "))),
+            ]);
+            if error.holders.iter().any(|holder| holder.note.is_some()) {
+                let holders = Json::list(error.holders.iter().map(Holder::object));
+                object.set("holders", holders);
+            }
+            line(object.render());
+        }
+        Kind::Locked => {
+            let holders: Vec<String> = error.holders.iter().map(Holder::to_string).collect();
+            self::error(format_args!("Locked: {}", clean(&holders.join(", "))));
+        }
         _ => self::error(format_args!("Error: {}", error.message)),
     }
 }

@@ -5,14 +5,12 @@ use super::args::Args;
 use super::flags::QUIET;
 use super::follow::Follow;
 use super::out;
+use super::stops::{Out, Stop, Stops};
 use crate::fleet::Control;
 use crate::model::{AppError, HostResult, Outcome};
 use crate::tasks::{Event, Limits, Task};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// From how many hosts on a progress line is shown.
@@ -21,8 +19,6 @@ const MANY: usize = 8;
 const TICK: Duration = Duration::from_millis(100);
 /// How often it is drawn.
 const REDRAW: Duration = Duration::from_millis(250);
-/// Most names listed when interrupted.
-const NAMES_SHOWN: usize = 20;
 
 /// What came of a task.
 pub struct Results<T> {
@@ -45,14 +41,25 @@ impl<T> Results<T> {
 }
 
 /// Pulls a task to its end. `arrived` is called with each result in turn and may take out of it
-/// what need not be kept.
+/// what need not be kept. The first interrupt starts nothing more, the second leaves.
 pub fn drive<K: Task>(
     task: &mut K,
     args: &Args,
     max_failures: usize,
+    arrived: impl FnMut(&mut HostResult<K::Reply>),
+) -> Result<Results<K::Reply>, AppError> {
+    let mut stops = Stops::of_questions()?;
+    drive_with(task, args, max_failures, &mut stops, arrived)
+}
+
+/// The same, of runs that can be ended on the agents.
+pub fn drive_with<K: Task>(
+    task: &mut K,
+    args: &Args,
+    max_failures: usize,
+    stops: &mut Stops<'_>,
     mut arrived: impl FnMut(&mut HostResult<K::Reply>),
 ) -> Result<Results<K::Reply>, AppError> {
-    let interrupts = Interrupts::install()?;
     for warning in task.warnings() {
         out::error(format_args!("Warning: {warning}"));
     }
@@ -64,8 +71,7 @@ pub fn drive<K: Task>(
     // A host given twice may run twice.
     let mut running: BTreeMap<String, usize> = BTreeMap::new();
     let mut failures = 0;
-    let mut interrupted = false;
-    let mut cancelled = false;
+    let mut left = false;
     while task.left() > 0 {
         match task.next(TICK) {
             Some(Event::Begun(name)) => *running.entry(name).or_default() += 1,
@@ -94,18 +100,17 @@ pub fn drive<K: Task>(
             }
             None => {}
         }
-        cancelled |= interrupts.terminated();
-        if interrupts.interrupted() {
-            progress.clear();
-            cancelled |= interrupted;
-            if !interrupted {
-                interrupted = true;
-                let names = running.keys().map(String::as_str);
-                still_running(names, running.len(), total - results.len());
+        let out_there = Out {
+            names: &running,
+            waiting: (total - results.len()).saturating_sub(running.len()),
+        };
+        match stops.look(&out_there, &mut || progress.clear()) {
+            Stop::No => {}
+            Stop::Finish => task.control().finish(),
+            Stop::Leave => {
+                left = true;
+                task.control().cancel();
             }
-        }
-        if cancelled {
-            task.control().cancel();
         }
         progress.pace(&task.control());
         progress.draw(results.len(), failures, running.len());
@@ -116,7 +121,7 @@ pub fn drive<K: Task>(
     }
     Ok(Results {
         results,
-        interrupted: cancelled,
+        interrupted: left,
     })
 }
 
@@ -161,54 +166,6 @@ pub fn strict_exit(outcomes: impl Iterator<Item = Outcome>) -> u8 {
         Some(Outcome::Refused) => 4,
         Some(Outcome::Unreached | Outcome::Skipped) => 5,
         Some(Outcome::Unknown) => 6,
-    }
-}
-
-fn still_running<'a>(names: impl Iterator<Item = &'a str>, running: usize, left: usize) {
-    let shown: Vec<&str> = names.take(NAMES_SHOWN).collect();
-    let more = if running > shown.len() { ", ..." } else { "" };
-    out::error(format_args!(
-        "\n{running} still running: {}{more}; {} not started. Interrupt again to stop.",
-        shown.join(", "),
-        left.saturating_sub(running)
-    ));
-}
-
-/// Signals seen since they were last asked for.
-struct Interrupts {
-    interrupt: Arc<AtomicBool>,
-    terminate: Arc<AtomicBool>,
-    ids: Vec<signal_hook::SigId>,
-}
-
-impl Interrupts {
-    fn install() -> Result<Self, AppError> {
-        let (interrupt, terminate) = (Arc::default(), Arc::default());
-        let ids = vec![
-            signal_hook::flag::register(SIGINT, Arc::clone(&interrupt))?,
-            signal_hook::flag::register(SIGTERM, Arc::clone(&terminate))?,
-        ];
-        Ok(Self {
-            interrupt,
-            terminate,
-            ids,
-        })
-    }
-
-    fn interrupted(&self) -> bool {
-        self.interrupt.swap(false, Ordering::Relaxed)
-    }
-
-    fn terminated(&self) -> bool {
-        self.terminate.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        for id in self.ids.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
     }
 }
 

@@ -102,8 +102,11 @@ pub static VERBS: &[Verb] = &[
                  was not reached (and in which phase: name, connect, tls, http); the script ran and \
                  ended with an exit code; or the request went out and no end is known, so that the \
                  script may still be running.\n\n\
-                 The first interrupt (Ctrl-C) says who is still running, the second ends the run \
-                 with everything known reported.",
+                 The first interrupt (Ctrl-C) starts no further host and says who is still running. On \
+                 a terminal the second offers to end the runs on the agents, the third leaves; \
+                 elsewhere the second leaves. Leaving reports everything known, and what runs goes on. \
+                 The lock of a host and script whose end is not known stays until the agent says that \
+                 the run is over.",
         flags: &[
             &JSON,
             &JSON_LINES,
@@ -113,10 +116,13 @@ pub static VERBS: &[Verb] = &[
             &ASYNC,
             &TIMEOUT,
             &TIME_LIMIT,
+            &ON_HANGUP,
+            &DESPITE_UNKNOWN,
             &ACCEPT_NAME,
             &ALL,
             &TAGS,
             &FAILED_OF,
+            &WITH_UNKNOWN,
             &EXCLUDE,
             &HOSTS_FILE,
             &LIST,
@@ -255,6 +261,7 @@ pub static VERBS: &[Verb] = &[
             &ALL,
             &TAGS,
             &FAILED_OF,
+            &WITH_UNKNOWN,
             &EXCLUDE,
             &HOSTS_FILE,
             &LIST,

@@ -6,13 +6,16 @@ use super::super::log::Log;
 use super::call::{RunBody, Shown, run_call};
 use super::order::Ready;
 use crate::fleet::{Answer, Call, Target};
-use crate::model::{AppError, HostResult, Mode, RunRecord, SOME_PERL_VERSION};
+use crate::model::{
+    AppError, HostResult, LockNote, Mode, Origin, Outcome, RunRecord, SOME_PERL_VERSION,
+};
 use crate::store::files::registry::Registry;
 use crate::store::locks::Held;
 use crate::store::runs::{RunStoreError, Runs};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
+use ctrl_exec_protocol::wire::messages::RunRequest;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +35,8 @@ pub(super) struct Common<T> {
     pub(super) shown: HashMap<String, Shown>,
     /// Until the last host has ended.
     pub(super) held: Option<Held>,
+    /// Host words, in the order of the calls.
+    pub(super) words: Vec<String>,
     pub(super) log: Arc<Log>,
     pub(super) warnings: Vec<String>,
     pub(super) written: Instant,
@@ -64,12 +69,18 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
         let begun = Instant::now();
         if let Err(error) = store.save(&record) {
             log_store_failure(&log, &record.reqid, &error);
-            if request.run_async {
-                warnings.push(format!(
-                    "no record of this run could be written ({error}); status and wait will not \
-                     know it."
-                ));
+            let denied = matches!(&error, RunStoreError::Io(_, error)
+                if error.kind() == std::io::ErrorKind::PermissionDenied);
+            if !denied {
+                return Err(AppError::system(format!(
+                    "nothing was sent: the record of this run cannot be written ({error})"
+                )));
             }
+            // Whoever may not write records may run all the same.
+            warnings.push(format!(
+                "no record of this run could be written ({error}); status, wait, runs and \
+                 --failed-of will not know it."
+            ));
         }
         let line = Line::new("dispatch")
             .field("SCRIPT", &request.script)
@@ -77,6 +88,10 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
             .field("REQID", &request.reqid)
             .field("MODE", if request.run_async { "async" } else { "sync" });
         log.log(Level::Info, &line);
+        let mut held = ready.held;
+        for (word, target) in ready.words.iter().zip(&ready.targets) {
+            held.note(word, &lock_note(request, &ready.by, target, record.created));
+        }
         let body = RunBody::new(request);
         let calls = ready
             .targets
@@ -93,7 +108,8 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
             fanout,
             agents: dispatcher.agents(),
             shown: HashMap::new(),
-            held: Some(ready.held),
+            held: Some(held),
+            words: ready.words,
             log,
             warnings,
             written: Instant::now(),
@@ -116,6 +132,11 @@ impl<T: crate::model::Reply + Send + 'static> Common<T> {
                 let target = &self.fanout.call(index).target;
                 if shown.perl || shown.executor.is_some() {
                     self.shown.insert(target.name.clone(), shown);
+                }
+                if result.outcome != Outcome::Unknown {
+                    if let (Some(held), Some(word)) = (&mut self.held, self.words.get(index)) {
+                        held.over(word);
+                    }
                 }
                 note(&mut self.record, &result);
                 self.unwritten = true;
@@ -214,6 +235,28 @@ fn who_tells_late(targets: &[Target]) -> Option<String> {
         "agents of release 0.12.3 tell of output only at the end: {}{more}",
         names.join(", ")
     ))
+}
+
+/// How long after its time limit a run may still be taken for going on: it gets TERM then, KILL
+/// five seconds later, and may have waited for a hook before.
+const AFTER_LIMIT: i64 = 60;
+/// How long a run may be taken for going on whose agent cannot tell.
+const UNTOLD: i64 = 3_600;
+
+/// What the lock of a host says of a run while its end there is not known.
+fn lock_note(request: &RunRequest, by: &Origin, target: &Target, created: Option<i64>) -> LockNote {
+    let since = created.unwrap_or_default();
+    let limit = request
+        .time_limit
+        .map(|limit| i64::from(limit) + AFTER_LIMIT);
+    let untold = (target.can("runs") == Some(false)).then_some(UNTOLD);
+    LockNote {
+        reqid: request.reqid.clone(),
+        host: target.name.clone(),
+        since,
+        until: limit.or(untold).map(|after| since + after),
+        user: by.name().unwrap_or_default().to_owned(),
+    }
 }
 
 fn log_store_failure(log: &Log, reqid: &str, error: &RunStoreError) {

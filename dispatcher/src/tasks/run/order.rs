@@ -3,7 +3,7 @@
 use super::super::dispatcher::{Dispatcher, new_reqid};
 use crate::fleet::address::{self, AddressError};
 use crate::fleet::{Fault, Target};
-use crate::model::{AppError, Origin};
+use crate::model::{AppError, Holder, Origin};
 use crate::store::locks::{Held, LockError};
 use ctrl_exec_host::syslog::Level;
 use ctrl_exec_protocol::hook::{HookRequest, Submitter};
@@ -24,6 +24,8 @@ pub struct RunOrder {
     pub args: Vec<String>,
     /// The agents end the script after so many seconds.
     pub time_limit: Option<u32>,
+    /// Also where an earlier run of this script has left its lock, as its end is not known.
+    pub despite_unknown: bool,
     /// Who asks; advisory.
     pub username: String,
     /// Token for hooks and scripts.
@@ -112,10 +114,12 @@ pub(super) fn prepare(
         }
         _ => order.words.clone(),
     };
-    let held = match dispatcher.locks().acquire(&words, &order.script) {
+    let (now, locks) = (Utc::now().0, dispatcher.locks());
+    let held = match locks.acquire(&words, &order.script, now, order.despite_unknown) {
         Ok(held) => held,
         Err(error) => {
-            if let LockError::Held(pairs) = &error {
+            if let LockError::Held(holders) = &error {
+                let pairs: Vec<String> = holders.iter().map(Holder::pair).collect();
                 let line = Line::new("lock-conflict").field("LOCKS", pairs.join(","));
                 dispatcher.log.log(Level::Warning, &line);
             }

@@ -5,8 +5,7 @@ use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{AGENT_PORT, CERT_NAME, IP, JSON, LOOKUP_BY, RATE, RENAME, REVOKE};
 use crate::front::cli::out;
-use crate::model::AppError;
-use crate::model::{AgentRecord, Rate};
+use crate::model::{AgentRecord, AppError, Holder, Rate};
 use crate::store::files::issued::IssuedCert;
 use crate::store::files::locks::LockDir;
 use crate::store::locks::Locks;
@@ -284,19 +283,14 @@ pub fn serials(certs: &[IssuedCert]) -> String {
 pub fn list_locks(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let held = LockDir::new(ctx.locks_dir()).list()?;
     if args.has(&JSON) {
-        let locks = held.iter().map(|(host, script)| {
-            Members::of([
-                ("host", Json::text(host.as_str())),
-                ("script", Json::text(script.as_str())),
-            ])
-        });
+        let locks = held.iter().map(Holder::object);
         out::line(Members::of([("ok", Json::integer(1)), ("locks", Json::list(locks))]).render());
     } else if held.is_empty() {
         out::line("No locks currently held.");
     } else {
         let mut text = String::from("Locks held:\n");
-        for (host, script) in &held {
-            let _ = writeln!(text, "  {host}:{script}");
+        for holder in &held {
+            let _ = writeln!(text, "  {}", out::clean(&holder.to_string()));
         }
         out::raw(&text);
     }

@@ -5,19 +5,22 @@ use crate::front::cli::args::Args;
 use crate::front::cli::ask;
 use crate::front::cli::ctx::{Ctx, Exit};
 use crate::front::cli::flags::{
-    ALL, ASYNC, FAILED_OF, FOLD, FOLLOW, HOSTS_FILE, JSON, JSON_LINES, OUTPUT_DIR, PORT, PREFIX,
-    QUIET, SORT, STRICT, TAGS,
+    ALL, ASYNC, DESPITE_UNKNOWN, FAILED_OF, FOLD, FOLLOW, HOSTS_FILE, JSON, JSON_LINES, ON_HANGUP,
+    OUTPUT_DIR, PORT, PREFIX, QUIET, SORT, STRICT, TAGS,
 };
 use crate::front::cli::output_dir::OutputDir;
 use crate::front::cli::progress::{self, Results};
+use crate::front::cli::stops::{OnHangup, Stops};
 use crate::front::cli::{out, render};
 use crate::model::host_word;
-use crate::model::{AppError, HostResult, Kind, Reply, RunEnd, Submission, Submitted};
+use crate::model::{AppError, Holder, HostResult, Kind, Reply, RunEnd, Submission, Submitted};
 use crate::tasks::auth;
+use crate::tasks::cancel::{self, CancelOrder};
 use crate::tasks::run::{self, RunOrder};
-use crate::tasks::{Dispatcher, Inquiry, Limits, Task, ping};
+use crate::tasks::{Dispatcher, Event, Inquiry, Task, ping, running};
 use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::names;
+use std::cell::Cell;
 use std::time::Duration;
 
 /// How long one look at pings under way lasts.
@@ -60,6 +63,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         script: script.clone(),
         args: args.rest.clone().unwrap_or_default(),
         time_limit: ask::time_limit(args)?,
+        despite_unknown: args.has(&DESPITE_UNKNOWN),
         by: ask::origin(&inquiry.username),
         username: inquiry.username,
         token: inquiry.token,
@@ -76,14 +80,31 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
     let permit = auth::authorise(&dispatcher, &order.hook_request())?;
     learn(&dispatcher, &order, &permit, args).map_err(hint)?;
     if args.has(&ASYNC) {
-        return submit(&dispatcher, args, order, &permit, limits, most).map_err(hint);
+        return submit(&dispatcher, args, order, &permit, most).map_err(hint);
     }
-    let mut task = run::start(&dispatcher, order, &permit, limits).map_err(hint)?;
+    let on_hangup = match args.value(&ON_HANGUP) {
+        Some("cancel") => OnHangup::Cancel,
+        _ => OnHangup::Leave,
+    };
+    // Known when the run has begun; signals are looked at from before that on.
+    let reqid = Cell::new(None);
+    let words = order.words.clone();
+    let mut stops = Stops::of_runs(on_hangup, |names: &[String]| {
+        let id = reqid.take();
+        reqid.set(id.clone());
+        let order = cancel_order(args, &words, names, id);
+        end_runs(&dispatcher, args, order, &permit);
+    })?;
+    let mut task = begin(&dispatcher, args, order, &permit, |order| {
+        run::start(&dispatcher, order, &permit, ask::limits(args)?)
+    })
+    .map_err(hint)?;
+    reqid.set(Some(task.reqid().to_owned()));
     let shown = Shown::of(args);
     let (mut kept, mut held, mut told) = (0, 0, false);
     let follow = args.has(&FOLLOW);
     let prefix = args.has(&PREFIX) && !follow;
-    let mut results = progress::drive(&mut task, args, most, |result| {
+    let mut results = progress::drive_with(&mut task, args, most, &mut stops, |result| {
         if let Some(dir) = &dir {
             dir.keep(result);
             if !matches!(shown, Shown::Lines | Shown::Json) {
@@ -165,12 +186,96 @@ fn learn(
     Ok(())
 }
 
+/// Begins a run. Where locks are in the way that runs have left whose end is not known, their
+/// agents are asked, and it is tried once more.
+fn begin<K>(
+    dispatcher: &Dispatcher,
+    args: &Args,
+    order: RunOrder,
+    permit: &auth::Permit,
+    mut start: impl FnMut(RunOrder) -> Result<K, AppError>,
+) -> Result<K, AppError> {
+    let again = order.clone();
+    let error = match start(order) {
+        Err(error) if error.kind == Kind::Locked => error,
+        other => return other,
+    };
+    let left = |holder: &Holder| !holder.live && holder.note.is_some();
+    if !error.holders.iter().all(left) {
+        return Err(error);
+    }
+    let held: Vec<&str> = error.holders.iter().map(|one| &*one.host).collect();
+    let of_held = |word: &&String| {
+        let bare = host_word::split(word).0;
+        held.iter().any(|held| host_word::split(held).0 == bare)
+    };
+    let inquiry = Inquiry {
+        words: again.words.iter().filter(of_held).cloned().collect(),
+        port: again.port,
+        ..Inquiry::default()
+    };
+    let mut asked = running::start(dispatcher, &inquiry, permit, ask::limits(args)?)?;
+    while asked.left() > 0 {
+        asked.next(LOOK);
+    }
+    start(again)
+}
+
+/// The order to end a run on hosts that are given by registry name.
+fn cancel_order(
+    args: &Args,
+    words: &[String],
+    names: &[String],
+    reqid: Option<String>,
+) -> CancelOrder {
+    let meant = |word: &&String| names.iter().any(|name| host_word::split(word).0 == name);
+    CancelOrder {
+        words: words.iter().filter(meant).cloned().collect(),
+        port: args.number(&PORT),
+        reqid,
+        ..CancelOrder::default()
+    }
+}
+
+/// Ends a run on the agents, and says of which that was not done.
+fn end_runs(dispatcher: &Dispatcher, args: &Args, order: CancelOrder, permit: &auth::Permit) {
+    // Without an id everything there would be meant.
+    if order.reqid.is_none() || order.words.is_empty() {
+        return;
+    }
+    let started =
+        ask::limits(args).and_then(|limits| cancel::start(dispatcher, &order, permit, limits));
+    let mut task = match started {
+        Ok(task) => task,
+        Err(error) => {
+            out::error(format_args!("Error: not cancelled: {}", error.message));
+            return;
+        }
+    };
+    let mut ended = 0;
+    while task.left() > 0 {
+        let Some(Event::Ended(result)) = task.next(LOOK) else {
+            continue;
+        };
+        match result.error() {
+            None => ended += 1,
+            Some(error) => out::error(format_args!(
+                "{}: not cancelled: {}",
+                out::clean(&result.host),
+                out::clean(error)
+            )),
+        }
+    }
+    out::error(format_args!("{ended} told to end; their results follow."));
+}
+
 /// Ways of showing output that exclude each other.
 fn check_output(args: &Args) -> Result<(), AppError> {
     for (one, others) in [
         (&PREFIX, &[&FOLD, &JSON, &JSON_LINES, &ASYNC][..]),
         (&FOLLOW, &[&FOLD, &JSON, &SORT, &ASYNC]),
         (&OUTPUT_DIR, &[&FOLD, &PREFIX, &ASYNC]),
+        (&ON_HANGUP, &[&ASYNC]),
     ] {
         if let Some(other) = others.iter().find(|other| args.has(one) && args.has(other)) {
             return Err(AppError::usage(format!(
@@ -262,10 +367,11 @@ fn submit(
     args: &Args,
     order: RunOrder,
     permit: &auth::Permit,
-    limits: Limits,
     most: usize,
 ) -> Result<Exit, AppError> {
-    let mut task = run::submit(dispatcher, order, permit, limits)?;
+    let mut task = begin(dispatcher, args, order, permit, |order| {
+        run::submit(dispatcher, order, permit, ask::limits(args)?)
+    })?;
     let reqid = task.reqid().to_owned();
     let shown = Shown::of(args);
     let head = format!("Submitted async run  req:{reqid}");
