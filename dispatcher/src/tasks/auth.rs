@@ -3,7 +3,7 @@
 
 mod api;
 
-pub use api::api_question;
+pub use api::{Asked, Tokens, api_question};
 
 use super::dispatcher::Dispatcher;
 use crate::model::{AppError, Kind};

@@ -72,6 +72,8 @@ fn every_example_of_the_page_works() {
         let body = String::from_utf8_lossy(&request.body);
         match &*request.path() {
             "/run" if body.contains("async") => Act::Keep(202, r#"{"status":"accepted"}"#.into()),
+            "/cancel" => Act::Keep(200, r#"{"status":"ok","cancelled":["x"]}"#.into()),
+            path if path.starts_with("/result") => Act::Keep(200, r#"{"status":"running"}"#.into()),
             "/run" => Act::Keep(200, r#"{"exit":0,"stdout":"fine\n","stderr":""}"#.into()),
             _ => Act::Keep(
                 200,
@@ -84,6 +86,9 @@ fn every_example_of_the_page_works() {
     let ran = api
         .post("/run", r#"{"hosts":["web01"],"script":"x"}"#)
         .json();
+    let order = r#"{"hosts":["web01"],"script":"y","async":true}"#;
+    let under_way = api.post("/run", order).json();
+    let queued = crate::live::queued(&root, "ap1");
     let text = std::fs::read_to_string(page()).unwrap();
     let document = Command::new(BIN).arg("--openapi").output().unwrap();
     let document: Value = serde_json::from_slice(&document.stdout).unwrap();
@@ -96,6 +101,9 @@ fn every_example_of_the_page_works() {
             .args(["-c", line])
             .env("API", format!("http://{}", api.address))
             .env("REQID", ran["reqid"].as_str().unwrap())
+            .env("UNDER_WAY", under_way["reqid"].as_str().unwrap())
+            .env("ID", &queued.id)
+            .env("CODE", &queued.code)
             .output()
             .unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
@@ -103,11 +111,16 @@ fn every_example_of_the_page_works() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
             let start = path.split('{').next().unwrap();
+            let end = path.split('}').nth(1).unwrap_or_default();
             let has = lines.iter().any(|line| {
                 let posts = line.contains(" -d ");
                 let bare = line.split("$API").nth(1).unwrap();
                 let bare = bare.split(['?', '"']).next().unwrap();
-                let same = bare == path || (start != path && bare.starts_with(start));
+                let same = bare == path
+                    || (start != path
+                        && bare.starts_with(start)
+                        && bare[start.len()..].contains('/') != end.is_empty()
+                        && bare.ends_with(end));
                 same && posts == (method == "post")
             });
             assert!(has, "{method} {path} has no example");

@@ -9,6 +9,7 @@ mod auth;
 mod client;
 mod docs;
 mod framing;
+mod live;
 mod load;
 mod replay;
 mod runs;

@@ -286,6 +286,22 @@ fn a_run_holds_its_locks_and_survives_its_client() {
     }
 }
 
+/// The API's user cannot read the CA's key; nothing it does needs it.
+#[test]
+fn the_key_of_the_ca_is_not_needed() {
+    let root = Root::new();
+    let _a = agent(&root, "a", r#"{"status":"ok","exit":0}"#);
+    std::fs::remove_file(root.path("etc/ctrl-exec/ca.key")).unwrap();
+    let api = Api::open(&root);
+    for path in ["/ping", "/discovery"] {
+        let answer = api.post(path, r#"{"hosts":["a"]}"#);
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.contains("\"outcome\":\"ok\""), "{answer:?}");
+    }
+    let ran = api.post("/run", r#"{"hosts":["a"],"script":"s"}"#).json();
+    assert_eq!(ran["results"][0]["exit"], 0);
+}
+
 #[test]
 fn what_the_machine_refuses_is_an_answer() {
     let root = Root::new();

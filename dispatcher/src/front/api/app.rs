@@ -1,10 +1,13 @@
 //! What everything works with, from one reading of the configuration to the next.
 
+use super::feed::Hub;
 use super::looks::Looks;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::fleet::EngineOptions;
 use crate::model::AppError;
+use crate::store::files::tokens::TokenFile;
+use crate::tasks::auth::Tokens;
 use crate::tasks::{Dispatcher, Limits, Log};
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::syslog::Syslog;
@@ -27,6 +30,10 @@ pub struct App {
     pub dispatcher: Dispatcher,
     /// The settings of the server.
     pub settings: Settings,
+    /// The tokens that let callers in.
+    pub tokens: Arc<Tokens>,
+    /// The runs whose events are followed.
+    pub hub: Arc<Hub>,
     /// When agents were last asked for the results of runs.
     pub looks: Arc<Looks>,
 }
@@ -70,6 +77,10 @@ impl App {
         Ok(Self {
             dispatcher: Dispatcher::new(source.root.clone(), config, log, options),
             settings,
+            tokens: before
+                .map(|app| Arc::clone(&app.tokens))
+                .unwrap_or_else(|| Arc::new(Tokens::new(TokenFile::at(&source.root)))),
+            hub: before.map(|app| Arc::clone(&app.hub)).unwrap_or_default(),
             looks: before.map(|app| Arc::clone(&app.looks)).unwrap_or_default(),
         })
     }

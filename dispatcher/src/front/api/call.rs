@@ -49,6 +49,10 @@ pub struct Call {
     pub token: String,
     /// Who asks.
     pub peer: IpAddr,
+    /// The client would rather have events.
+    pub wants_events: bool,
+    /// The last event that the client has seen.
+    pub last_event: Option<String>,
     /// The gate's permit, for routes that ask nothing further.
     pub permit: Option<Permit>,
 }
@@ -84,6 +88,16 @@ impl Call {
             token,
             body,
             peer,
+            wants_events: request
+                .headers
+                .all("Accept")
+                .any(|value| accepts(value, b"text/event-stream")),
+            last_event: request
+                .headers
+                .one("Last-Event-ID")
+                .ok()
+                .flatten()
+                .map(str::to_owned),
             permit: None,
             app,
         }
@@ -179,6 +193,13 @@ fn bearer(request: &Request) -> String {
     }
 }
 
+/// Whether a header's list of media types names this one.
+fn accepts(list: &[u8], wanted: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .map(|part| part.split(|byte| *byte == b';').next().unwrap_or_default())
+        .any(|part| part.trim_ascii().eq_ignore_ascii_case(wanted))
+}
+
 /// Percent-decoding; what is no UTF-8 then is replaced.
 fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -215,5 +236,15 @@ mod tests {
     fn queries_are_decoded() {
         assert_eq!(decoded("a%20b+c%zz%4"), "a b c%zz%4");
         assert_eq!(decoded("%C3%A9%ff"), "é\u{fffd}");
+    }
+
+    #[test]
+    fn media_types_are_found_in_lists() {
+        let events = b"text/event-stream".as_slice();
+        assert!(accepts(
+            b"application/json, Text/event-stream;q=0.9",
+            events
+        ));
+        assert!(!accepts(b"text/event-streams", events));
     }
 }

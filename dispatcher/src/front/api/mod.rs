@@ -5,8 +5,10 @@
 
 mod app;
 mod call;
+mod feed;
 mod looks;
 mod options;
+mod pieces;
 mod reply;
 mod routes;
 mod server;
@@ -49,6 +51,9 @@ pub fn main() -> ExitCode {
 fn serve(source: Source) -> Result<(), AppError> {
     raise_file_limit();
     let app = App::load(&source, None)?;
+    if let Some(notice) = notice(&app) {
+        log::warn!("{notice}");
+    }
     let server = Server::bind(source, app)?;
     let tls = if server.has_tls() { "TLS" } else { "no TLS" };
     said(&format!(
@@ -58,6 +63,22 @@ fn serve(source: Source) -> Result<(), AppError> {
     server.run()?;
     said(&format!("{IDENT}: stopped\n"));
     Ok(())
+}
+
+/// What whoever starts it should know about who is let in.
+fn notice(app: &App) -> Option<String> {
+    let config = &app.dispatcher.config;
+    match (config.auth_hook(), app.tokens.now()) {
+        (_, Err(fault)) => Some(format!("everything is denied: {fault}")),
+        (None, Ok(None)) if config.api_auth_default() => {
+            Some("no auth hook and no token: only this machine is served".to_owned())
+        }
+        (None, Ok(None)) => Some(
+            "no auth hook and no token: everything is denied (ced token create makes one)"
+                .to_owned(),
+        ),
+        _ => None,
+    }
 }
 
 /// Writes to standard output; whoever closed it does not want it.

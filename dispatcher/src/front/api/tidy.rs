@@ -1,7 +1,7 @@
 //! What agents answer, made to fit the document. Members that this version does not know pass
 //! through; of those that it does, what has another form than the document says is left out.
 
-use crate::model::{Capabilities, HostResult, Pong, RunEnd, Submission};
+use crate::model::{Cancelled, Capabilities, HostResult, Pong, RunEnd, Submission};
 use ctrl_exec_protocol::json::{Members, Raw, Scalar};
 
 /// Members that the answers of agents may have, whatever was asked. What has the right form was
@@ -49,6 +49,12 @@ impl Tidy for HostResult<RunEnd> {
 
 impl Tidy for HostResult<Submission> {
     /// A refusal has no status, as in the reference.
+    fn tidy(&mut self) {
+        strip(&mut self.more);
+    }
+}
+
+impl Tidy for HostResult<Cancelled> {
     fn tidy(&mut self) {
         strip(&mut self.more);
     }

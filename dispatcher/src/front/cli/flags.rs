@@ -394,6 +394,34 @@ flag!(
     "Approve only if this is the code of the request; for scripts."
 );
 flag!(
+    ROLE,
+    "role",
+    Takes::OneOf(&["view", "run", "approve", "admin"]),
+    false,
+    "What the token is good for."
+);
+flag!(
+    TOKEN_SCRIPTS,
+    "scripts",
+    Takes::Text("PATTERN,..."),
+    false,
+    "The token is good for these scripts only."
+);
+flag!(
+    TOKEN_HOSTS,
+    "hosts",
+    Takes::Text("PATTERN,..."),
+    false,
+    "The token is good for these agents only."
+);
+flag!(
+    EXPIRES,
+    "expires",
+    Takes::Number("DAYS", 1, 3650),
+    false,
+    "The token ends after so many days."
+);
+flag!(
     REPLACE,
     "replace",
     Takes::Nothing,

@@ -110,6 +110,7 @@ fn carry_out(command: Command, ctx: &Ctx, args: &Args) -> Result<Exit, AppError>
         Command::SetupDispatcher => verbs::setup::setup_dispatcher(ctx, args),
         Command::Status => verbs::follow::status(ctx, args),
         Command::Unrevoke => verbs::revoke::unrevoke(ctx, args),
+        Command::Token => verbs::token::token(ctx, args),
         Command::Unpair => verbs::agents::unpair(ctx, args),
         Command::Wait => verbs::follow::wait(ctx, args),
     }

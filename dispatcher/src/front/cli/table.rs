@@ -54,6 +54,7 @@ pub enum Command {
     SetupDispatcher,
     Show,
     Status,
+    Token,
     Unpair,
     Unrevoke,
     Wait,
@@ -439,6 +440,20 @@ pub static VERBS: &[Verb] = &[
                  --serial frees any one.",
         flags: &[&JSON, &SERIAL],
         command: Command::Unrevoke,
+    },
+    Verb {
+        name: "token",
+        usage: "create <name> | list | revoke <name>",
+        words: (1, 2),
+        complete: Words::OneOf(&["create", "list", "revoke"]),
+        summary: "Say who may use the HTTP API.",
+        detail: "create makes a token and shows it this once; only a hash of it is kept. view looks, \
+                 run also runs scripts, approve also decides who is paired, admin does everything. \
+                 --scripts and --hosts take patterns and limit it further; lists of all runs and \
+                 agents are not for limited tokens. Once there was a token, nobody gets in without \
+                 one or the auth hook. An API that runs sees changes at once.",
+        flags: &[&JSON, &ROLE, &TOKEN_SCRIPTS, &TOKEN_HOSTS, &EXPIRES],
+        command: Command::Token,
     },
     Verb {
         name: "list-locks",

@@ -8,3 +8,4 @@ pub mod registry;
 pub mod revoked;
 pub mod rotation;
 pub mod runs;
+pub mod tokens;

@@ -1,10 +1,13 @@
 //! The table of routes. It drives both what is done and what the OpenAPI document says: there is no
 //! second list.
 
+mod cancel;
 mod discovery;
+mod events;
 mod lists;
 mod meta;
 pub mod openapi;
+mod pairing;
 mod paths;
 mod ping;
 mod run;
@@ -83,6 +86,9 @@ impl Given {
 }
 
 const ERROR: &[(&str, &str)] = &[(JSON, "ErrorResponse")];
+
+/// Server-sent events.
+const EVENTS: &str = "text/event-stream";
 
 const TEXT: &str = r#"{"type":"string"}"#;
 
@@ -169,9 +175,18 @@ pub const ROUTES: &[Route] = &[
             schema: "RunRequest",
             required: true,
         }),
-        params: &[],
+        params: &[Param {
+            name: "Accept",
+            place: "header",
+            about: "text/event-stream: events while it goes on, instead of one answer in the end.",
+            schema: TEXT,
+        }],
         answers: &[
-            Given::json(200, "How it ended on each host.", &[(JSON, "RunResponse")]),
+            Given::json(
+                200,
+                "How it ended on each host.",
+                &[(JSON, "RunResponse"), (EVENTS, "")],
+            ),
             Given::json(
                 202,
                 "What became of the submissions.",
@@ -223,6 +238,76 @@ pub const ROUTES: &[Route] = &[
             Given::json(404, "No such run, or not for this caller.", ERROR),
         ],
         handler: status::status,
+    },
+    Route {
+        method: "GET",
+        path: "/status/{reqid}/events",
+        id: "followRun",
+        summary: "The events of a run: those there were, then those to come, until it is over.",
+        request: None,
+        params: &[Param {
+            name: "Last-Event-ID",
+            place: "header",
+            about: "Go on after this event.",
+            schema: TEXT,
+        }],
+        answers: &[
+            Given::json(200, "The events.", &[(EVENTS, "")]),
+            Given::json(404, "No such run, or not for this caller.", ERROR),
+        ],
+        handler: events::events,
+    },
+    Route {
+        method: "POST",
+        path: "/cancel",
+        id: "cancelRun",
+        summary: "Ends a run on its agents, with everything that its script has started.",
+        request: Some(Taken {
+            schema: "CancelRequest",
+            required: true,
+        }),
+        params: &[],
+        answers: &[
+            Given::json(200, "What each agent said.", &[(JSON, "CancelResponse")]),
+            Given::json(404, "No such run, or hosts that are not registered.", ERROR),
+            Given::json(409, "It has ended on all its hosts.", ERROR),
+        ],
+        handler: cancel::cancel,
+    },
+    Route {
+        method: "GET",
+        path: "/pairing",
+        id: "listPairingRequests",
+        summary: "The pairing requests that wait for a decision.",
+        request: None,
+        params: &[],
+        answers: &[Given::json(
+            200,
+            "The requests.",
+            &[(JSON, "PairingResponse")],
+        )],
+        handler: pairing::list,
+    },
+    Route {
+        method: "POST",
+        path: "/pairing/{id}",
+        id: "decidePairingRequest",
+        summary: "Approves or denies a pairing request.",
+        request: Some(Taken {
+            schema: "PairingDecision",
+            required: true,
+        }),
+        params: &[],
+        answers: &[
+            Given::json(200, "It is decided.", &[(JSON, "PairingDecided")]),
+            Given::json(404, "No such request.", ERROR),
+            Given::json(
+                409,
+                "Decided already, another code, or no right to sign.",
+                ERROR,
+            ),
+        ],
+        handler: pairing::decide,
     },
     Route {
         method: "GET",

@@ -1,5 +1,6 @@
 //! `POST /run` (api.md §6.4).
 
+use super::events;
 use crate::front::api::app::App;
 use crate::front::api::call::{Call, hosts, text};
 use crate::front::api::reply::{JSON, Reply};
@@ -28,7 +29,11 @@ pub fn run(call: Call) -> Step {
         Err(reply) => return Step::Answer(reply),
     };
     let request = order.hook_request();
+    let events = call.wants_events && !run_async;
     Step::ask(&call.app, request, move |permit| {
+        if events {
+            return Step::Work(Box::new(move |app| stream(app, order, &permit)));
+        }
         Step::work(move |app| {
             if run_async {
                 submit(app, order, &permit)
@@ -91,6 +96,21 @@ fn flag(members: &Members, key: &str) -> Result<bool, Reply> {
         "null" | "false" | "0" | "-0" => Ok(false),
         "true" | "1" => Ok(true),
         _ => Err(Reply::bad(format!("{key} must be true or false"))),
+    }
+}
+
+/// Begins a run and sends its events. What keeps it from beginning is an answer as ever.
+fn stream(app: &Arc<App>, order: RunOrder, permit: &Permit) -> Step {
+    let Some(driving) = app.hub.drive(app.settings.most_requests) else {
+        return Step::Answer(Reply::overloaded());
+    };
+    let order = RunOrder {
+        follow: true,
+        ..order
+    };
+    match run::start(&app.dispatcher, order, permit, app.limits()) {
+        Ok(run) => events::stream(app, run, driving),
+        Err(error) => Step::Answer(Reply::of(&error, app.settings.generic_denials)),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::front::api::reply::Reply;
 use crate::front::api::step::Step;
 use crate::model::{AppError, RunRecord};
 use crate::store::runs::RunStoreError;
+use crate::tasks::auth::Asked;
 use crate::tasks::follow;
 use std::sync::Arc;
 
@@ -40,8 +41,13 @@ pub fn owned(call: Call, then: impl FnOnce(Call, RunRecord) -> Step + Send + 'st
         let mut request = call.hook_request("status");
         request.reqid.clone_from(&call.param);
         request.submitter = record.submitter();
+        let asked = Asked {
+            script: record.script.clone(),
+            hosts: record.hosts().into_iter().map(str::to_owned).collect(),
+            request,
+        };
         Step::Ask(
-            Box::new(request),
+            Box::new(asked),
             Box::new(move |verdict| match verdict {
                 Ok(_) => then(call, record),
                 Err(_) => Step::Answer(missing(&call.param)),

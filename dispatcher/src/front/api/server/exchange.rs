@@ -2,7 +2,7 @@
 
 use crate::front::api::app::App;
 use crate::front::api::step::OnVerdict;
-use ctrl_exec_protocol::hook::HookRequest;
+use crate::tasks::auth::Asked;
 use ctrl_exec_protocol::http::Request;
 use ctrl_exec_reactor::ConnId;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct Exchange {
     /// The configuration it began with.
     pub app: Arc<App>,
     /// The question that the hook looks at.
-    pub asked: Option<(Box<HookRequest>, OnVerdict)>,
+    pub asked: Option<(Box<Asked>, OnVerdict)>,
 }
 
 /// Whether the connection stays after this request: in HTTP/1.1 unless the client says otherwise, in

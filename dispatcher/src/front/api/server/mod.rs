@@ -2,6 +2,7 @@
 
 mod conns;
 mod exchange;
+mod streams;
 mod threads;
 
 use super::app::{App, Source};
@@ -24,8 +25,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
+use streams::Streams;
 use threads::{Note, Outbox};
 
+/// Stands for the request of a connection that follows a run.
+const STREAMING: Ticket = 0;
 /// Connections that the system may hold for us before they are accepted.
 const BACKLOG: i32 = 1024;
 /// Connections beyond the limit in which a newcomer is looked at before somebody gives way.
@@ -36,6 +40,10 @@ const MAX_BUFFERED: usize = 256 << 20;
 const DRAIN: Duration = Duration::from_secs(60);
 /// Token of the timer that ends it.
 const DRAINED: u64 = 1;
+/// How often streams are told that they are alive.
+const BEAT_EVERY: Duration = Duration::from_secs(15);
+/// Token of the timer for it.
+const BEAT: u64 = 2;
 
 /// A server that is bound.
 pub struct Server {
@@ -47,6 +55,8 @@ pub struct Server {
     limits: Arc<ServerLimits>,
     conns: Conns,
     exchanges: HashMap<Ticket, Exchange>,
+    /// Connections that follow runs.
+    streams: Streams,
     /// Hooks under way.
     hooks: HashMap<ChildId, Ticket>,
     last_ticket: Ticket,
@@ -72,6 +82,8 @@ impl Server {
         let listener = listen(&mut reactor, bind)?;
         let address = reactor.listener_addr(listener).unwrap_or(bind);
         let (outbox, inbox) = Outbox::new(reactor.waker()?);
+        let events = outbox.clone();
+        app.hub.on_events(move || events.put(Note::Events));
         Ok(Self {
             reactor,
             listener,
@@ -81,6 +93,7 @@ impl Server {
             limits: Arc::new(limits()),
             conns: Conns::default(),
             exchanges: HashMap::new(),
+            streams: Streams::default(),
             hooks: HashMap::new(),
             last_ticket: 0,
             outbox,
@@ -107,6 +120,7 @@ impl Server {
     pub fn run(mut self) -> Result<(), AppError> {
         self.reactor
             .watch_signals(&[Signal::Hup, Signal::Int, Signal::Term])?;
+        self.reactor.set_timer(BEAT_EVERY, BEAT);
         self.log_start();
         while !self.over {
             if let Some(event) = self.reactor.next(None)? {
@@ -142,11 +156,20 @@ impl Server {
                 self.reactor.send(conn, bytes, Then::Close);
             }
             Event::Closed { conn, .. } => self.closed(conn),
+            Event::Sent { conn } => self.streams.sent(&mut self.reactor, conn),
+            // Whoever follows a run and has no more to say will not hear us out either.
+            Event::PeerClosed { conn } if self.streams.has(conn) => {
+                self.reactor.close(conn);
+            }
             Event::Child { child, result } => self.hook_ended(child, Some(result.exit)),
             Event::Woken => self.read_inbox(),
             Event::Signal(Signal::Hup) => self.reload(),
             Event::Signal(_) => self.stop(),
             Event::Timer { token: DRAINED, .. } => self.over = true,
+            Event::Timer { token: BEAT, .. } => {
+                self.streams.beat(&mut self.reactor);
+                self.reactor.set_timer(BEAT_EVERY, BEAT);
+            }
             _ => {}
         }
     }
@@ -218,16 +241,34 @@ impl Server {
             };
             // Whoever has gone gets no answer, and nothing is begun for them.
             let Some(conn) = exchange.conn else {
+                if let Step::Stream(feed, _, true) = &step {
+                    feed.leave();
+                }
                 self.exchanges.remove(&ticket);
                 return;
             };
             match step {
                 Step::Answer(reply) => return self.answer(ticket, conn, &reply),
-                Step::Ask(request, then) => {
-                    match auth::api_question(&exchange.app.dispatcher, &request) {
+                Step::Stream(feed, place, joined) => {
+                    self.exchanges.remove(&ticket);
+                    if self.stopping {
+                        self.reactor.close(conn);
+                        if joined {
+                            feed.leave();
+                        }
+                        return;
+                    }
+                    // Busy with no request: it is not to give way to newcomers.
+                    self.conns.set_busy(conn, Some(STREAMING));
+                    let reactor = &mut self.reactor;
+                    return self.streams.begin(reactor, conn, feed, place, joined);
+                }
+                Step::Ask(asked, then) => {
+                    let app = &exchange.app;
+                    match auth::api_question(&app.dispatcher, &app.tokens, &asked) {
                         Ok(Question::None(permit)) => step = then(Ok(permit)),
                         Ok(Question::Ask(spec)) => {
-                            exchange.asked = Some((request, then));
+                            exchange.asked = Some((asked, then));
                             match self.reactor.spawn(*spec) {
                                 Ok(child) => {
                                     self.hooks.insert(child, ticket);
@@ -268,8 +309,8 @@ impl Server {
     /// What follows the end of a hook.
     fn concluded(&mut self, ticket: Ticket, exit: Option<ChildExit>) -> Option<Step> {
         let exchange = self.exchanges.get_mut(&ticket)?;
-        let (request, then) = exchange.asked.take()?;
-        let verdict = auth::conclude(&exchange.app.dispatcher, &request, exit);
+        let (asked, then) = exchange.asked.take()?;
+        let verdict = auth::conclude(&exchange.app.dispatcher, &asked.request, exit);
         Some(then(verdict))
     }
 
@@ -289,6 +330,7 @@ impl Server {
     }
 
     fn closed(&mut self, conn: ConnId) {
+        self.streams.remove(conn);
         let Some(ticket) = self.conns.remove(conn) else {
             return;
         };
@@ -302,6 +344,10 @@ impl Server {
         while let Ok(note) = self.inbox.try_recv() {
             match note {
                 Note::Step(ticket, step) => self.carry_on(ticket, step),
+                Note::Events => {
+                    self.app.hub.seen();
+                    self.streams.look(&mut self.reactor);
+                }
             }
         }
     }
@@ -341,7 +387,8 @@ impl Server {
         self.stopping = true;
         self.reactor.close_listener(self.listener);
         self.reactor.set_timer(DRAIN, DRAINED);
-        for conn in self.conns.idle() {
+        // Who follows a run comes back with the last event seen.
+        for conn in self.conns.idle().into_iter().chain(self.streams.conns()) {
             self.reactor.close(conn);
         }
     }

@@ -20,6 +20,8 @@ const STACK: usize = 1 << 20;
 pub enum Note {
     /// The next step of this request.
     Step(Ticket, Step),
+    /// There are events for those who follow runs.
+    Events,
 }
 
 /// The way from threads to the loop.

@@ -16,3 +16,4 @@ pub mod revoke;
 pub mod run;
 pub mod setup;
 pub mod shell;
+pub mod token;

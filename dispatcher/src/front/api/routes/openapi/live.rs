@@ -6,7 +6,7 @@ use crate::front::api::call::Call;
 use crate::front::api::reply::Reply;
 use crate::front::api::routes::discovery;
 use crate::front::api::step::Step;
-use crate::model::{Capabilities, HostResult, Script};
+use crate::model::{AppError, Capabilities, HostResult, Kind, Script};
 use crate::tasks::ping::Inquiry;
 use ctrl_exec_protocol::json::{Json, Members};
 use ctrl_exec_protocol::time::Utc;
@@ -24,11 +24,19 @@ struct Variant {
     schema: Option<Json>,
 }
 
-/// `GET /openapi-live.json` (api.md §6.8). Only the gate is asked, as in the reference.
+/// `GET /openapi-live.json` (api.md §6.8). Only the gate is asked, as in the reference; but a token
+/// that is good for a part is not for this.
 pub fn live(call: Call) -> Step {
     let Some(permit) = call.permit else {
         return Step::Answer(Reply::error(500, "server error", "no permit"));
     };
+    if call.app.tokens.is_limited(&call.token) {
+        let error = AppError {
+            code: Some(3),
+            ..AppError::new(Kind::Denied, "insufficient privilege")
+        };
+        return Step::Answer(Reply::of(&error, call.app.settings.generic_denials));
+    }
     let inquiry = Inquiry {
         token: call.token,
         source_ip: call.peer.to_string(),
