@@ -4,8 +4,8 @@
 mod agents;
 mod certificates;
 mod examine;
-mod handover;
 mod groups;
+mod handover;
 mod places;
 mod report;
 mod serials;
