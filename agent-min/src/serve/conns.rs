@@ -1,7 +1,7 @@
 //! Connections: who may connect, and what is read from them (agent.md §1).
 
 use super::Server;
-use super::live::Answer;
+use super::answer::Answer;
 use crate::handlers::{self, Call, Peer, Reply};
 use crate::rate_limit::{Reason, Verdict};
 use ctrl_exec_host::syslog::Level;

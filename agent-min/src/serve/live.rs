@@ -2,9 +2,10 @@
 //! take in time waits within bounds, and of more the middle is lost; the script waits for nobody.
 
 use super::Server;
+use super::answer::Answer;
 use super::conns::Stage;
 use crate::runs::in_flight::MIN_OUTPUT;
-use ctrl_exec_protocol::live::{ALIVE, END, Found, Live, Stream, put_item};
+use ctrl_exec_protocol::live::{ALIVE, END, Found, Stream, put_item};
 use ctrl_exec_reactor::http::{begin_chunk, end_chunk, live_head};
 use ctrl_exec_reactor::{ChildId, ConnId, Then};
 use std::time::Duration;
@@ -15,16 +16,6 @@ pub(super) const TOKEN: u64 = 2;
 const SHOW_LIFE: Duration = Duration::from_secs(10);
 /// Bytes sent together, at most a little more.
 const CHUNK: usize = 14 * 1024;
-
-/// An answer under way.
-#[derive(Default)]
-pub(super) struct Answer {
-    waiting: Live,
-    /// Something was handed over and is not out yet.
-    sending: bool,
-    /// The result; nothing comes after it.
-    pub(super) end: Option<String>,
-}
 
 impl Server {
     /// The script of this caller was started, or asked for at the executor.

@@ -1,5 +1,6 @@
 //! The server: one thread, one loop, everything bounded.
 
+mod answer;
 mod conns;
 mod live;
 mod steps;

@@ -15,9 +15,6 @@ use crate::store::runs::Runs;
 use crate::trust;
 use ctrl_exec_host::paths::Root;
 use ctrl_exec_host::random;
-use ctrl_exec_host::syslog::Level;
-use ctrl_exec_protocol::log_line::Line;
-use ctrl_exec_protocol::time::Utc;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -216,18 +213,6 @@ impl Dispatcher {
             identities: identities.clone(),
         });
         Ok(identities)
-    }
-
-    /// Brings the state of a rotation in order that was interrupted. Whoever may not is no worse off:
-    /// calls go by the certificates that are there.
-    pub fn reconcile(&self) {
-        if let Ok(rotator) = super::rotate::rotator(self) {
-            let log = self.log.handle();
-            if let Err(error) = rotator.reconcile(&log, Utc::now()) {
-                let line = Line::new("cert-rotation-fail").field("ERROR", error);
-                log.log(Level::Warning, &line);
-            }
-        }
     }
 
     /// How calls to so many hosts are made.

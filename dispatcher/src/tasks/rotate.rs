@@ -14,7 +14,9 @@ use crate::rotation::{
 };
 use crate::tasks::renew;
 use crate::trust;
+use ctrl_exec_host::syslog::Level;
 use ctrl_exec_host::users;
+use ctrl_exec_protocol::log_line::Line;
 use ctrl_exec_protocol::time::Utc;
 use ctrl_exec_protocol::wire::messages::RotateRequest;
 use ctrl_exec_protocol::x509::keys::KeyType;
@@ -42,6 +44,20 @@ pub fn rotator(dispatcher: &Dispatcher) -> Result<Rotator, AppError> {
             false => None,
         },
     })
+}
+
+impl Dispatcher {
+    /// Brings the state of a rotation in order that was interrupted. Whoever may not is no worse off:
+    /// calls go by the certificates that are there.
+    pub fn reconcile(&self) {
+        if let Ok(rotator) = rotator(self) {
+            let log = self.log.handle();
+            if let Err(error) = rotator.reconcile(&log, Utc::now()) {
+                let line = Line::new("cert-rotation-fail").field("ERROR", error);
+                log.log(Level::Warning, &line);
+            }
+        }
+    }
 }
 
 /// Replaces our certificate; agents are told by [`broadcast`].

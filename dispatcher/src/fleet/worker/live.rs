@@ -1,50 +1,15 @@
 //! Answers that come in pieces while the script runs.
 
 use super::super::error::Fault;
+use super::incoming::Incoming;
 use super::state::{Flight, Worker};
 use ctrl_exec_protocol::capture::{Capture, Captured};
-use ctrl_exec_protocol::live::{Decoder, Found};
+use ctrl_exec_protocol::live::Found;
 use ctrl_exec_reactor::ConnId;
 use ctrl_exec_reactor::http::Response;
 
-/// Bytes kept of each output, half of the beginning and half of the end. Owners are told all of it.
-const KEPT: usize = 1 << 20;
 /// Largest result behind the output.
 const MAX_RESULT: usize = 1 << 20;
-
-/// What has come of an answer in pieces.
-pub struct Incoming {
-    items: Decoder,
-    kept: [Capture; 2],
-    result: Vec<u8>,
-    too_large: bool,
-}
-
-impl Incoming {
-    fn new() -> Self {
-        Self {
-            items: Decoder::default(),
-            kept: [Capture::new(KEPT), Capture::new(KEPT)],
-            result: Vec::new(),
-            too_large: false,
-        }
-    }
-
-    fn held(&self) -> usize {
-        self.kept.iter().map(Capture::held).sum()
-    }
-
-    /// The result, where the whole of it has come.
-    fn result(&mut self) -> Result<Vec<u8>, Fault> {
-        if self.too_large {
-            return Err(Fault::TooLarge);
-        }
-        if !self.items.is_over() {
-            return Err(Fault::Truncated);
-        }
-        Ok(std::mem::take(&mut self.result))
-    }
-}
 
 impl Worker {
     /// A piece came: it is told at once, and kept within bounds.

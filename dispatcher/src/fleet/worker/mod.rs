@@ -2,6 +2,7 @@
 
 mod begin;
 mod exchange;
+mod incoming;
 mod live;
 mod names;
 mod part;

@@ -7,7 +7,7 @@ use super::super::error::Fault;
 use super::super::options::EngineOptions;
 use super::super::pacing::Pacing;
 use super::super::pool::Pool;
-use super::live::Incoming;
+use super::incoming::Incoming;
 use super::part::Part;
 use ctrl_exec_reactor::http::Response;
 use ctrl_exec_reactor::{ClientLimits, Config, ConnId, QueryId, Reactor, SLOWEST, Waker};
