@@ -4,7 +4,7 @@ _ctrl_exec_dispatcher() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= word ROOT=
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case $word in
-      run|status|wait|running|cancel|runs|show|ping|discover|pairing-mode|list-requests|approve|deny|setup-ca|setup-ctrl-exec|list-agents|edit-agent|unpair|revoke|list-revoked|unrevoke|list-locks|renew|rotate-cert|serial-status|maintain|doctor|backup|restore|export-ca|join-ca|mcp|completions|man|help) [ -n "$verb" ] || verb=$word;;
+      run|status|wait|running|cancel|runs|show|ping|discover|pairing-mode|list-requests|approve|deny|setup-ca|setup-ctrl-exec|list-agents|edit-agent|unpair|revoke|list-revoked|unrevoke|token|list-locks|renew|renew-ca|replace-ca|rotate-cert|serial-status|maintain|doctor|backup|restore|export-ca|join-ca|mcp|completions|man|help) [ -n "$verb" ] || verb=$word;;
     esac
   done
   case $prev in
@@ -15,6 +15,7 @@ _ctrl_exec_dispatcher() {
     --token) return;;
     --timeout) return;;
     --time-limit) return;;
+    --on-hangup) COMPREPLY=($(compgen -W 'leave cancel' -- "$cur")); return;;
     --tags) return;;
     --failed-of) return;;
     --exclude) return;;
@@ -35,6 +36,11 @@ _ctrl_exec_dispatcher() {
     --rate) return;;
     --cert-name) return;;
     --serial) return;;
+    --role) COMPREPLY=($(compgen -W 'view run approve admin' -- "$cur")); return;;
+    --scripts) return;;
+    --hosts) return;;
+    --expires) return;;
+    --days) return;;
     --to) return;;
     --passphrase-file) COMPREPLY=($(compgen -f -- "$cur")); return;;
     --passphrase-fd) return;;
@@ -43,15 +49,15 @@ _ctrl_exec_dispatcher() {
   esac
   local words=
   case $verb in
-    '') words='run status wait running cancel runs show ping discover pairing-mode list-requests approve deny setup-ca setup-ctrl-exec list-agents edit-agent unpair revoke list-revoked unrevoke list-locks renew rotate-cert serial-status maintain doctor backup restore export-ca join-ca mcp completions man help';;
-    run) if [[ $cur == -* ]]; then words='--json --json-lines --port --username --token --async --timeout --time-limit --accept-name --all --tags --failed-of --exclude --hosts-file --list --fold --prefix --follow --stdin --output-dir --raw --sort --batch --max-failures --parallel --strict --quiet --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
+    '') words='run status wait running cancel runs show ping discover pairing-mode list-requests approve deny setup-ca setup-ctrl-exec list-agents edit-agent unpair revoke list-revoked unrevoke token list-locks renew renew-ca replace-ca rotate-cert serial-status maintain doctor backup restore export-ca join-ca mcp completions man help';;
+    run) if [[ $cur == -* ]]; then words='--json --json-lines --port --username --token --async --timeout --time-limit --on-hangup --despite-unknown --accept-name --all --tags --failed-of --with-unknown --exclude --hosts-file --list --fold --prefix --follow --stdin --output-dir --raw --sort --batch --max-failures --parallel --strict --quiet --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
     status) if [[ $cur == -* ]]; then words='--json --port --raw --config --root --help --version'; else words=''; fi;;
     wait) if [[ $cur == -* ]]; then words='--json --port --timeout --raw --config --root --help --version'; else words=''; fi;;
     running) if [[ $cur == -* ]]; then words='--json --json-lines --port --username --token --timeout --accept-name --all --tags --exclude --hosts-file --list --sort --parallel --strict --quiet --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
     cancel) if [[ $cur == -* ]]; then words='--json --json-lines --port --username --token --timeout --accept-name --all --exclude --sort --parallel --strict --quiet --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
     runs) if [[ $cur == -* ]]; then words='--json --since --host --script --user --failed --config --root --help --version'; else words=''; fi;;
     show) if [[ $cur == -* ]]; then words='--json --raw --config --root --help --version'; else words=''; fi;;
-    ping) if [[ $cur == -* ]]; then words='--json --json-lines --port --username --token --timeout --accept-name --all --tags --failed-of --exclude --hosts-file --list --sort --parallel --strict --quiet --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
+    ping) if [[ $cur == -* ]]; then words='--json --json-lines --port --username --token --timeout --accept-name --all --tags --failed-of --with-unknown --exclude --hosts-file --list --sort --parallel --strict --quiet --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
     discover) if [[ $cur == -* ]]; then words='--json --json-lines --port --username --token --timeout --accept-name --all --tags --exclude --hosts-file --list --sort --parallel --strict --quiet --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
     pairing-mode) if [[ $cur == -* ]]; then words='--timeout --port --config --root --help --version'; else words='start stop'; fi;;
     list-requests) if [[ $cur == -* ]]; then words='--json --config --root --help --version'; else words=''; fi;;
@@ -65,11 +71,14 @@ _ctrl_exec_dispatcher() {
     revoke) if [[ $cur == -* ]]; then words='--json --port --serial --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
     list-revoked) if [[ $cur == -* ]]; then words='--json --config --root --help --version'; else words=''; fi;;
     unrevoke) if [[ $cur == -* ]]; then words='--json --serial --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
+    token) if [[ $cur == -* ]]; then words='--json --role --scripts --hosts --expires --config --root --help --version'; else words='create list revoke'; fi;;
     list-locks) if [[ $cur == -* ]]; then words='--json --config --root --help --version'; else words=''; fi;;
     renew) if [[ $cur == -* ]]; then words='--json --port --allow-expired --accept-name --config --root --help --version'; else words="$(ls ${ROOT}/var/lib/ctrl-exec/agents 2>/dev/null | sed -n 's/\.json$//p')"; fi;;
+    renew-ca) if [[ $cur == -* ]]; then words='--json --days --status --config --root --help --version'; else words=''; fi;;
+    replace-ca) if [[ $cur == -* ]]; then words='--json --days --force --finish --status --config --root --help --version'; else words=''; fi;;
     rotate-cert) if [[ $cur == -* ]]; then words='--json --force --config --root --help --version'; else words=''; fi;;
     serial-status) if [[ $cur == -* ]]; then words='--json --config --root --help --version'; else words=''; fi;;
-    maintain) if [[ $cur == -* ]]; then words='--json --port --config --root --help --version'; else words=''; fi;;
+    maintain) if [[ $cur == -* ]]; then words='--json --port --quick --config --root --help --version'; else words=''; fi;;
     doctor) if [[ $cur == -* ]]; then words='--json --offline --repair --config --root --help --version'; else words=''; fi;;
     backup) if [[ $cur == -* ]]; then words='--json --to --passphrase-file --passphrase-fd --no-runs --new-key --config --root --help --version'; else words=''; fi;;
     restore) if [[ $cur == -* ]]; then words='--json --force --identity --passphrase-file --passphrase-fd --offline --config --root --help --version'; else words=''; fi;;
