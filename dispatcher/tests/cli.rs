@@ -361,8 +361,9 @@ fn wait_polls_gently_and_ends() {
     let ended = root.run(&["wait", reqid, "--timeout", "60"]);
     assert_eq!(ended.exit, 0, "{ended:?}");
     assert!(ended.stdout.contains("[done  exit:0]\ndone\n"));
+    // Looks come within a second of each other at most, and this agent keeps no connection.
     assert!(
-        agent.connections() <= 6,
+        agent.connections() <= 9,
         "{} connections",
         agent.connections()
     );
