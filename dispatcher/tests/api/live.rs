@@ -203,7 +203,7 @@ fn many_follow_and_some_do_not_read() {
         root.register(name, (fleet::address(n), fleet.port).into());
     }
     let (_slow, gate) = gated(&root, "slow", r#"{"exit":0}"#);
-    let api = Api::open(&root);
+    let api = Api::start(&root, "api_auth_default = allow\napi_max_children = 400\n");
     let hosts: Vec<&str> = names.iter().map(String::as_str).chain(["slow"]).collect();
     let order = json!({"hosts": hosts, "script": "s"}).to_string();
     let mut first = Reader::run(&api, &order);
