@@ -148,8 +148,9 @@ fn a_cancel_reaches_the_script_and_a_closed_connection_does_not() {
         return;
     }
     let site = Site::new();
-    // The trap is set last: a child that has not become its program yet would have it, too.
-    let body = "(setsid sleep 300 &) ; sleep 300 & trap 'echo told; exit 9' TERM; echo started > @/run/$1; wait";
+    // The trap is set last: a child that has not become its program yet would have it, too. It ends
+    // itself first: a second signal may come before the exit.
+    let body = "(setsid sleep 300 &) ; sleep 300 & trap 'trap \"\" TERM; echo told; exit 9' TERM; echo started > @/run/$1; wait";
     let stubborn = "trap '' TERM; echo started > @/run/$1; while :; do sleep 300; done";
     let gate = "echo started > @/run/$1; until [ -e @/run/open ]; do sleep 0.05; done; echo through > @/run/$1-through";
     site.scripts(

@@ -354,7 +354,7 @@ fn a_child_may_use_its_patience() {
     };
     // The trap is set last: a child that has not become its program yet would have it, too.
     let result = run(spec(
-        "sleep 1000 & trap 'echo cleaned; exit 3' TERM; while :; do wait; done",
+        "sleep 1000 & trap 'trap \"\" TERM; echo cleaned; exit 3' TERM; while :; do wait; done",
     ));
     assert_eq!(
         (result.exit, result.ended_by),
