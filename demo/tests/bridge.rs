@@ -185,6 +185,44 @@ fn an_assistant_lists_runs_is_refused_and_cancels() {
     ));
     wait_until("its end", PATIENCE, || opt.join("ended").exists()).unwrap();
 
+    // Each host that ends is told.
+    let id = bridge.send(
+        "tools/call",
+        r#"{"name":"greet","arguments":{"who":"x"},"_meta":{"progressToken":"p"}}"#,
+    );
+    let mut told = 0;
+    let answer = loop {
+        let line = bridge.receive();
+        told += usize::from(line.contains("notifications/progress") && line.contains("\"p\""));
+        if line.contains(&format!("\"id\":{id},")) {
+            break line;
+        }
+    };
+    assert!(told >= 1 && answer.contains("hello x"), "{told} {answer}");
+
+    // A run that goes on becomes a task with the run's id, and the task can be ended.
+    let opt = world.agent_dir("r1").join("opt/ctrl-exec-scripts");
+    let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"},"io.modelcontextprotocol/clientCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}"#;
+    let task = bridge.ask(
+        "tools/call",
+        &format!(r#"{{"name":"sleeper","arguments":{{"hosts":["r1"]}},{meta}}}"#),
+    );
+    let id = task
+        .split("\"taskId\":\"")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{task}"));
+    let id = id.split('"').next().unwrap().to_owned();
+    let runs = succeed(&world, &["runs"]);
+    assert!(runs.contains(&id), "{id}: {runs}");
+    let of_task = format!(r#"{{"taskId":"{id}",{meta}}}"#);
+    let working = bridge.ask("tasks/get", &of_task);
+    assert!(working.contains("\"status\":\"working\""), "{working}");
+    bridge.ask("tasks/cancel", &of_task);
+    wait_until("the end of the task", PATIENCE, || {
+        opt.join("ended").exists()
+    })
+    .unwrap();
+
     let mut watcher = Bridge::start(&world, port, &only_view);
     let denied = watcher.call("flood", r#"{"hosts":["r1"]}"#);
     assert!(denied.contains("403"), "{denied}");
