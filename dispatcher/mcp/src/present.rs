@@ -81,7 +81,7 @@ impl Picture {
             if let Some(exit) = exit {
                 shown.insert("exit".to_owned(), json!(exit));
             }
-            let mut was_cut = false;
+            let mut was_cut = said.get("cut") == Some(&Value::Bool(true));
             for stream in ["stdout", "stderr", "error"] {
                 let Some(said) = said
                     .get(stream)

@@ -3,7 +3,8 @@
 
 use crate::api::{self, Api, Caller, Refusal};
 use crate::events::{Event, Reader};
-use crate::present::Picture;
+use crate::present::{MAX_CHARACTERS, Picture};
+use crate::text::capped;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,10 @@ use tokio::sync::watch;
 
 /// Most runs that are remembered; the oldest that has ended gives way.
 const MAX_RUNS: usize = 256;
+
+/// Characters kept of each output of a host: with the words about the gap no more than one result
+/// shows.
+const KEPT_CHARACTERS: usize = MAX_CHARACTERS - 100;
 
 /// How long an ended run is remembered.
 pub const RETENTION: Duration = Duration::from_secs(600);
@@ -198,6 +203,23 @@ impl Runs {
     }
 }
 
+/// What is remembered of a host's answer: of long output only what a result can show, since runs are
+/// kept for a while and an agent may send megabytes.
+fn kept(said: &Map<String, Value>) -> Map<String, Value> {
+    let mut said = said.clone();
+    for stream in ["stdout", "stderr", "error"] {
+        let Some(Value::String(text)) = said.get_mut(stream) else {
+            continue;
+        };
+        let (part, cut) = capped(text, KEPT_CHARACTERS);
+        if cut {
+            *text = part;
+            said.insert("cut".to_owned(), Value::from(true));
+        }
+    }
+    said
+}
+
 /// Takes over what `data` says; `whole` says that nothing follows it.
 fn take(state: &mut State, data: &Value, whole: bool) {
     if let Some(reqid) = data.get("reqid").and_then(Value::as_str) {
@@ -220,7 +242,7 @@ fn take(state: &mut State, data: &Value, whole: bool) {
             .any(|member| said.contains_key(*member));
         if ended {
             state.picture.running.retain(|running| running != host);
-            state.picture.hosts.insert(host.to_owned(), said.clone());
+            state.picture.hosts.insert(host.to_owned(), kept(said));
             state.latest = Some(host.to_owned());
         }
     }
@@ -311,6 +333,22 @@ mod tests {
         take(&mut state, &json!({"ok": true, "results": []}), true);
         assert!(state.picture.complete());
         assert_eq!(state.picture.hosts["b"]["outcome"], json!("unknown"));
+    }
+
+    #[test]
+    fn megabytes_of_an_agent_are_not_remembered() {
+        let mut state = state(&["a"]);
+        let data =
+            json!({"host": "a", "exit": 0, "stdout": "x".repeat(4 << 20), "stderr": "short"});
+        take(&mut state, &data, false);
+        let kept = &state.picture.hosts["a"];
+        assert!(kept["stdout"].as_str().unwrap().len() <= MAX_CHARACTERS);
+        assert_eq!(
+            (&kept["stderr"], &kept["cut"]),
+            (&json!("short"), &json!(true))
+        );
+        let shown = state.picture.result("N").structured_content.unwrap();
+        assert_eq!(shown["hosts"]["a"]["cut"], json!(true));
     }
 
     #[test]
