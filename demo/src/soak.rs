@@ -311,7 +311,14 @@ fn one(stage: &Stage, chance: &mut Chance, id: &str) -> io::Result<Told> {
     // this does, and then passes over the lock.
     let left = last.outcome == "locked" && last.text.contains("\"live\":false");
     let output = if left && rests(stage, host, script) {
-        let words = [&words[..1], &["--despite-unknown"], &words[1..]].concat();
+        // The run whose lock was seen, and nothing that began since.
+        let seen = last
+            .text
+            .split("\"reqid\":\"")
+            .nth(1)
+            .and_then(|rest| rest.get(..16));
+        let seen = seen.unwrap_or_default();
+        let words = [&words[..1], &["--despite-unknown", seen], &words[1..]].concat();
         begin(stage, chance, kind, &words)?
     } else {
         first

@@ -163,8 +163,22 @@ fn a_lock_is_overridden_on_demand() {
     let dir = world.dir.display().to_string();
     let told = exits(&world, &["run", "alpha", "waiter", "--", "two", &dir], 1);
     assert!(stderr(&told).contains("its end is not known"), "{told:?}");
-    let despite = ["run", "alpha", "waiter", "--despite-unknown", "--strict"];
-    exits(&world, &despite, 5);
+    let text = stderr(&told);
+    let reqid = text.split("(run ").nth(1).unwrap()[..16].to_owned();
+    let despite = |id: &str, code| {
+        let words = [
+            "run",
+            "alpha",
+            "waiter",
+            "--despite-unknown",
+            id,
+            "--strict",
+        ];
+        exits(&world, &words, code);
+    };
+    // Only the run that was named is passed over.
+    despite("0123456789abcdef", 1);
+    despite(&reqid, 5);
     go(&world, "one");
 }
 

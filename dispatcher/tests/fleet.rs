@@ -159,7 +159,8 @@ fn results_of_megabytes_arrive_whole() {
     assert!(error.contains("max_answer"), "{error}");
     root.configure("max_answer = 64M\n");
     // How it ended is not known, and this agent cannot be asked.
-    let results = root.json(&["run", "big", "s", "--json", "--despite-unknown"]);
+    let reqid = text(items(&refused, "results")[0], "reqid");
+    let results = root.json(&["run", "big", "s", "--json", "--despite-unknown", reqid]);
     assert!(text(items(&results, "results")[0], "stdout") == big);
     let printed = root.run(&["run", "big", "s"]);
     assert!(printed.stdout.contains(&big));

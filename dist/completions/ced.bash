@@ -16,6 +16,7 @@ _ctrl_exec_dispatcher() {
     --timeout) return;;
     --time-limit) return;;
     --on-hangup) COMPREPLY=($(compgen -W 'leave cancel' -- "$cur")); return;;
+    --despite-unknown) return;;
     --tags) return;;
     --failed-of) return;;
     --exclude) return;;

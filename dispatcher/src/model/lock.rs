@@ -108,7 +108,8 @@ impl fmt::Display for Holder {
             write!(
                 f,
                 ", its end is not known: 'ced running {host}' asks the agent; one restarted since \
-                 cannot tell, and --despite-unknown passes over it"
+                 cannot tell, and --despite-unknown {} passes over it",
+                note.reqid
             )?;
         }
         f.write_str(")")

@@ -84,7 +84,7 @@ pub fn runs(store: &dyn Runs) {
 /// A place for locks, all free at first.
 pub fn locks(store: &dyn Locks) {
     let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-    let take = |hosts: &[&str], script: &str| store.acquire(&words(hosts), script, 100, false);
+    let take = |hosts: &[&str], script: &str| store.acquire(&words(hosts), script, 100, &[]);
     let conflicts = |hosts: &[&str], script: &str| match take(hosts, script) {
         Ok(_) => Vec::new(),
         Err(LockError::Held(holders)) => holders.iter().map(Holder::pair).collect(),
@@ -131,7 +131,9 @@ pub fn locks(store: &dyn Locks) {
     assert!(conflicts(&["c"], "s").is_empty(), "its time is over");
     let left = store.list().unwrap();
     assert!(left.iter().all(|lock| !lock.live && lock.note.is_some()));
-    assert!(store.acquire(&words(&["b"]), "s", 100, true).is_ok());
+    let over = |id: &str| store.acquire(&words(&["b"]), "s", 100, &[id.to_owned()]);
+    assert!(over("r0").is_err(), "another run is not passed over");
+    assert!(over("r1").is_ok());
     assert_eq!(store.settle(&|note| note.reqid == "r2").unwrap(), 0);
     assert!(store.settle(&|note| note.host == "b").unwrap() > 0);
     assert!(conflicts(&["b", "b:7443"], "s").is_empty());

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 pub trait Locks: fmt::Debug + Send + Sync {
     /// Takes the lock of every (host word, script) pair, or none of them. A word with a port takes
     /// that of the bare name as well. A note that a run has left there keeps the lock too, unless
-    /// its time is over `now` (seconds since 1970) or `despite_notes`.
+    /// its time is over `now` (seconds since 1970) or its run is `passed_over`: named, so that nothing
+    /// that was started since is passed over as well.
     ///
     /// # Errors
     /// Somebody holds one, or the operating system's.
@@ -23,7 +24,7 @@ pub trait Locks: fmt::Debug + Send + Sync {
         hosts: &[String],
         script: &str,
         now: i64,
-        despite_notes: bool,
+        passed_over: &[String],
     ) -> Result<Held, LockError>;
 
     /// Who holds locks now, in harmless spelling, sorted; those that a note keeps among them.

@@ -132,7 +132,7 @@ impl Locks for MemoryLocks {
         hosts: &[String],
         script: &str,
         now: i64,
-        despite_notes: bool,
+        passed_over: &[String],
     ) -> Result<Held, LockError> {
         let mut words: BTreeSet<&str> = hosts.iter().map(String::as_str).collect();
         words.extend(hosts.iter().map(|host| host_word::split(host).0));
@@ -143,7 +143,9 @@ impl Locks for MemoryLocks {
         let mut locks = self.0.lock().unwrap();
         let held = taken.iter().filter_map(|pair| {
             let (live, note) = locks.get(pair)?;
-            let kept = |note: &LockNote| !despite_notes && note.until.is_none_or(|at| at >= now);
+            let kept = |note: &LockNote| {
+                !passed_over.contains(&note.reqid) && note.until.is_none_or(|at| at >= now)
+            };
             let keeps = *live || note.as_ref().is_some_and(kept);
             keeps.then(|| Holder {
                 host: pair.0.clone(),

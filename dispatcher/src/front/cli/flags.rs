@@ -227,9 +227,9 @@ flag!(
 flag!(
     DESPITE_UNKNOWN,
     "despite-unknown",
-    Takes::Nothing,
+    Takes::Text("REQID"),
     false,
-    "Also where an earlier run of the script has an end that is not known."
+    "Also where this run of the script has an end that is not known; may be given several times."
 );
 flag!(
     WITH_UNKNOWN,

@@ -37,9 +37,9 @@ impl Locks for LockDir {
         hosts: &[String],
         script: &str,
         now: i64,
-        despite_notes: bool,
+        passed_over: &[String],
     ) -> Result<Held, LockError> {
-        acquire(&self.dir, hosts, script, now, despite_notes)
+        acquire(&self.dir, hosts, script, now, passed_over)
     }
 
     fn list(&self) -> Result<Vec<Holder>, LockError> {
@@ -94,7 +94,7 @@ fn acquire<S: AsRef<str>>(
     hosts: &[S],
     script: &str,
     now: i64,
-    despite_notes: bool,
+    passed_over: &[String],
 ) -> Result<Held, LockError> {
     crate::store::files::dirs::ensure(dir).map_err(|error| LockError::Io(dir.to_owned(), error))?;
     let mut words: BTreeSet<&str> = BTreeSet::new();
@@ -116,7 +116,8 @@ fn acquire<S: AsRef<str>>(
             Ok(Some(file)) => {
                 let mut file = File::from(file);
                 let note = note_in(&mut file)
-                    .filter(|note| !despite_notes && note.until.is_none_or(|until| until >= now));
+                    .filter(|note| !passed_over.contains(&note.reqid))
+                    .filter(|note| note.until.is_none_or(|until| until >= now));
                 match note {
                     Some(note) => held.push(holder(false, Some(note))),
                     None => files.push((host.to_owned(), file)),
@@ -260,20 +261,20 @@ mod tests {
     fn all_or_nothing_and_released_on_drop() {
         let dir = TempDir::new();
         let locks = dir.path().join("locks");
-        let first = acquire(&locks, &["a:7443"], "job", 0, false).unwrap();
-        match acquire(&locks, &["b", "a", "b"], "job", 0, false) {
+        let first = acquire(&locks, &["a:7443"], "job", 0, &[]).unwrap();
+        match acquire(&locks, &["b", "a", "b"], "job", 0, &[]) {
             Err(LockError::Held(held)) => assert_eq!(held[0].pair(), "a:job"),
             other => panic!("{other:?}"),
         }
         assert!(
-            acquire(&locks, &["b"], "job", 0, false).is_ok(),
+            acquire(&locks, &["b"], "job", 0, &[]).is_ok(),
             "b was let go"
         );
-        assert!(acquire(&locks, &["a"], "other", 0, false).is_ok());
+        assert!(acquire(&locks, &["a"], "other", 0, &[]).is_ok());
         assert_eq!(pairs(&locks), ["a:job", "a_7443:job"]);
         drop(first);
         assert!(list(&locks).unwrap().is_empty());
-        assert!(acquire(&locks, &["a", "b"], "job", 0, false).is_ok());
+        assert!(acquire(&locks, &["a", "b"], "job", 0, &[]).is_ok());
     }
 
     /// A lock file in a group's directory: no link is followed, no FIFO waited for, and no child
@@ -286,16 +287,16 @@ mod tests {
         fs::create_dir(&locks).unwrap();
         std::os::unix::fs::symlink(&target, locks.join("a--job.lock")).unwrap();
         assert!(matches!(
-            acquire(&locks, &["a"], "job", 0, false),
+            acquire(&locks, &["a"], "job", 0, &[]),
             Err(LockError::Io(..))
         ));
         assert!(!target.exists());
         let fifo = locks.join("b--job.lock");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::from_raw_mode(0o600)).unwrap();
         // With nobody at its other end this would wait for ever.
-        assert!(acquire(&locks, &["b"], "job", 0, false).is_err());
+        assert!(acquire(&locks, &["b"], "job", 0, &[]).is_err());
         assert!(list(&locks).is_ok());
-        let _held = acquire(&locks, &["c"], "job", 0, false).unwrap();
+        let _held = acquire(&locks, &["c"], "job", 0, &[]).unwrap();
         for entry in fs::read_dir("/proc/self/fd").unwrap().flatten() {
             let Ok(path) = fs::read_link(entry.path()) else {
                 continue;
@@ -315,7 +316,7 @@ mod tests {
     #[test]
     fn names_are_made_safe() {
         let dir = TempDir::new();
-        let _held = acquire(dir.path(), &["../x"], "a/b é--c", 0, false).unwrap();
+        let _held = acquire(dir.path(), &["../x"], "a/b é--c", 0, &[]).unwrap();
         let names: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())

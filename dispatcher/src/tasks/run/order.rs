@@ -24,8 +24,8 @@ pub struct RunOrder {
     pub args: Vec<String>,
     /// The agents end the script after so many seconds.
     pub time_limit: Option<u32>,
-    /// Also where an earlier run of this script has left its lock, as its end is not known.
-    pub despite_unknown: bool,
+    /// Runs whose locks are passed over where they left them, as their end is not known.
+    pub despite_unknown: Vec<String>,
     /// Who asks; advisory.
     pub username: String,
     /// Token for hooks and scripts.
@@ -115,7 +115,7 @@ pub(super) fn prepare(
         _ => order.words.clone(),
     };
     let (now, locks) = (Utc::now().0, dispatcher.locks());
-    let held = match locks.acquire(&words, &order.script, now, order.despite_unknown) {
+    let held = match locks.acquire(&words, &order.script, now, &order.despite_unknown) {
         Ok(held) => held,
         Err(error) => {
             if let LockError::Held(holders) = &error {

@@ -63,7 +63,11 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<Exit, AppError> {
         script: script.clone(),
         args: args.rest.clone().unwrap_or_default(),
         time_limit: ask::time_limit(args)?,
-        despite_unknown: args.has(&DESPITE_UNKNOWN),
+        despite_unknown: args
+            .values(&DESPITE_UNKNOWN)
+            .flat_map(|ids| ids.split(','))
+            .map(str::to_owned)
+            .collect(),
         by: ask::origin(&inquiry.username),
         username: inquiry.username,
         token: inquiry.token,
