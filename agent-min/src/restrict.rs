@@ -41,11 +41,18 @@ pub struct Restrictions {
     extent: Extent,
 }
 
+/// Keeps this process's memory from others of the same user.
+///
+/// # Errors
+/// The kernel's.
+pub fn protect_memory() -> io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)
+}
+
 /// Gives up `extent`, for this process and all that it starts. What the system does not let go of
 /// is told, not fatal: it is one hurdle of several.
 pub fn apply(extent: Extent) -> Restrictions {
-    let memory = set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from);
-    let mut parts = vec![("not dumpable", memory)];
+    let mut parts = vec![("not dumpable", protect_memory())];
     if extent == Extent::Everything {
         // Before `no_new_privs` and the filter: it is the only one that takes a capability.
         parts.push(("empty bounding set", empty_bounding_set()));

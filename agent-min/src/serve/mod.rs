@@ -56,6 +56,8 @@ const SAID_AGAIN: u32 = 360;
 pub fn serve(paths: Paths, wait: bool) -> u8 {
     let log = Syslog::open("ctrl-exec-agent", &paths.root);
     let mut notes = Notes::default();
+    // Before the key is read. Whether it holds is told with the rest.
+    let _ = restrict::protect_memory();
     let loaded = Loaded::load(&paths, &mut notes);
     if let Ok(loaded) = &loaded {
         log.set_least(least(loaded));
