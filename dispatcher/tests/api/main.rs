@@ -11,5 +11,6 @@ mod docs;
 mod framing;
 mod live;
 mod load;
+mod metrics;
 mod replay;
 mod runs;

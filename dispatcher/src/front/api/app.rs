@@ -2,6 +2,7 @@
 
 use super::feed::Hub;
 use super::looks::Looks;
+use super::meters::Meters;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::fleet::EngineOptions;
@@ -34,6 +35,8 @@ pub struct App {
     pub tokens: Arc<Tokens>,
     /// The runs whose events are followed.
     pub hub: Arc<Hub>,
+    /// What is counted.
+    pub meters: Arc<Meters>,
     /// When agents were last asked for the results of runs.
     pub looks: Arc<Looks>,
 }
@@ -80,6 +83,9 @@ impl App {
             tokens: before
                 .map(|app| Arc::clone(&app.tokens))
                 .unwrap_or_else(|| Arc::new(Tokens::new(TokenFile::at(&source.root)))),
+            meters: before
+                .map(|app| Arc::clone(&app.meters))
+                .unwrap_or_default(),
             hub: before.map(|app| Arc::clone(&app.hub)).unwrap_or_default(),
             looks: before.map(|app| Arc::clone(&app.looks)).unwrap_or_default(),
         })

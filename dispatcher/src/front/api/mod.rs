@@ -7,6 +7,7 @@ mod app;
 mod call;
 mod feed;
 mod looks;
+mod meters;
 mod options;
 mod pieces;
 mod reply;

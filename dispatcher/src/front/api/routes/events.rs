@@ -4,6 +4,7 @@ use super::status::{self, owned};
 use crate::front::api::app::App;
 use crate::front::api::call::Call;
 use crate::front::api::feed::{Driving, Feed};
+use crate::front::api::meters::Meters;
 use crate::front::api::pieces::Pieces;
 use crate::front::api::reply::Reply;
 use crate::front::api::step::Step;
@@ -14,7 +15,7 @@ use crate::tasks::{Event, Task};
 use ctrl_exec_protocol::json::{Json, Members};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Every call ends by its own limits.
 const LONG: Duration = Duration::from_secs(3600);
@@ -58,8 +59,9 @@ pub fn events(call: Call) -> Step {
 pub fn stream(app: &Arc<App>, run: Run, driving: Driving) -> Step {
     let (feed, _) = app.hub.open(run.reqid());
     let fed = Arc::clone(&feed);
+    let meters = Arc::clone(&app.meters);
     let drive = move || {
-        drive(run, &fed);
+        drive(run, &fed, &meters);
         drop(driving);
     };
     match spawn(drive) {
@@ -69,7 +71,8 @@ pub fn stream(app: &Arc<App>, run: Run, driving: Driving) -> Step {
 }
 
 /// Pulls a run to its end, and puts its events.
-fn drive(mut run: Run, feed: &Feed) {
+fn drive(mut run: Run, feed: &Feed, meters: &Meters) {
+    let begun = Instant::now();
     feed.put_object("run", &head(run.record()));
     let mut pieces = Pieces::default();
     while run.left() > 0 {
@@ -85,11 +88,13 @@ fn drive(mut run: Run, feed: &Feed) {
             Some(Event::Ended(mut result)) => {
                 pieces.end(&result.host);
                 result.tidy();
+                meters.host(result.outcome);
                 feed.put_object("ended", &result.object());
             }
             None => {}
         }
     }
+    meters.run(begun.elapsed());
     done(run.record(), feed);
 }
 

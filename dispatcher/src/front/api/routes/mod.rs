@@ -6,6 +6,7 @@ mod discovery;
 mod events;
 mod lists;
 mod meta;
+mod metrics;
 pub mod openapi;
 mod pairing;
 mod paths;
@@ -366,6 +367,16 @@ pub const ROUTES: &[Route] = &[
             &[(JSON, "AgentsResponse")],
         )],
         handler: lists::agents,
+    },
+    Route {
+        method: "GET",
+        path: "/metrics",
+        id: "getMetrics",
+        summary: "What is counted, in the text format of Prometheus.",
+        request: None,
+        params: &[],
+        answers: &[Given::json(200, "The metrics.", &[(metrics::MEDIA, "")])],
+        handler: metrics::metrics,
     },
     Route {
         method: "GET",

@@ -15,7 +15,7 @@ use ctrl_exec_protocol::json::{Json, Members, Raw, Scalar};
 use ctrl_exec_protocol::names;
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Output in one answer; hosts beyond it are told without theirs.
 const MAX_OUTPUT: usize = 64 << 20;
@@ -116,11 +116,13 @@ fn stream(app: &Arc<App>, order: RunOrder, permit: &Permit) -> Step {
 
 fn wait(app: &Arc<App>, order: RunOrder, permit: &Permit) -> Result<Reply, AppError> {
     let mut task = run::start(&app.dispatcher, order, permit, app.limits())?;
+    let begun = Instant::now();
     let mut body = head(task.reqid());
     let (mut first, mut output) = (true, 0);
     while task.left() > 0 {
         if let Some(Event::Ended(mut result)) = task.next(LONG) {
             result.tidy();
+            app.meters.host(result.outcome);
             output += result.reply.output_size();
             if output > MAX_OUTPUT {
                 result.reply.leave_output_out();
@@ -128,6 +130,7 @@ fn wait(app: &Arc<App>, order: RunOrder, permit: &Permit) -> Result<Reply, AppEr
             add(&mut body, &mut first, &result.to_json());
         }
     }
+    app.meters.run(begun.elapsed());
     body.push_str("]}");
     Ok(Reply::new(200, JSON, body))
 }

@@ -23,6 +23,7 @@ use exchange::{Exchange, Ticket, keeps_alive};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use streams::Streams;
@@ -125,6 +126,7 @@ impl Server {
         while !self.over {
             if let Some(event) = self.reactor.next(None)? {
                 self.handle(event);
+                self.measure();
             }
             if self.stopping && self.exchanges.is_empty() && self.reactor.live_conns() == 0 {
                 break;
@@ -132,6 +134,17 @@ impl Server {
         }
         self.log(Level::Info, &Line::new("api-stop"));
         Ok(())
+    }
+
+    fn measure(&self) {
+        let meters = &self.app.meters;
+        for (gauge, now) in [
+            (&meters.in_flight, self.exchanges.len()),
+            (&meters.connections, self.conns.len()),
+            (&meters.streams, self.streams.len()),
+        ] {
+            gauge.store(now, Ordering::Relaxed);
+        }
     }
 
     fn log_start(&self) {
@@ -152,7 +165,9 @@ impl Server {
             Event::Incoming { conn, peer, .. } => self.incoming(conn, peer),
             Event::Request { conn, request } => self.request(conn, &request),
             Event::BadRequest { conn, error } => {
-                let bytes = Reply::of_http(error).render(false, false);
+                let reply = Reply::of_http(error);
+                self.app.meters.answered(reply.status);
+                let bytes = reply.render(false, false);
                 self.reactor.send(conn, bytes, Then::Close);
             }
             Event::Closed { conn, .. } => self.closed(conn),
@@ -208,7 +223,9 @@ impl Server {
                 .field("LIVE", live)
                 .field("PEER", peer);
             self.log(Level::Warning, &line);
-            let bytes = Reply::overloaded().render(false, false);
+            let reply = Reply::overloaded();
+            self.app.meters.answered(reply.status);
+            let bytes = reply.render(false, false);
             self.reactor.send(conn, bytes, Then::Close);
             return;
         }
@@ -258,6 +275,7 @@ impl Server {
                         }
                         return;
                     }
+                    self.app.meters.answered(200);
                     // Busy with no request: it is not to give way to newcomers.
                     self.conns.set_busy(conn, Some(STREAMING));
                     let reactor = &mut self.reactor;
@@ -318,6 +336,7 @@ impl Server {
         let Some(exchange) = self.exchanges.remove(&ticket) else {
             return;
         };
+        self.app.meters.answered(reply.status);
         let keep_alive = exchange.keep_alive && !self.stopping;
         let bytes = reply.render(keep_alive, exchange.headless);
         let then = if keep_alive {

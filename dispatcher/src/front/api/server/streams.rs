@@ -87,6 +87,11 @@ impl Streams {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
     /// Whether a connection follows a run.
     pub fn has(&self, conn: ConnId) -> bool {
         self.all.contains_key(&conn)
